@@ -1,0 +1,48 @@
+"""What can go wrong with a Chroma collection."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from chromadb.errors import ChromaError, InvalidArgumentError, InvalidDimensionException
+
+from spring_rag.errors import SpringError
+
+
+class CollectionError(SpringError, ValueError):
+    """A Chroma database or collection that can't be opened, written or searched."""
+
+
+class DocumentError(SpringError, ValueError):
+    """Files that can't be indexed."""
+
+
+@contextmanager
+def chroma_errors(doing: str) -> Iterator[None]:
+    """Turn whatever Chroma raises in this block into one `CollectionError`.
+
+    Chroma reports bad arguments as plain ValueError or TypeError and a lost server as an error of httpx, so the block
+    should hold nothing but the call.
+
+    Args:
+        doing: what the call was for, as in "searching the collection 'documents'".
+    """
+    try:
+        yield
+    except (InvalidDimensionException, InvalidArgumentError) as error:
+        if "dimension" not in str(error):
+            raise _failed(doing, error) from error
+        msg = (
+            f"{doing} failed: {error}. The embedding function isn't the one that the collection was made with; "
+            "name that one (--embedding)"
+        )
+        raise CollectionError(msg) from error
+    except httpx.TransportError as error:
+        msg = f"{doing} failed: the Chroma server doesn't answer ({error}); is it running?"
+        raise CollectionError(msg) from error
+    except (ChromaError, httpx.HTTPError, ValueError, TypeError) as error:
+        raise _failed(doing, error) from error
+
+
+def _failed(doing: str, error: Exception) -> CollectionError:
+    return CollectionError(f"{doing} failed: {error}")

@@ -1,0 +1,309 @@
+"""Questions answered from a Chroma collection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from chroma_spring_rag.errors import CollectionError, chroma_errors
+from spring_rag.prompt import RagPrompt, RagTemplate
+
+if TYPE_CHECKING:
+    from chromadb import Collection, Where
+
+    from spring_rag.backends.base import FinishReason, Usage
+    from spring_rag.model import SpringModel
+
+DEFAULT_TOP_K = 5
+DEFAULT_MAX_NEW_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One retrieved text.
+
+    Attributes:
+        text: as it stands in the collection.
+        source: its metadata's `source`; its id where there is none.
+        score: higher is closer. Cosine similarity or inner product, as the collection measures; for squared
+            Euclidean distance, that distance with a minus.
+    """
+
+    text: str
+    source: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer and where it comes from.
+
+    Attributes:
+        question: as asked.
+        text: the answer, stripped at both ends.
+        passages: what was retrieved, closest first.
+        num_tokens: how many virtual tokens the prompt held.
+        finish_reason: "stop", or "length" when `max_new_tokens` cut the answer.
+        usage: numbers of tokens.
+    """
+
+    question: str
+    text: str
+    passages: list[Passage]
+    num_tokens: int
+    finish_reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStream:
+    """An answer that is being written: iterate over it for pieces of text, which concatenate to `Answer.text`.
+
+    Attributes:
+        question: as asked.
+        passages: what was retrieved, closest first; known before the first piece.
+    """
+
+    question: str
+    passages: list[Passage]
+    _pieces: Iterator[str]
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+
+class ChromaQA:
+    """Answers questions from the documents of a Chroma collection, with virtual tokens.
+
+    Setup:
+        `pip install 'spring-rag[chroma]'`; then `spring-rag index FILES --db DIR`, or any collection of your own
+        whose entries have document texts.
+
+    Instantiate:
+        ```python
+        import chromadb
+        from chroma_spring_rag import ChromaQA
+        from spring_rag import SpringModel
+
+        client = chromadb.PersistentClient("DIR")  # or chromadb.HttpClient("localhost", 8000)
+        model = SpringModel.from_pretrained("mistralai/Mistral-7B-Instruct-v0.1", tokens="mistral-7b-instruct")
+        qa = ChromaQA(model, client.get_collection("documents"), top_k=5)
+        ```
+
+    Ask:
+        ```python
+        answer = qa.ask("Who built the bridge?")
+        answer.text, [passage.source for passage in answer.passages]
+        ```
+
+    Stream:
+        ```python
+        for piece in qa.stream("Who built the bridge?"):
+            print(piece, end="")
+        ```
+
+    Batch:
+        ```python
+        answers = qa.ask_many(["Who built the bridge?", "When?"], num_tokens=10)
+        ```
+
+    Args:
+        model: backbone and virtual tokens.
+        collection: embedded or on a server. It embeds the questions with its own embedding function.
+        top_k: passages per question.
+        template: layout of the prompt; None takes the one that the virtual tokens were trained with.
+    """
+
+    def __init__(
+        self,
+        model: SpringModel,
+        collection: Collection,
+        top_k: int = DEFAULT_TOP_K,
+        template: RagTemplate | None = None,
+    ) -> None:
+        self.model = model
+        self.collection = collection
+        self.top_k = _checked_top_k(top_k)
+        self.template = template
+
+    def retrieve(self, question: str, where: Where | None = None, top_k: int | None = None) -> list[Passage]:
+        """The passages closest to a question, closest first.
+
+        Args:
+            question: embedded by the collection's embedding function.
+            where: Chroma's filter on metadata, as in `{"source": "handbook.md"}`.
+            top_k: instead of the one given at construction.
+
+        Returns:
+            At most `top_k` passages; none if nothing matches `where`.
+
+        Raises:
+            CollectionError: an empty collection, a filter that isn't one, another embedding function than the
+                collection's, or a server that doesn't answer.
+        """
+        return self._retrieve([question], where, top_k)[0]
+
+    def ask(
+        self,
+        question: str,
+        num_tokens: int | None = None,
+        tokens: str | None = None,
+        where: Where | None = None,
+        top_k: int | None = None,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        **settings: Any,
+    ) -> Answer:
+        """Answer one question.
+
+        Args:
+            question: in words.
+            num_tokens: k, how many virtual tokens; None is all of them, 0 the plain backbone.
+            tokens: name of the set, where the model has several.
+            where: as `retrieve` takes it.
+            top_k: passages, instead of the number given at construction.
+            max_new_tokens: most tokens of the answer.
+            **settings: how to decode, as `SpringModel.generate` takes it (temperature, stop, seed, …).
+
+        Raises:
+            CollectionError: what `retrieve` raises, or no passage matches `where`.
+            PromptTooLongError: the question alone doesn't fit the backbone's context.
+            TokensError: no such set, or fewer tokens than `num_tokens`.
+        """
+        return self.ask_many([question], num_tokens, tokens, where, top_k, max_new_tokens, **settings)[0]
+
+    def ask_many(
+        self,
+        questions: Sequence[str],
+        num_tokens: int | Sequence[int | None] | None = None,
+        tokens: str | Sequence[str | None] | None = None,
+        where: Where | None = None,
+        top_k: int | None = None,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        **settings: Any,
+    ) -> list[Answer]:
+        """Answer several questions with one query of the collection and one batch of the backbone.
+
+        Takes and raises what `ask` does; `num_tokens` and `tokens` may also be one per question.
+        """
+        if not questions:
+            return []
+        found = self._retrieve(questions, where, top_k)
+        names = [tokens] * len(questions) if tokens is None or isinstance(tokens, str) else tokens
+        prompts = [
+            self._prompt(question, passages, name, where)
+            for question, passages, name in zip(questions, found, names, strict=True)
+        ]
+        generations = self.model.generate(
+            prompts, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens, **settings
+        )
+        return [
+            Answer(
+                question=question,
+                text=generation.text.strip(),
+                passages=passages,
+                num_tokens=generation.usage.virtual,
+                finish_reason=generation.finish_reason,
+                usage=generation.usage,
+            )
+            for question, passages, generation in zip(questions, found, generations, strict=True)
+        ]
+
+    def stream(
+        self,
+        question: str,
+        num_tokens: int | None = None,
+        tokens: str | None = None,
+        where: Where | None = None,
+        top_k: int | None = None,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        **settings: Any,
+    ) -> AnswerStream:
+        """Answer one question piece by piece; takes and raises what `ask` does.
+
+        The passages are retrieved at once, the backbone starts with the first piece that is asked for.
+        """
+        passages = self.retrieve(question, where, top_k)
+        prompt = self._prompt(question, passages, tokens, where)
+        pieces = self.model.stream(
+            prompt, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens, **settings
+        )
+        return AnswerStream(question, passages, _stripped(pieces))
+
+    def _retrieve(
+        self, questions: Sequence[str], where: Where | None, top_k: int | None
+    ) -> list[list[Passage]]:
+        name = self.collection.name
+        with chroma_errors(f"searching the collection {name!r}"):
+            result = self.collection.query(
+                query_texts=list(questions),
+                n_results=self.top_k if top_k is None else _checked_top_k(top_k),
+                where=where,
+                include=["documents", "metadatas", "distances"],
+            )
+            is_empty = not any(result["ids"]) and self.collection.count() == 0
+        if is_empty:
+            msg = f"the collection {name!r} is empty; index files into it first (spring-rag index)"
+            raise CollectionError(msg)
+        assert result["documents"] is not None
+        assert result["metadatas"] is not None
+        assert result["distances"] is not None
+        to_score = _scoring(self.collection)
+        answers = []
+        for ids, texts, metadatas, distances in zip(
+            result["ids"], result["documents"], result["metadatas"], result["distances"], strict=True
+        ):
+            passages = []
+            for id_, text, metadata, distance in zip(ids, texts, metadatas, distances, strict=True):
+                if text is None:
+                    msg = f"the entry {id_!r} of the collection {name!r} has no document text to answer from"
+                    raise CollectionError(msg)
+                source = (metadata or {}).get("source", id_)
+                passages.append(Passage(text, str(source), to_score(distance)))
+            answers.append(passages)
+        return answers
+
+    def _prompt(
+        self, question: str, passages: Sequence[Passage], tokens: str | None, where: Where | None
+    ) -> RagPrompt:
+        if not passages:
+            msg = f"no passage of the collection {self.collection.name!r} matches {where!r}"
+            raise CollectionError(msg)
+        template = self.template
+        if template is None:
+            trained = self.model.backend.tokens(tokens)
+            template = trained.template if trained is not None else None
+        return RagPrompt(
+            question=question,
+            passages=[passage.text for passage in passages],
+            template=template or RagTemplate(),
+        )
+
+
+def _scoring(collection: Collection) -> Callable[[float], float]:
+    """How a distance of this collection becomes a score."""
+    configuration = collection.configuration_json
+    index = configuration.get("hnsw") or configuration.get("spann") or {}
+    if index.get("space") in ("cosine", "ip"):
+        return lambda distance: 1 - distance
+    return lambda distance: -distance
+
+
+def _checked_top_k(top_k: int) -> int:
+    if top_k < 1:
+        msg = f"top_k is {top_k}; it must be at least 1"
+        raise ValueError(msg)
+    return top_k
+
+
+def _stripped(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of a text without the white space at its ends: held back until more text follows."""
+    held: str | None = None
+    for piece in pieces:
+        text = piece.lstrip() if held is None else held + piece
+        body = text.rstrip()
+        if body:
+            held = text[len(body) :]
+            yield body
+        elif held is not None:
+            held = text

@@ -1,0 +1,259 @@
+"""Which backbone a set of virtual tokens belongs to, and how to tell it from another of the same size."""
+
+import base64
+import binascii
+import itertools
+import math
+import re
+import struct
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from spring_rag.errors import BackboneMismatchError, TokensError
+
+FINGERPRINT_ROWS = 16
+FINGERPRINT_COLUMNS = 32
+
+# bfloat16 rounds a value by up to 2^-9 of it, and the record and the loaded model may each have been rounded
+# once, so twice that is forgiven. The absolute part covers float16, which loses values below 2^-24.
+_RELATIVE_TOLERANCE = 2.0**-8
+_ABSOLUTE_TOLERANCE = 2.0**-23
+
+
+def _spread(size: int, count: int) -> tuple[int, ...]:
+    """The middles of `count` equal stretches of `range(size)`, each once.
+
+    The ends are avoided: `<unk>` and padding rows are often zero in every model.
+    """
+    return tuple(sorted({(2 * i + 1) * size // (2 * count) for i in range(count)}))
+
+
+def _is_readable(table: Tensor) -> bool:
+    """False for a table whose numbers aren't here (offloaded: meta device) or are packed integers."""
+    return not table.is_meta and table.is_floating_point()
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Some numbers of an embedding table, taken at fixed rows and columns.
+
+    The positions are kept beside the values, so a table that grew by a few added tokens is still recognised.
+
+    Args:
+        rows: ids of the vocabulary, ascending.
+        columns: positions in the hidden size, ascending.
+        values: `table[rows][:, columns]` in row-major order, as float32.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, table: Tensor) -> "Fingerprint":
+        """Take the fingerprint of a table, shape `[vocab, hidden_size]`, any float dtype and device."""
+        rows = _spread(table.shape[0], FINGERPRINT_ROWS)
+        columns = _spread(table.shape[1], FINGERPRINT_COLUMNS)
+        return cls(rows, columns, tuple(_sample(table, rows, columns).flatten().tolist()))
+
+    def matches(self, table: Tensor) -> bool:
+        """Whether `table`, `[vocab, hidden_size]`, holds these values, give or take a change of dtype."""
+        if self.rows[-1] >= table.shape[0] or self.columns[-1] >= table.shape[1]:
+            return False
+        found = _sample(table, self.rows, self.columns).flatten()
+        recorded = torch.tensor(self.values, dtype=torch.float32)
+        allowed = _ABSOLUTE_TOLERANCE + _RELATIVE_TOLERANCE * recorded.abs()
+        return bool(((found - recorded).abs() <= allowed).all())
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object of about three kilobytes; the values are base64 of little-endian float32."""
+        packed = struct.pack(f"<{len(self.values)}f", *self.values)
+        return {
+            "rows": list(self.rows),
+            "columns": list(self.columns),
+            "values": base64.b64encode(packed).decode("ascii"),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Fingerprint":
+        """Read `to_dict`'s object.
+
+        Raises:
+            TokensError: a part is missing or malformed.
+        """
+        try:
+            rows, columns = (tuple(int(i) for i in data[key]) for key in ("rows", "columns"))
+            packed = base64.b64decode(data["values"], validate=True)
+            values = struct.unpack(f"<{len(rows) * len(columns)}f", packed)
+        except (KeyError, TypeError, ValueError, binascii.Error, struct.error) as error:
+            msg = f"the artifact's backbone fingerprint is malformed ({error!r}); save the artifact again"
+            raise TokensError(msg) from error
+        usable = (
+            values
+            and all(map(math.isfinite, values))
+            and _ascending_from_zero(rows)
+            and _ascending_from_zero(columns)
+        )
+        if not usable:
+            msg = "the artifact's backbone fingerprint has no usable rows and columns; save it again"
+            raise TokensError(msg)
+        return cls(rows, columns, values)
+
+
+def _ascending_from_zero(positions: tuple[int, ...]) -> bool:
+    return positions[0] >= 0 and all(a < b for a, b in itertools.pairwise(positions))
+
+
+def _sample(table: Tensor, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:
+    """`table[rows][:, columns]` as float32 on the CPU; only these rows leave the table's device."""
+    picked = table.detach()[torch.tensor(rows, device=table.device)].to("cpu", torch.float32)
+    return picked[:, list(columns)]
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneRecord:
+    """The backbone that virtual tokens were trained on.
+
+    Args:
+        model_id: Hub id or path it was loaded from; None if it was never named.
+        hidden_size: width of its embedding table.
+        fingerprint: part of its embedding table; None if the table couldn't be read (offloaded or packed
+            weights) or was never seen (the published tables).
+    """
+
+    model_id: str | None
+    hidden_size: int
+    fingerprint: Fingerprint | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, model_id: str | None = None) -> "BackboneRecord":
+        """Record a loaded model, which is only read.
+
+        A table that lies on the meta device (offloaded by `device_map`) or holds packed integers can't be
+        read: the record then names the model without a fingerprint, and later checks go by name.
+
+        Args:
+            model: any Hugging Face causal language model, also quantised or sharded.
+            model_id: its name, where it differs from the one in the model's config.
+        """
+        table = model.get_input_embeddings().weight
+        assert isinstance(table, Tensor)
+        return cls(
+            model_id=model_id or model.config.name_or_path or None,
+            hidden_size=table.shape[1],
+            fingerprint=Fingerprint.of(table) if _is_readable(table) else None,
+        )
+
+    def check(self, embedding_table: Tensor, model_id: str | None) -> None:
+        """Make sure that a model is this backbone.
+
+        The fingerprint decides where there is one and the table can be read; the model may then have any
+        name. Otherwise the names decide: two different Hub ids are an error; names that prove nothing (a
+        local folder, a quantised copy) are a warning.
+
+        Args:
+            embedding_table: the model's input embeddings, shape `[vocab, hidden_size]`; may lie on the meta
+                device.
+            model_id: the model's Hub id or path.
+
+        Raises:
+            BackboneMismatchError: it is another backbone; names both.
+        """
+        if self.hidden_size != embedding_table.shape[-1]:
+            raise self._mismatch(
+                model_id, f"the hidden sizes differ, {self.hidden_size} and {embedding_table.shape[-1]}"
+            )
+        if self.fingerprint is not None and _is_readable(embedding_table):
+            if not self.fingerprint.matches(embedding_table):
+                raise self._mismatch(model_id, "the hidden sizes agree, but the embedding tables differ")
+            return
+        same = _same_model(self.model_id, model_id)
+        if same is False:
+            raise self._mismatch(
+                model_id,
+                "the names differ and there is no fingerprint to compare (if it is a renamed copy of the "
+                "same model, pass `VirtualTokens(tokens.matrix)`)",
+            )
+        if same is None:
+            msg = (
+                f"can't verify that {_named(model_id)} is {_named(self.model_id)}, which these virtual "
+                "tokens were trained on: the hidden sizes agree, but there is no fingerprint to compare. On "
+                "another model they would only do harm."
+            )
+            warnings.warn(msg, stacklevel=3)
+
+    def _mismatch(self, model_id: str | None, reason: str) -> BackboneMismatchError:
+        return BackboneMismatchError(
+            f"virtual tokens trained on {_named(self.model_id)} can't be attached to {_named(model_id)}: "
+            f"{reason}. Load the backbone that they were trained on, or train tokens for this one "
+            "(`spring-rag train`)."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `backbone` object of an artifact's config.json."""
+        return {
+            "model_id": self.model_id,
+            "hidden_size": self.hidden_size,
+            "fingerprint": self.fingerprint.to_dict() if self.fingerprint else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "BackboneRecord":
+        """Read `to_dict`'s object.
+
+        Raises:
+            TokensError: a part is missing or malformed.
+        """
+        model_id, hidden_size = data.get("model_id"), data.get("hidden_size")
+        fingerprint = data.get("fingerprint")
+        if (
+            not (model_id is None or isinstance(model_id, str))
+            or not isinstance(hidden_size, int)
+            or not (fingerprint is None or isinstance(fingerprint, Mapping))
+        ):
+            msg = (
+                "the artifact's backbone record is malformed: expected model_id, hidden_size and fingerprint"
+            )
+            raise TokensError(msg)
+        return cls(
+            model_id, hidden_size, Fingerprint.from_dict(fingerprint) if fingerprint is not None else None
+        )
+
+
+def _named(model_id: str | None) -> str:
+    return repr(model_id) if model_id else "a backbone without a name"
+
+
+def is_hub_id(model_id: str) -> bool:
+    """Whether a name can only mean a Hub repository: `owner/name`, and no such folder here."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model_id) is not None and not Path(model_id).exists()
+
+
+def _same_model(recorded: str | None, found: str | None) -> bool | None:
+    """Compare two names: True if they mean one model, False if they can't, None if they don't tell.
+
+    Owners are ignored: mirrors keep a model's own name. A name that goes on where the other ends
+    (`…-v0.1-AWQ`) is mostly a quantised copy, but not surely.
+    """
+    if recorded is None or found is None:
+        return None
+    recorded, found = _hub_id_in_cache_path(recorded), _hub_id_in_cache_path(found)
+    recorded_name, found_name = (name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (recorded, found))
+    if recorded_name == found_name:
+        return True
+    if found_name.startswith(f"{recorded_name}-") or not (is_hub_id(recorded) and is_hub_id(found)):
+        return None
+    return False
+
+
+def _hub_id_in_cache_path(model_id: str) -> str:
+    """A path into the Hub's cache says which repository it is a copy of; any other name stays as it is."""
+    cached = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", model_id)
+    return f"{cached[1]}/{cached[2]}" if cached else model_id

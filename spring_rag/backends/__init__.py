@@ -1,0 +1,1 @@
+"""What answers: one small protocol, `base.Backend`, and its implementations."""

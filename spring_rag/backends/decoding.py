@@ -1,0 +1,238 @@
+"""How a local model decodes: what transformers' `generate` is told, when it stops, and how its ids become text."""
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import BoolTensor, FloatTensor, LongTensor, Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from spring_rag.backends.base import GenerationSettings
+from spring_rag.errors import BackendError
+
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "assistant_early_exit": (None,),
+    "constraints": (None,),
+    "dola_layers": (None,),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "encoder_repetition_penalty": (None, 1.0),
+    "force_words_ids": (None,),
+    "guidance_scale": (None, 1.0),
+    "max_time": (None,),
+    "num_beam_groups": (None, 1),
+    "num_beams": (None, 1),
+    "num_return_sequences": (None, 1),
+    "penalty_alpha": (None, 0.0),
+    "prompt_lookup_num_tokens": (None,),
+    "stop_strings": (None,),
+    "token_healing": (None, False),
+    "use_mtp": (None, False),
+}
+"""What a model's generation_config may not ask, with the values that ask for nothing.
+
+Each searches, drafts or guides in a way that needs the prompt as ids, or gives other than one answer that ends where the settings say."""
+
+
+def generation_config(
+    own: GenerationConfig, settings: GenerationSettings, prompt_length: int, eos_ids: frozenset[int]
+) -> GenerationConfig:
+    """What to pass to `generate`, which fills in what isn't set here from the model's own config.
+
+    Args:
+        own: the model's; only read.
+        prompt_length: columns of the batch, padding included.
+        eos_ids: where an answer ends; may be empty.
+
+    Raises:
+        BackendError: the model's own config asks for something in `_REFUSED`.
+    """
+    for name, neutral in _REFUSED.items():
+        if (asked := getattr(own, name, None)) not in neutral:
+            msg = (
+                f"the model's generation_config sets {name}={asked!r}, which doesn't work with virtual tokens; "
+                f"set model.generation_config.{name} = {neutral[0]!r}"
+            )
+            raise BackendError(msg)
+    # transformers warns about every call that sets both lengths, and many a model's own config sets one of them.
+    length = (
+        {"max_length": prompt_length + settings.max_new_tokens}
+        if own.max_new_tokens is None
+        else {"max_new_tokens": settings.max_new_tokens}
+    )
+    return GenerationConfig(
+        do_sample=False,  # sampling, if any, is done by `Sampler`
+        eos_token_id=sorted(eos_ids) or None,
+        # Fills up rows that ended before others and is cut off again; its value says nothing, but without one transformers warns.
+        pad_token_id=min(eos_ids, default=0),
+        return_dict_in_generate=False,
+        output_attentions=False,
+        output_hidden_states=False,
+        **length,
+    )
+
+
+class Sampler(LogitsProcessor):
+    """Samples by adding Gumbel noise to the scores, so that the greedy choice among them is a draw from their softmax.
+
+    Unlike `do_sample=True` this never touches the process's global random state, which other threads share, and each row has
+    a generator of its own: the answer to a prompt doesn't depend on its neighbours in the batch.
+
+    Args:
+        settings: `temperature` above 0, and `top_k` and `top_p`, applied in transformers' order.
+        seeds: one per row.
+        device: where the scores lie.
+    """
+
+    def __init__(self, settings: GenerationSettings, seeds: Sequence[int], device: torch.device) -> None:
+        self._warpers = LogitsProcessorList()
+        if settings.temperature != 1:
+            self._warpers.append(TemperatureLogitsWarper(float(settings.temperature)))
+        if settings.top_k:
+            self._warpers.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(settings.top_p))
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
+        """Shapes `[B, length]` and `[B, vocab]`; returns `[B, vocab]`."""
+        warped = self._warpers(input_ids, scores)
+        noise = torch.empty_like(warped)
+        for row, generator in zip(noise, self._generators, strict=True):
+            row.exponential_(generator=generator)
+        return cast(FloatTensor, warped - noise.log())
+
+
+class Cancellation(StoppingCriteria):
+    """Stops all rows once an event is set."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor, **kwargs: Any) -> BoolTensor:
+        """Shapes `[B, length]` and `[B, vocab]`; returns `[B]`."""
+        stopped = torch.full((input_ids.shape[0],), self._event.is_set(), device=input_ids.device)
+        return cast(BoolTensor, stopped)
+
+
+class StopStrings(StoppingCriteria):
+    """Stops a row when its text holds a stop string.
+
+    transformers' own criterion compares tokens without decoding them, prompt included, and so would also stop at a
+    string that begins in the prompt. This one reads the text, at the price of copying the last few ids to the host at each step.
+
+    Args:
+        decode: from ids to text.
+        stop: at least one string, none empty.
+        prompt_length: columns before the first generated one.
+        rows: number of rows.
+
+    Attributes:
+        ends: for each row the number of tokens generated when its text was complete; None while it isn't.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str], prompt_length: int, rows: int) -> None:
+        self._decode = decode
+        self._stop = stop
+        self._prompt_length = prompt_length
+        # No token is shorter than a byte, but for some control tokens; a few more make up for those.
+        self._window = max(len(string.encode()) for string in stop) + 8
+        self.ends: list[int | None] = [None] * rows
+
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor, **kwargs: Any) -> BoolTensor:
+        """Shapes `[B, length]` and `[B, vocab]`; returns `[B]`."""
+        generated = input_ids.shape[1] - self._prompt_length
+        tails = input_ids[:, -min(generated, self._window) :].tolist()
+        for row, tail in enumerate(tails):
+            if self.ends[row] is None and self._holds_stop(tail):
+                # A window that begins inside a character may read otherwise than the whole.
+                if self._holds_stop(input_ids[row, self._prompt_length :].tolist()):
+                    self.ends[row] = generated
+        ended = torch.tensor([end is not None for end in self.ends], device=input_ids.device)
+        return cast(BoolTensor, ended)
+
+    def _holds_stop(self, ids: list[int]) -> bool:
+        return cut(self._decode(ids), self._stop)[1]
+
+
+def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
+    """From generated ids to the text as the model wrote it: no special tokens, no tidying of its spaces."""
+
+    def decode(ids: list[int]) -> str:
+        return cast(str, tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    return decode
+
+
+def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """The text before the first stop string, and whether there was one."""
+    found = [at for string in stop if (at := text.find(string)) >= 0]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+class TextStreamer(BaseStreamer):
+    """Hands on the text of one row as soon as no later token can change it.
+
+    Held back are unfinished characters, runs of byte tokens (of which one bad byte spoils all) and whatever may
+    turn out to be the beginning of a stop string. So the pieces are a prefix of the final text, always.
+
+    Args:
+        tokenizer: the backbone's.
+        stop: strings that end the text.
+        emit: is called with each piece, none of them empty.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], emit: Callable[[str], None]) -> None:
+        self._tokenizer = tokenizer
+        self._decode = decoder(tokenizer)
+        self._stop = stop
+        self._emit = emit
+        self._ids: list[int] = []
+        self._shown = ""
+        self._at_prompt = True
+
+    def put(self, value: Tensor) -> None:
+        """Take the next ids; the first call brings the prompt's."""
+        if self._at_prompt:
+            self._at_prompt = False
+            return
+        self._ids += value.flatten().tolist()
+        text, stopped = cut(self._decode(self._settled()).rstrip("\ufffd"), self._stop)
+        if not stopped:
+            text = text[: len(text) - self._begun_stop(text)]
+        if len(text) > len(self._shown) and text.startswith(self._shown):
+            self._emit(text[len(self._shown) :])
+            self._shown = text
+
+    def end(self) -> None:
+        """Nothing: `rest` gives what was held back, since only the caller knows the final text."""
+
+    def rest(self, text: str) -> str:
+        """What of the final text wasn't shown."""
+        return text[len(self._shown) :]
+
+    def _settled(self) -> list[int]:
+        """The ids without a run of byte tokens (`<0xE2>`) at their end."""
+        end = len(self._ids)
+        while end and re.fullmatch(r"<0x[0-9A-F]{2}>", str(self._tokenizer.convert_ids_to_tokens(self._ids[end - 1]))):
+            end -= 1
+        return self._ids[:end]
+
+    def _begun_stop(self, text: str) -> int:
+        """Length of the longest end of `text` with which a stop string begins."""
+        longest = max((len(string) for string in self._stop), default=1) - 1
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(string.startswith(text[-length:]) for string in self._stop):
+                return length
+        return 0

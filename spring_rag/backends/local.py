@@ -1,0 +1,357 @@
+"""A backbone in this process, run by transformers' own `generate`."""
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from spring_rag.backends.base import DEFAULT_TOKENS, Generation, GenerationSettings, Request, Usage
+from spring_rag.backends.decoding import (
+    Cancellation,
+    Sampler,
+    StopStrings,
+    TextStreamer,
+    cut,
+    decoder,
+    generation_config,
+)
+from spring_rag.encoding import Encoded
+from spring_rag.errors import BackendError, PromptTooLongError
+from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
+from spring_rag.tokens import VirtualTokens
+
+_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+_POLL_SECONDS = 0.05
+
+
+class LocalBackend:
+    """Any causal language model of transformers, with virtual tokens in its input embeddings.
+
+    The model and the tokenizer are used as they are, quantised or spread over devices, and never changed. Several threads may
+    call at once: they take turns.
+
+    What the model's own `generation_config` asks is treated like this:
+
+    - How to sample and how long an answer may be is ignored: `GenerationSettings` alone says it.
+    - Its end-of-sequence ids end an answer, and so does the tokenizer's, which training puts after every answer.
+    - Penalties and bans (`repetition_penalty`, `no_repeat_ngram_size`, `bad_words_ids`, `suppress_tokens`, …) hold as in plain
+      generation: they see the prompt's plain ids. Virtual tokens have no ids and are never penalised.
+    - What doesn't work from embeddings, or gives other than one answer per prompt, is refused by name: beams, prompt look-up,
+      guidance, token healing and their like.
+
+    Args:
+        hf_model: a loaded model.
+        tokenizer: its tokenizer.
+
+    Raises:
+        UnsupportedBackboneError: the model can't work from embeddings; names its class and why.
+    """
+
+    def __init__(self, hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.hf_model = hf_model
+        self.tokenizer = tokenizer
+        self.embedding = InputEmbedding(hf_model)
+        self.model_id: str | None = hf_model.config.name_or_path or None
+        self.hidden_size = self.embedding.hidden_size
+        self.context_length = _context_length(hf_model)
+        self._bank = TokenBank(self.embedding)
+        self._decode = decoder(tokenizer)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        backbone: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        revision: str | None = None,
+        **model_kwargs: Any,
+    ) -> "LocalBackend":
+        """Load a model and its tokenizer.
+
+        Args:
+            backbone: folder or Hub id.
+            device: "auto" takes CUDA, else MPS, else the CPU. Without effect on quantised models and with `device_map`.
+            dtype: "auto" takes the checkpoint's on an accelerator and float32 on the CPU.
+            revision: branch, tag or commit on the Hub.
+            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`, as `device_map` or `quantization_config`.
+
+        Raises:
+            BackendError: it can't be loaded; says why.
+            UnsupportedBackboneError: it can't work from embeddings.
+        """
+        target = _device(device)
+        placed = "device_map" in model_kwargs
+        if dtype == "auto" and target.type == "cpu":
+            dtype = torch.float32
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                backbone,
+                revision=revision,
+                trust_remote_code=model_kwargs.get("trust_remote_code"),
+                token=model_kwargs.get("token"),
+            )
+            hf_model, report = AutoModelForCausalLM.from_pretrained(
+                backbone, dtype=dtype, revision=revision, output_loading_info=True, **model_kwargs
+            )
+            if not placed and getattr(hf_model, "hf_quantizer", None) is None:
+                hf_model.to(target)
+        except Exception as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds
+            looks_local = Path(backbone).is_absolute() or str(backbone).startswith(".") or Path(backbone).exists()
+            what = "folder" if looks_local else "folder or Hub id"
+            msg = f"can't load the backbone from the {what} {str(backbone)!r}: {' '.join(str(error).split())}"
+            raise BackendError(msg) from error
+        if missing := sorted(report["missing_keys"]):
+            msg = f"the backbone {str(backbone)!r} is incomplete: {len(missing)} weights are missing, the first is {missing[0]!r}"
+            raise BackendError(msg)
+        return cls(hf_model, tokenizer)
+
+    def add_tokens(self, name: str, tokens: VirtualTokens) -> None:
+        """Attach a set under a name; a set of that name is replaced.
+
+        Raises:
+            BackboneMismatchError: the set belongs to another backbone.
+        """
+        with self._lock:
+            with self.embedding.table() as table:
+                tokens.check(table, self.model_id)
+            self._bank.add(name, tokens)
+
+    def tokens(self, name: str | None = None) -> VirtualTokens | None:
+        """The set of that name; None for the default set where none is attached.
+
+        Raises:
+            TokensError: no set has this name.
+        """
+        if name is None and DEFAULT_TOKENS not in self._bank:
+            return None
+        return self._bank[name or DEFAULT_TOKENS]
+
+    def generate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
+        """Answer all requests as one batch, results in their order.
+
+        Raises:
+            PromptTooLongError: prompt and `max_new_tokens` don't fit the context; says by how much.
+            PromptError: an empty prompt, or one that another tokenizer encoded.
+            TokensError: an unknown set, or more virtual tokens than it has.
+            BackendError: the model's generation_config asks for what can't be done.
+        """
+        if not requests:
+            return []
+        rows = self._rows_for(requests, settings)
+        with self._lock:
+            return self._run(requests, rows, settings)
+
+    def stream(self, request: Request, settings: GenerationSettings) -> Generator[str, None, Generation]:
+        """Answer one request in pieces of text that concatenate to the text that `generate` gives.
+
+        Closing the generator stops the model. The generator's return value (`StopIteration.value`) is the whole answer.
+        Raises what `generate` raises, some of it at once.
+        """
+        rows = self._rows_for([request], settings)
+        return self._stream(request, rows, settings)
+
+    def _stream(
+        self, request: Request, rows: Sequence[Tensor], settings: GenerationSettings
+    ) -> Generator[str, None, Generation]:
+        items: SimpleQueue[str | Generation | BaseException] = SimpleQueue()
+        cancelled = threading.Event()
+        streamer = TextStreamer(self.tokenizer, settings.stop, items.put)
+
+        def work() -> None:
+            try:
+                with self._turn(cancelled):
+                    items.put(self._run([request], rows, settings, streamer, cancelled)[0])
+            except BaseException as error:  # belongs to the thread that reads
+                items.put(error)
+
+        worker = threading.Thread(target=work, name="spring-rag-stream", daemon=True)
+        worker.start()
+        try:
+            while isinstance(item := items.get(), str):
+                yield item
+            if isinstance(item, BaseException):
+                raise item
+            if rest := streamer.rest(item.text):
+                yield rest
+            return item
+        finally:
+            cancelled.set()
+            worker.join()
+
+    @contextmanager
+    def _turn(self, cancelled: threading.Event) -> Iterator[None]:
+        """The model to oneself, or an error if the wait for it is given up."""
+        while not self._lock.acquire(timeout=_POLL_SECONDS):
+            if cancelled.is_set():
+                msg = "the stream was closed before it began"
+                raise BackendError(msg)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _rows_for(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Tensor]:
+        """The virtual tokens of each request, shape `[k, hidden_size]`, once it is known that they fit the context."""
+        rows = [self._rows(request) for request in requests]
+        for request, virtual in zip(requests, rows, strict=True):
+            needed = len(request.encoded.ids) + len(virtual) + settings.max_new_tokens
+            if self.context_length is not None and needed > self.context_length:
+                msg = (
+                    f"the prompt is {needed - self.context_length} tokens too long: {len(request.encoded.ids)} of its own, "
+                    f"{len(virtual)} virtual ones and {settings.max_new_tokens} for the answer (max_new_tokens) make {needed}, "
+                    f"and the backbone's context holds {self.context_length}"
+                )
+                raise PromptTooLongError(msg)
+        self._check_rope_switch(requests, rows, settings)
+        return rows
+
+    def _check_rope_switch(
+        self, requests: Sequence[Request], rows: Sequence[Tensor], settings: GenerationSettings
+    ) -> None:
+        """Refuse answers that grow over the length at which Phi-3's kin change their positions.
+
+        transformers then computes the whole prompt again, from ids, which would quietly drop the virtual tokens.
+        """
+        switch = getattr(self.hf_model.config, "original_max_position_embeddings", None)
+        if switch is None or not any(len(virtual) for virtual in rows):
+            return
+        longest = max(len(request.encoded.ids) + len(virtual) for request, virtual in zip(requests, rows, strict=True))
+        if longest <= switch < longest + settings.max_new_tokens - 1:
+            msg = (
+                f"{type(self.hf_model).__name__} changes its positions at {switch} tokens, and an answer with virtual tokens can't "
+                f"grow over that: the prompt has {longest} tokens, so max_new_tokens may be {switch - longest + 1} at most"
+            )
+            raise PromptTooLongError(msg)
+
+    def _rows(self, request: Request) -> Tensor:
+        if request.tokens is None and not request.num_tokens and DEFAULT_TOKENS not in self._bank:
+            return torch.empty(0, self.hidden_size)
+        rows = self._bank.rows(request.tokens or DEFAULT_TOKENS, request.num_tokens)
+        return rows if request.encoded.slot is not None else rows[:0]
+
+    def _run(
+        self,
+        requests: Sequence[Request],
+        rows: Sequence[Tensor],
+        settings: GenerationSettings,
+        streamer: TextStreamer | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> list[Generation]:
+        """Generate; the caller has the lock."""
+        encoded = [request.encoded for request in requests]
+        eos_ids = self._eos_ids()
+        with torch.no_grad(), evaluating(self.hf_model):
+            batch = splice_batch(self.embedding, encoded, rows)
+            plain_ids = _plain_ids(encoded, batch.inputs_embeds.shape[1]).to(self.embedding.device)
+            stops = StopStrings(self._decode, settings.stop, plain_ids.shape[1], len(encoded)) if settings.stop else None
+            criteria: list[StoppingCriteria] = [stops] if stops else []
+            if cancelled is not None:
+                criteria.append(Cancellation(cancelled))
+            assert self.hf_model.generation_config is not None
+            sequences = self.hf_model.generate(
+                plain_ids,
+                inputs_embeds=batch.inputs_embeds,
+                attention_mask=batch.attention_mask,
+                generation_config=generation_config(
+                    self.hf_model.generation_config, settings, plain_ids.shape[1], eos_ids
+                ),
+                logits_processor=self._samplers(settings, len(encoded)),
+                stopping_criteria=StoppingCriteriaList(criteria),
+                streamer=streamer,
+            )
+        generated = sequences[:, plain_ids.shape[1] :].tolist()
+        ends = stops.ends if stops else [None] * len(encoded)
+        return [
+            self._finish(ids[:end], prompt, len(virtual), settings, eos_ids)
+            for ids, end, prompt, virtual in zip(generated, ends, encoded, rows, strict=True)
+        ]
+
+    def _samplers(self, settings: GenerationSettings, rows: int) -> list[Sampler]:
+        if settings.greedy:
+            return []
+        seeds = [settings.seed] * rows if settings.seed is not None else torch.randint(2**63 - 1, (rows,)).tolist()
+        return [Sampler(settings, seeds, self.embedding.device)]
+
+    def _eos_ids(self) -> frozenset[int]:
+        own = self.hf_model.generation_config.eos_token_id if self.hf_model.generation_config else None
+        ids = own if isinstance(own, list) else [own]
+        return frozenset(one for one in [*ids, self.tokenizer.eos_token_id] if isinstance(one, int))
+
+    def _finish(
+        self, ids: list[int], prompt: Encoded, virtual: int, settings: GenerationSettings, eos_ids: frozenset[int]
+    ) -> Generation:
+        """One row's ids, up to a stop string if there was one, as an answer."""
+        end = next((at + 1 for at, one in enumerate(ids) if one in eos_ids), None)
+        ids = ids[:end]
+        text, stopped = cut(self._decode(ids), settings.stop)
+        context = prompt.slot or 0
+        return Generation(
+            text=text,
+            finish_reason="stop" if stopped or end is not None else "length",
+            usage=Usage(context, virtual, len(prompt.ids) - context, len(ids)),
+            token_ids=tuple(ids),
+        )
+
+
+def _plain_ids(encoded: Sequence[Encoded], length: int) -> Tensor:
+    """The prompts' ids without virtual tokens, for what looks at ids while decoding; shape `[B, length]`, int64.
+
+    Filled up on the left with an id that the prompt holds anyway, so that to a repetition penalty it makes no difference.
+    """
+    fillers = [prompt.ids[0] if prompt.ids else 0 for prompt in encoded]
+    return torch.tensor(
+        [
+            [filler] * (length - len(prompt.ids)) + [*prompt.ids]
+            for filler, prompt in zip(fillers, encoded, strict=True)
+        ]
+    )
+
+
+def _context_length(hf_model: PreTrainedModel) -> int | None:
+    """Most tokens that the model was built for, if its config says so."""
+    config = hf_model.config.get_text_config(decoder=True)
+    lengths = [value for name in _LENGTH_NAMES if isinstance(value := getattr(config, name, None), int)]
+    if not lengths:
+        return None
+    rope = getattr(config, "rope_parameters", None) or {}
+    # YaRN checkpoints state the length before stretching; others the length after it.
+    stretched = (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 1)
+    return max(lengths[0], int(stretched))
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        accelerator: Literal["cuda", "mps", "cpu"] = "cpu"
+        if torch.cuda.is_available():
+            accelerator = "cuda"
+        elif torch.backends.mps.is_available():
+            accelerator = "mps"
+        return torch.device(accelerator)
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        msg = f"{device!r} is no device: expected 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
+        raise BackendError(msg) from error
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if not available.get(target.type, lambda: True)():
+        msg = f"device {str(target)!r} isn't available here; use device='auto'"
+        raise BackendError(msg)
+    return target

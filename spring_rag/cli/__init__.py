@@ -1,0 +1,61 @@
+"""The `spring-rag` command.
+
+A command is a module of this package with one function, or with a `typer.Typer` of several; to add one, import it and
+name it below. Modules import torch, transformers and chromadb inside their functions only, so that `--help` is quick.
+"""
+
+import os
+import sys
+import traceback
+
+import typer
+
+from spring_rag.cli import ask, index, tokens
+from spring_rag.cli.console import note, show_warnings_in_one_line
+from spring_rag.errors import SpringError
+
+__all__ = ["app", "main"]
+
+# Plain help: in rich's markup a "[1]" or "[chroma]" of a help text would vanish.
+app = typer.Typer(
+    name="spring-rag",
+    help="Trained virtual tokens between a RAG app's context and its question: the same frozen model answers better.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+app.command("index")(index.index)
+app.command("ask")(ask.ask)
+app.add_typer(tokens.app, name="tokens")
+
+
+def main() -> None:
+    """Run the command line; exits with 0 when done, 1 when it failed, 2 on wrong usage, 130 when interrupted."""
+    show_warnings_in_one_line()
+    try:
+        try:
+            app(prog_name="spring-rag")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has gone (`spring-rag … | head`). Python would complain once more while exiting.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("SPRING_RAG_DEBUG"):
+            traceback.print_exc()
+        note(f"error: {_one_line(error)}")
+        sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, SpringError):
+        return text
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.strerror and error.filename else text
+    return f"unexpected {type(error).__name__}: {text} (for the traceback, set SPRING_RAG_DEBUG=1)"

@@ -1,0 +1,157 @@
+"""`spring-rag ask`: a question answered from a Chroma collection."""
+
+import json as json_module
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spring_rag.cli.chroma_options import (
+    DEFAULT_COLLECTION,
+    DEFAULT_PORT,
+    CollectionName,
+    Db,
+    Host,
+    Port,
+    connect,
+)
+from spring_rag.cli.console import note, print_json, quiet_libraries
+from spring_rag.errors import TokensError
+
+if TYPE_CHECKING:
+    from chroma_spring_rag import Passage
+    from spring_rag import SpringModel
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="The question, in words.")],
+    db: Db = None,
+    host: Host = None,
+    port: Port = DEFAULT_PORT,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    embedding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:MODEL]",
+            help="Embedding function, for a collection that doesn't remember its own.",
+            show_default=False,
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help='Chroma\'s filter on metadata, such as \'{"source": "docs/a.md"}\'.',
+            show_default=False,
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 5,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M",
+            help="Backbone: Hub id or folder. Default: the one that the tokens were trained on, or the demo's.",
+            show_default=False,
+        ),
+    ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="Virtual tokens: folder, file, Hub id or published name. Default: none with --model, else the demo's.",
+            show_default=False,
+        ),
+    ] = None,
+    num_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "-k", "--num-tokens", metavar="N", min=0, help="Use the first N. Default: all.", show_default=False
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
+    show_passages: Annotated[bool, typer.Option("--show-passages", help="Print the passages too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Answer a question from the documents of a Chroma collection."""
+    if stream and json:
+        msg = "--stream and --json exclude each other"
+        raise typer.BadParameter(msg)
+    if not question.strip():
+        msg = "the question is empty"
+        raise typer.BadParameter(msg, param_hint="QUESTION")
+    condition = _parse_where(where)
+    with quiet_libraries():
+        client = connect(db, host, port)
+        from chroma_spring_rag import ChromaQA, open_collection
+
+        # The collection first: its errors come at once, a model takes its time to load.
+        opened = open_collection(client, collection, embedding)
+        qa = ChromaQA(load_model(model, tokens), opened, top_k=top_k)
+        if stream:
+            pieces = qa.stream(question, num_tokens, where=condition, max_new_tokens=max_new_tokens)
+        else:
+            answer = qa.ask(question, num_tokens, where=condition, max_new_tokens=max_new_tokens)
+    if stream:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+        passages = pieces.passages
+    else:
+        passages = answer.passages
+        if json:
+            print_json(asdict(answer) | {"answer": answer.text})
+            return
+        print(answer.text)
+    if show_passages:
+        _print_passages(passages)
+
+
+def load_model(model: str | None, tokens: str | None) -> "SpringModel":
+    """The model that `--model` and `--tokens` ask for.
+
+    Args:
+        model: None takes the backbone that the tokens record, the demo's where there are no tokens either.
+        tokens: None takes none, but the demo's where there is no model either.
+
+    Raises:
+        TokensError: tokens that don't record their backbone, without a model.
+    """
+    from spring_rag import SpringModel, VirtualTokens
+    from spring_rag.demo import paths
+
+    if model is None and tokens is None:
+        # In bfloat16 the shape of a batch can flip a near-tie, and a CPU is no faster with it.
+        return SpringModel.from_pretrained(str(paths.BACKBONE), tokens=str(paths.TOKENS), dtype="float32")
+    if tokens is None:
+        note("no virtual tokens given (--tokens): the plain backbone answers")
+        return SpringModel.from_pretrained(model, tokens=None)
+    loaded = VirtualTokens.from_pretrained(tokens)
+    backbone = model or (loaded.backbone.model_id if loaded.backbone else None)
+    if backbone is None:
+        msg = f"the virtual tokens {tokens!r} don't record which backbone they were trained on; name it with --model"
+        raise TokensError(msg)
+    return SpringModel.from_pretrained(backbone, tokens=loaded)
+
+
+def _parse_where(where: str | None) -> dict[str, Any] | None:
+    if where is None:
+        return None
+    try:
+        condition = json_module.loads(where)
+    except ValueError as error:
+        msg = f"{where!r} isn't JSON: {error}"
+        raise typer.BadParameter(msg, param_hint="--where") from error
+    if not isinstance(condition, dict):
+        msg = f'{where!r} isn\'t a JSON object such as {{"source": "docs/a.md"}}'
+        raise typer.BadParameter(msg, param_hint="--where")
+    return condition
+
+
+def _print_passages(passages: "Sequence[Passage]") -> None:
+    for number, passage in enumerate(passages, 1):
+        print(f"\n[{number}] {passage.source} (score {passage.score:.3f})")
+        print(textwrap.indent(passage.text, "    "))

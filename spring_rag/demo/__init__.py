@@ -1,0 +1,1 @@
+"""The offline default: a tiny backbone, its virtual tokens, documents and questions."""

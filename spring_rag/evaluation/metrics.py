@@ -1,0 +1,41 @@
+"""Scores of a short answer against the accepted ones, each from 0 to 1.
+
+Texts are compared as in SQuAD (Rajpurkar et al. 2016, `evaluate-v1.1.py`): lower case, without punctuation and
+English articles. The libraries that carry these scores fetch their code at run time or bring a framework along.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """Lower case, no ASCII punctuation, no English articles, single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(answer: str, accepted: Sequence[str]) -> float:
+    """1 if the answer is one of those accepted, after normalising."""
+    return float(normalise(answer) in {normalise(gold) for gold in accepted})
+
+
+def f1(answer: str, accepted: Sequence[str]) -> float:
+    """Overlap in words with the accepted answer that it is closest to."""
+    return max(_f1(normalise(answer).split(), normalise(gold).split()) for gold in accepted)
+
+
+def contains(answer: str, accepted: Sequence[str]) -> float:
+    """1 if an accepted answer stands in the answer, as whole words."""
+    text = f" {normalise(answer)} "
+    return float(any(f" {normalise(gold)} " in text for gold in accepted if normalise(gold)))
+
+
+def _f1(words: list[str], gold: list[str]) -> float:
+    if not words or not gold:
+        return float(words == gold)
+    common = (Counter(words) & Counter(gold)).total()
+    return 2 * common / (len(words) + len(gold))

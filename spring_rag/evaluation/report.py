@@ -1,0 +1,60 @@
+"""What a sweep brought, for people: a table, and questions with all answers side by side."""
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from spring_rag.evaluation.runner import Run, Sweep
+
+_SHOWN_CHARACTERS = 300
+
+
+def score_table(sweep: Sweep, title: str | None = None) -> Table:
+    """One row per run: exact match, F1 and containment in percent, answer length, speed."""
+    table = Table(title=title)
+    table.add_column("virtual tokens")
+    for heading in ("exact match", "F1", "contains", "tokens/answer", "answers/s"):
+        table.add_column(heading, justify="right")
+    for run in sweep.all_runs:
+        row = run.to_dict()
+        table.add_row(
+            Text(run.label),
+            f"{row['exact_match']:.1%}",
+            f"{row['f1']:.1%}",
+            f"{row['contains']:.1%}",
+            f"{row['answer_tokens']:.1f}",
+            "–" if row["answers_per_second"] is None else f"{row['answers_per_second']:.1f}",
+        )
+    return table
+
+
+def telling_examples(sweep: Sweep, count: int) -> list[int]:
+    """Indices of the questions where more virtual tokens bring most; the earlier one where they bring the same."""
+    fewest, most = min(sweep.runs, key=_k), max(sweep.runs, key=_k)
+    gains = [after.f1 - before.f1 for before, after in zip(fewest.answers, most.answers, strict=True)]
+    return sorted(range(len(gains)), key=lambda i: -gains[i])[:count]
+
+
+def side_by_side(sweep: Sweep, index: int) -> Panel:
+    """One question, its accepted answer, and what each run answered."""
+    example = sweep.examples[index]
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for run in sweep.all_runs:
+        answer = run.answers[index]
+        mark = Text("✓ ", "green") if answer.exact_match else Text("✗ ", "red")
+        table.add_row(f"k = {run.k}" + (" in words" if run.instruction else ""), mark + _shown(answer.text))
+    accepted = Text("expected: ", "dim") + _shown(" | ".join(example.answers))
+    return Panel(Group(accepted, table), title=_shown(example.question), title_align="left")
+
+
+def _k(run: Run) -> int:
+    return run.k
+
+
+def _shown(text: str) -> Text:
+    """Text on one line, cut, and never read as markup: it comes from documents."""
+    line = " ".join(text.split())
+    return Text(line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…")

@@ -1,0 +1,283 @@
+"""SpringModel: a frozen backbone that answers prompts, with virtual tokens in their slots."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from spring_rag.backends.base import DEFAULT_TOKENS, Backend, Generation, GenerationSettings, Request
+from spring_rag.encoding import encode
+from spring_rag.errors import TokensError
+from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
+from spring_rag.tokens import VirtualTokens
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PromptLike = str | Prompt | RagPrompt
+"""What can be answered. A `str` is text of the user's, without a slot."""
+
+TokensLike = VirtualTokens | str | os.PathLike[str]
+"""Virtual tokens, or whatever `VirtualTokens.from_pretrained` takes."""
+
+T = TypeVar("T")
+
+
+class SpringModel:
+    """A frozen backbone with sets of virtual tokens. Several threads may call it at once.
+
+    A prompt without slot is answered by the plain backbone, and so is every prompt with `num_tokens=0` or while no virtual
+    tokens are attached.
+
+    Args:
+        hf_model: a loaded causal language model of transformers; never changed.
+        hf_tokenizer: its tokenizer; never changed.
+        tokens: the default set; checked against the model.
+
+    Raises:
+        UnsupportedBackboneError: the model can't take virtual tokens.
+        BackboneMismatchError: the tokens belong to another backbone.
+        TokensError: the tokens can't be read.
+
+    Example:
+        >>> model = SpringModel.from_pretrained("mistralai/Mistral-7B-Instruct-v0.1", tokens="mistral-7b-instruct")  # doctest: +SKIP
+        >>> model.answer("Who built the lighthouse?", ["Hale and Sons built the lighthouse."])  # doctest: +SKIP
+        'Hale and Sons'
+    """
+
+    def __init__(
+        self, hf_model: PreTrainedModel, hf_tokenizer: PreTrainedTokenizerBase, *, tokens: TokensLike | None = None
+    ) -> None:
+        from spring_rag.backends.local import LocalBackend
+
+        self._set_up(LocalBackend(hf_model, hf_tokenizer), tokens)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        backbone: str | os.PathLike[str],
+        *,
+        tokens: TokensLike | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        revision: str | None = None,
+        **model_kwargs: Any,
+    ) -> SpringModel:
+        """Load a backbone and its tokenizer, and attach virtual tokens.
+
+        Args:
+            backbone: folder or Hub id of a causal language model.
+            tokens: the default set.
+            device: "auto" takes CUDA, else MPS, else the CPU.
+            dtype: "auto" takes the checkpoint's on an accelerator and float32 on the CPU.
+            revision: branch, tag or commit of the backbone on the Hub.
+            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`, as `device_map` or `quantization_config`.
+
+        Raises:
+            BackendError: the backbone can't be loaded.
+            UnsupportedBackboneError: it can't take virtual tokens.
+            BackboneMismatchError: the tokens belong to another backbone.
+            TokensError: the tokens can't be read.
+        """
+        from spring_rag.backends.local import LocalBackend
+
+        # Tokens first: a wrong path shouldn't be found out after minutes of loading a backbone.
+        tokens = _load(tokens) if tokens is not None else None
+        backend = LocalBackend.from_pretrained(
+            os.fspath(backbone), device=device, dtype=dtype, revision=revision, **model_kwargs
+        )
+        return cls.from_backend(backend, tokens=tokens)
+
+    @classmethod
+    def from_backend(cls, backend: Backend, *, tokens: TokensLike | None = None) -> SpringModel:
+        """The same on any backend. Raises what the constructor raises."""
+        model = cls.__new__(cls)
+        model._set_up(backend, tokens)
+        return model
+
+    def _set_up(self, backend: Backend, tokens: TokensLike | None) -> None:
+        self.backend = backend
+        if tokens is not None:
+            self.add_tokens(DEFAULT_TOKENS, tokens)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The backbone's tokenizer."""
+        return self.backend.tokenizer
+
+    def add_tokens(self, name: str, tokens: TokensLike) -> None:
+        """Attach another set, to be used with `tokens=name`; a set of that name is replaced. "default" is the default set's.
+
+        Raises:
+            BackboneMismatchError: the tokens belong to another backbone.
+            TokensError: the tokens can't be read.
+        """
+        self.backend.add_tokens(name, _load(tokens))
+
+    def generate(
+        self,
+        prompts: PromptLike | Sequence[PromptLike],
+        *,
+        num_tokens: int | Sequence[int | None] | None = None,
+        tokens: str | Sequence[str | None] | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        batch_size: int = 32,
+    ) -> list[Generation]:
+        """Answer prompts.
+
+        Args:
+            prompts: one or many. A `RagPrompt` that is too long for the context loses its lowest-ranked passages.
+            num_tokens: k, how many virtual tokens to use, one for all or one per prompt; None is all of the set.
+            tokens: name of the set, one for all or one per prompt; None is the default set.
+            max_new_tokens: most tokens of one answer.
+            temperature: 0 decodes greedily.
+            top_p: share of probability that is sampled from; 1 turns it off.
+            top_k: number of tokens that are sampled from; 0 turns it off.
+            stop: strings that end an answer; it is cut before them.
+            seed: makes sampling repeat; the same for each prompt, whatever else is answered with it.
+            batch_size: most prompts that run at once; prompts of similar length run together.
+
+        Returns:
+            One `Generation` per prompt, in the order of the prompts; a list also for one prompt.
+
+        Raises:
+            PromptTooLongError: a prompt doesn't fit the context, a `RagPrompt` not even without passages.
+            TokensError: an unknown set, more virtual tokens than it has, or not one value per prompt.
+            ValueError: a setting out of its range.
+        """
+        settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
+        if batch_size < 1:
+            msg = f"batch_size is {batch_size}; it must be at least 1"
+            raise ValueError(msg)
+        many = [prompts] if isinstance(prompts, (str, Prompt, RagPrompt)) else list(prompts)
+        counts = _per_prompt("num_tokens", num_tokens, len(many))
+        names = _per_prompt("tokens", tokens, len(many))
+        requests = [
+            self._request(prompt, name, count, settings)
+            for prompt, name, count in zip(many, names, counts, strict=True)
+        ]
+        # Longest first: what doesn't fit into memory fails at once, and little padding is computed.
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].encoded.ids), reverse=True)
+        answers: dict[int, Generation] = {}
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            found = self.backend.generate([requests[i] for i in batch], settings)
+            answers.update(zip(batch, found, strict=True))
+        return [answers[i] for i in range(len(requests))]
+
+    def stream(
+        self,
+        prompt: PromptLike,
+        *,
+        num_tokens: int | None = None,
+        tokens: str | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Answer one prompt in pieces that concatenate to the text that `generate` gives.
+
+        Closing the iterator (`.close()`, or leaving a loop and dropping it) stops the backbone. Arguments and errors are those of
+        `generate`; errors in them are raised at once, not at the first piece.
+        """
+        settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
+        return self.backend.stream(self._request(prompt, tokens, num_tokens, settings), settings)
+
+    def answer(
+        self,
+        question: str,
+        passages: Sequence[str],
+        *,
+        num_tokens: int | None = None,
+        tokens: str | None = None,
+        template: RagTemplate | None = None,
+        **settings: Any,
+    ) -> str:
+        """Answer a question from passages, best passage first.
+
+        Args:
+            question: in the user's words.
+            passages: retrieved texts; the lowest-ranked are left out if they don't all fit.
+            num_tokens: k, how many virtual tokens to use; None is all of the set.
+            tokens: name of the set; None is the default set.
+            template: layout of the prompt; None is the one that the set was trained with.
+            settings: further arguments of `generate`.
+
+        Returns:
+            The answer, stripped at both ends.
+
+        Raises:
+            PromptTooLongError: the question alone doesn't fit the context.
+            TokensError: an unknown set, or more virtual tokens than it has.
+            ValueError: a setting out of its range.
+        """
+        prompt = RagPrompt(question=question, passages=passages, template=template or self.template(tokens))
+        return self.generate([prompt], num_tokens=num_tokens, tokens=tokens, **settings)[0].text.strip()
+
+    def template(self, tokens: str | None = None) -> RagTemplate:
+        """The layout of prompts that a set was trained with; None names the default set.
+
+        Raises:
+            TokensError: no set has this name.
+        """
+        attached = self.backend.tokens(tokens)
+        return (attached.template if attached else None) or RagTemplate()
+
+    def _request(
+        self, prompt: PromptLike, name: str | None, num_tokens: int | None, settings: GenerationSettings
+    ) -> Request:
+        """Encode a prompt, fitted into the context beside its virtual tokens and its answer."""
+        attached = self.backend.tokens(name)
+        available = len(attached) if attached is not None else 0
+        count = available if num_tokens is None else num_tokens
+        if not 0 <= count <= available:
+            has = f"the set has {available}" if attached is not None else "no virtual tokens are attached"
+            msg = f"num_tokens is {count}, but {has}; expected a number from 0 to {available}"
+            raise TokensError(msg)
+        length = self.backend.context_length
+        if isinstance(prompt, RagPrompt) and length is not None:
+            prompt = fit(prompt, length - settings.max_new_tokens - count, self._count)
+        return Request(encode(prompt, self.tokenizer), name, count)
+
+    def _count(self, prompt: Prompt) -> int:
+        return len(encode(prompt, self.tokenizer).ids)
+
+
+def _load(tokens: TokensLike) -> VirtualTokens:
+    return tokens if isinstance(tokens, VirtualTokens) else VirtualTokens.from_pretrained(tokens)
+
+
+def _settings(
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    stop: str | Sequence[str] | None,
+    seed: int | None,
+) -> GenerationSettings:
+    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    return GenerationSettings(max_new_tokens, temperature, top_p, top_k, strings, seed)
+
+
+def _per_prompt(argument: str, value: T | Sequence[T], count: int) -> list[T]:
+    """One value for each prompt.
+
+    Raises:
+        TokensError: a sequence of another length than there are prompts.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [cast(T, value)] * count
+    if len(value) != count:
+        msg = f"{argument} has {len(value)} values for {count} prompts; give one for all, or one per prompt"
+        raise TokensError(msg)
+    return list(value)

@@ -1,0 +1,67 @@
+"""The model card that a saved artifact carries, in the form that the Hub shows."""
+
+import json
+
+from spring_rag.backbone import is_hub_id
+from spring_rag.tokens import VirtualTokens
+
+_TAGS = ("spring", "virtual-tokens", "prompt-tuning", "retrieval-augmented-generation")
+
+
+def model_card(tokens: VirtualTokens) -> str:
+    """A README.md in Markdown with the Hub's YAML header."""
+    backbone_id = tokens.backbone.model_id if tokens.backbone else None
+    header = ["library_name: spring-rag", "tags:", *(f"- {tag}" for tag in _TAGS)]
+    if backbone_id and is_hub_id(backbone_id):  # the Hub refuses a card whose base model isn't a repository
+        header += [f"base_model: {json.dumps(backbone_id)}", "base_model_relation: adapter"]
+    backbone_cell = _code(backbone_id) if backbone_id else "not recorded"
+    sections = [
+        "---\n" + "\n".join(header) + "\n---",
+        "# Virtual tokens for retrieval-augmented generation",
+        (
+            f"{len(tokens)} trained virtual tokens for a frozen language model. They stand between the "
+            "retrieved context and the question; nothing of the model itself changes. Any first k of them "
+            "work by themselves."
+        ),
+        (
+            "| | |\n| --- | --- |\n"
+            f"| backbone | {backbone_cell} |\n"
+            f"| tokens (n) | {len(tokens)} |\n"
+            f"| hidden size | {tokens.hidden_size} |\n"
+            f"| digest | `{tokens.digest}` |"
+        ),
+        "## Use",
+        _snippet(backbone_id),
+    ]
+    if tokens.template is not None:
+        sections += ["## Prompt template", _json_block(tokens.template.to_dict())]
+    if tokens.training is not None:
+        sections += ["## Training", _json_block(tokens.training)]
+    sections.append(
+        "Method: *One Token Can Help! Learning Scalable and Pluggable Virtual Tokens for Retrieval-Augmented "
+        "Large Language Models*, [arXiv 2405.19670](https://arxiv.org/abs/2405.19670)."
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _snippet(backbone_id: str | None) -> str:
+    return (
+        "```python\n"
+        "from spring_rag import SpringModel, VirtualTokens\n"
+        "\n"
+        'tokens = VirtualTokens.from_pretrained("path or Hub id of this artifact")\n'
+        f"model = SpringModel.from_pretrained({json.dumps(backbone_id or 'the backbone')}, tokens=tokens)\n"
+        'model.answer("a question", ["a retrieved passage", "another"])\n'
+        "```"
+    )
+
+
+def _json_block(data: object) -> str:
+    """Indented rather than fenced: no text in the data can end the block."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _code(text: str) -> str:
+    """A table cell of literal text, on one line."""
+    return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"

@@ -1,0 +1,204 @@
+"""Folders: the saved artifact, and PEFT's prompt-tuning adapters.
+
+An artifact's description stands in two places: `config.json`, for people and the Hub, and the header of
+`virtual_tokens.safetensors`. Two files can't be replaced in one step, but one can: when a save is interrupted
+between them, the digest in `config.json` doesn't fit the matrix, and the header's description, which came
+with the matrix, is used.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from spring_rag.backbone import BackboneRecord
+from spring_rag.errors import TokensError
+from spring_rag.persistence.card import model_card
+from spring_rag.persistence.files import (
+    own_memory,
+    read_safetensors,
+    read_torch,
+    refuse_empty,
+    replace_files,
+)
+from spring_rag.prompt import RagTemplate
+from spring_rag.tokens import VirtualTokens
+
+SCHEMA_VERSION = 1
+TENSOR_NAME = "virtual_tokens"
+TENSOR_FILE = "virtual_tokens.safetensors"
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+FILES_TO_READ = (TENSOR_FILE, CONFIG_FILE, ADAPTER_CONFIG_FILE, *ADAPTER_FILES)
+
+_HEADER_KEY = "spring_rag"
+_ADAPTER_TENSOR = "prompt_embeddings"
+
+
+def write_folder(tokens: VirtualTokens, folder: Path) -> None:
+    """Write an artifact; see `VirtualTokens.save_pretrained`."""
+    refuse_empty(tokens)
+    config = _config(tokens)
+    tensor = safetensors.torch.save(
+        {TENSOR_NAME: tokens.matrix}, metadata={"format": "pt", _HEADER_KEY: json.dumps(config)}
+    )
+    replace_files(
+        folder,
+        {
+            TENSOR_FILE: tensor,  # first: from here on the new artifact is whole
+            CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
+            CARD_FILE: model_card(tokens).encode(),
+        },
+    )
+
+
+def read_folder(folder: Path) -> VirtualTokens:
+    """Read an artifact or a PEFT prompt-tuning adapter.
+
+    Raises:
+        TokensError: the folder holds neither, or a damaged one.
+    """
+    if (folder / TENSOR_FILE).is_file():
+        return _read_artifact(folder)
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
+        return _read_adapter(folder)
+    msg = (
+        f"{folder} holds no virtual tokens: expected {TENSOR_FILE} and {CONFIG_FILE} (written by "
+        f"save_pretrained) or a PEFT prompt-tuning adapter ({ADAPTER_CONFIG_FILE})"
+    )
+    raise TokensError(msg)
+
+
+def read_lone_safetensors(path: Path) -> VirtualTokens:
+    """Read a safetensors file by itself: one of ours, with what its header says, or any with a single tensor.
+
+    Raises:
+        TokensError: see `read_safetensors`; or the header and the matrix don't belong together.
+    """
+    file = read_safetensors(path)
+    header = file.metadata.get(_HEADER_KEY)
+    if header is None:
+        return VirtualTokens(file.tensor)
+    return _build(file.tensor, _parsed(header.encode(), path), path)
+
+
+def _config(tokens: VirtualTokens) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "num_tokens": len(tokens),
+        "hidden_size": tokens.hidden_size,
+        "digest": tokens.digest,
+        "backbone": tokens.backbone.to_dict() if tokens.backbone else None,
+        "template": tokens.template.to_dict() if tokens.template else None,
+        "training": tokens.training,
+    }
+
+
+def _read_artifact(folder: Path) -> VirtualTokens:
+    config_path = folder / CONFIG_FILE
+    if not config_path.is_file():
+        msg = f"{folder} has no {CONFIG_FILE}; to use the rows by themselves, load {folder / TENSOR_FILE}"
+        raise TokensError(msg)
+    config = _read_json(config_path)
+    _require_known_schema(config, config_path)
+    file = read_safetensors(folder / TENSOR_FILE, TENSOR_NAME)
+    header = file.metadata.get(_HEADER_KEY)
+    if header is not None and config.get("digest") != VirtualTokens(file.tensor).digest:
+        return _build(file.tensor, _parsed(header.encode(), folder / TENSOR_FILE), folder / TENSOR_FILE)
+    return _build(file.tensor, config, config_path)
+
+
+def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> VirtualTokens:
+    """Put rows and description together.
+
+    Raises:
+        TokensError: the description is malformed or is another matrix's.
+    """
+    _require_known_schema(config, origin)
+    try:
+        backbone = BackboneRecord.from_dict(config["backbone"]) if config["backbone"] is not None else None
+        template = RagTemplate.from_dict(config["template"]) if config["template"] is not None else None
+        expected = (config["num_tokens"], config["hidden_size"], config["digest"])
+        training = config["training"]
+    except TokensError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = (
+            f"the description of virtual tokens in {origin} is malformed ({error!r}); save the artifact again"
+        )
+        raise TokensError(msg) from error
+    tokens = VirtualTokens(tensor, backbone=backbone, template=template, training=training)
+    found = (len(tokens), tokens.hidden_size, tokens.digest)
+    if found != expected:
+        msg = (
+            f"the matrix and its description in {origin} don't belong together: described are {expected[0]} "
+            f"× {expected[1]} with digest {expected[2]}, found are {found[0]} × {found[1]} with {found[2]}; "
+            "copy or download the whole folder again"
+        )
+        raise TokensError(msg)
+    return tokens
+
+
+def _require_known_schema(config: Mapping[str, Any], origin: Path) -> None:
+    version = config.get("schema_version")
+    if version != SCHEMA_VERSION:
+        msg = (
+            f"{origin} has schema version {version!r}; this spring-rag reads version {SCHEMA_VERSION}. "
+            "If a newer spring-rag wrote it, upgrade; if none did, load the tensor file by itself"
+        )
+        raise TokensError(msg)
+
+
+def _read_adapter(folder: Path) -> VirtualTokens:
+    """Read an adapter that PEFT's prompt tuning saved.
+
+    PEFT's rows stand after any scaling by the embedding layer, ours before; the two differ on Gemma only,
+    whose adapters must be divided by the layer's scale.
+
+    Raises:
+        TokensError: it is another kind of adapter, or damaged.
+    """
+    path = folder / ADAPTER_CONFIG_FILE
+    config = _read_json(path)
+    kind, n, backbone_id = (
+        config.get(k) for k in ("peft_type", "num_virtual_tokens", "base_model_name_or_path")
+    )
+    if kind != "PROMPT_TUNING":
+        msg = f"{folder} is a PEFT adapter of type {kind!r}; only PROMPT_TUNING adapters hold virtual tokens"
+        raise TokensError(msg)
+    tensor_path = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
+    if tensor_path is None:
+        msg = f"{folder} is a PEFT adapter without its weights: expected {' or '.join(ADAPTER_FILES)}"
+        raise TokensError(msg)
+    if tensor_path.suffix == ".safetensors":
+        tensor = read_safetensors(tensor_path, _ADAPTER_TENSOR).tensor
+    else:
+        state = read_torch(tensor_path)
+        tensor = own_memory(state.get(_ADAPTER_TENSOR) if isinstance(state, dict) else state, tensor_path)
+    rows = VirtualTokens(tensor)
+    if len(rows) != n:
+        msg = f"{path} names {n!r} virtual tokens, but the adapter's weights have {len(rows)} rows"
+        raise TokensError(msg)
+    record = BackboneRecord(backbone_id, rows.hidden_size) if isinstance(backbone_id, str) else None
+    return VirtualTokens(rows.matrix, backbone=record, training={"method": "PEFT prompt tuning"})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return _parsed(path.read_bytes(), path)
+
+
+def _parsed(text: bytes, origin: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        msg = f"{origin} isn't valid JSON: {error}"
+        raise TokensError(msg) from error
+    if not isinstance(data, dict):
+        msg = f"{origin} must hold a JSON object, not a {type(data).__name__}"
+        raise TokensError(msg)
+    return data

@@ -1,0 +1,283 @@
+"""Ids, a slot and virtual tokens become input embeddings on the backbone's device."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+from weakref import WeakSet
+
+import torch
+from torch import LongTensor, Tensor, nn
+from transformers import PreTrainedModel
+
+from spring_rag.encoding import Encoded
+from spring_rag.errors import PromptError, TokensError, UnsupportedBackboneError
+from spring_rag.tokens import VirtualTokens
+
+_PROBED_ROWS = 64
+
+_proved: "WeakSet[PreTrainedModel]" = WeakSet()
+"""Backbones whose forward was seen to answer the same from ids and from their embeddings: training asks at every step."""
+
+
+class InputEmbedding:
+    """A backbone's input embeddings: what turns ids, and virtual tokens, into vectors.
+
+    Virtual tokens are rows in the space of the layer's *table*. Gemma's layer multiplies a row by a constant on the way
+    out, so virtual tokens are multiplied too. The constant is found by comparing `layer(ids)` with the table: running the layer
+    itself over virtual tokens fails where `padding_idx` lies beyond their number.
+
+    Args:
+        backbone: any causal language model of transformers; quantised and sharded ones as they are. Only read.
+
+    Raises:
+        UnsupportedBackboneError: it can't work from embeddings; names the model's class and why.
+    """
+
+    vocab_size: int
+    """Number of rows of the table; ids lie below it."""
+    hidden_size: int
+    """Width of a row of the table."""
+    device: torch.device
+    """Where the embeddings are computed; of a sharded model the device of its first part."""
+    dtype: torch.dtype
+    """What the layer gives out."""
+    scale: float
+    """What the layer multiplies a row by; a number of `dtype`."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        self._family = type(backbone).__name__
+        self._layer = self._find_layer(backbone)
+        hook = getattr(self._layer, "_hf_hook", None)
+        weight = cast(Tensor, self._layer.weight)
+        self.vocab_size, self.hidden_size = weight.shape
+        self.device = torch.device(getattr(hook, "execution_device", "meta")) if weight.is_meta else weight.device
+        ids, out, self.scale = self._find_scale()
+        self.dtype = out.dtype
+        if backbone not in _proved:
+            self._prove(backbone, ids[:2])
+            _proved.add(backbone)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """What the layer itself gives for ids.
+
+        Args:
+            ids: shape `[...]`, int64, any device.
+
+        Returns:
+            Shape `[..., hidden_size]` in `dtype` on `device`, without gradient: the backbone is frozen.
+        """
+        with torch.no_grad():
+            return cast(Tensor, self._layer(ids.to(self.device)))
+
+    def virtual(self, rows: Tensor) -> Tensor:
+        """What the layer would give for rows of its table.
+
+        Args:
+            rows: shape `[..., hidden_size]`, any float dtype and device.
+
+        Returns:
+            The same shape in `dtype` on `device`; differentiable.
+        """
+        return rows.to(self.device, self.dtype) * self.scale
+
+    @contextmanager
+    def table(self) -> Iterator[Tensor]:
+        """The embedding table, shape `[vocab, hidden_size]`; one that is offloaded is brought in for the while.
+
+        Raises:
+            UnsupportedBackboneError: the model lies on the meta device, without any weights.
+        """
+        if not cast(Tensor, self._layer.weight).is_meta:
+            yield cast(Tensor, self._layer.weight)
+            return
+        if not hasattr(self._layer, "_hf_hook"):
+            raise self._unsupported("its weights are on the meta device; load them first")
+        from accelerate.utils import align_module_device  # installed, or the layer had no hook
+
+        with align_module_device(self._layer):
+            yield cast(Tensor, self._layer.weight)
+
+    def _find_layer(self, backbone: PreTrainedModel) -> nn.Module:
+        try:
+            layer = backbone.get_input_embeddings()
+        except NotImplementedError:
+            layer = None
+        weight = getattr(layer, "weight", None)
+        if not isinstance(layer, nn.Module) or not isinstance(weight, Tensor) or weight.dim() != 2:
+            raise self._unsupported("it has no input embedding layer with a table of one row per token")
+        if not weight.is_floating_point():
+            raise self._unsupported("its embedding table is packed; quantise the model without its embeddings")
+        for method in ("forward", "prepare_inputs_for_generation"):
+            function = getattr(backbone, method, None)
+            if function is None or "inputs_embeds" not in inspect.signature(function).parameters:
+                raise self._unsupported(f"its `{method}` takes no `inputs_embeds`")
+        config = backbone.config.get_text_config(decoder=True)
+        # Gemma 4 looks ids up again from their embeddings, so proof by trial would pass; a virtual token has no id to find.
+        if getattr(config, "hidden_size_per_layer_input", 0):
+            raise self._unsupported("every layer of it reads the token ids, and a virtual token has none")
+        return layer
+
+    def _find_scale(self) -> tuple[Tensor, Tensor, float]:
+        """Compare some rows with what comes out for them; gives the ids compared, their embeddings and the scale."""
+        with self.table() as table, torch.no_grad():
+            count = table.shape[0]
+            ids = torch.linspace(0, count - 1, min(count, _PROBED_ROWS), dtype=torch.float64).long().to(table.device)
+            rows = table[ids].double()
+        present = (rows != 0).any(dim=-1)  # rows of padding_idx are zero and tell nothing
+        if not present.any():
+            raise self._unsupported("its embedding table holds only zeros; load its weights first")
+        ids, rows = ids[present], rows[present]
+        out = self.embed(ids)
+        if out.shape != rows.shape:
+            raise self._unsupported(f"its embedding layer turns rows of {rows.shape[-1]} into {tuple(out.shape[1:])}")
+        found = out.double().to(rows.device)
+        # Least squares is nearer to the true constant than half a step of `dtype`, so rounding makes it exact.
+        scale = ((found * rows).sum() / rows.square().sum()).to(out.dtype).double()
+        step = torch.finfo(out.dtype).eps
+        if not torch.allclose(found, rows * scale, rtol=4 * step, atol=4 * step * float(found.abs().mean())):
+            raise self._unsupported("its embedding layer does more than multiply a row of its table by a constant")
+        return ids, out, scale.item()
+
+    def _prove(self, backbone: PreTrainedModel, ids: Tensor) -> None:
+        """Make sure that the model needs nothing but the embeddings: some route or hash by ids further in."""
+        with evaluating(backbone), torch.no_grad():
+            expected = backbone(input_ids=ids[None]).logits.float()
+            try:
+                found = backbone(inputs_embeds=self.embed(ids[None])).logits.float()
+            except Exception as error:
+                raise self._unsupported(f"it fails on embeddings without ids: {error}") from error
+        size = float(expected.abs().nan_to_num().max())
+        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * size, equal_nan=True):
+            raise self._unsupported("it answers otherwise from the embeddings of ids than from the ids themselves")
+
+    def _unsupported(self, reason: str) -> UnsupportedBackboneError:
+        return UnsupportedBackboneError(f"{self._family} can't take virtual tokens: {reason}")
+
+
+class TokenBank:
+    """Sets of virtual tokens side by side in one small matrix, on the embeddings' device and in their dtype.
+
+    Args:
+        embedding: of the backbone that the sets are for; whether they fit it is for the caller to check.
+    """
+
+    def __init__(self, embedding: InputEmbedding) -> None:
+        self._embedding = embedding
+        self._sets: dict[str, VirtualTokens] = {}
+        self._rows: dict[str, Tensor] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sets
+
+    def __getitem__(self, name: str) -> VirtualTokens:
+        """The set of that name.
+
+        Raises:
+            TokensError: there is none; names those that there are.
+        """
+        if name not in self._sets:
+            msg = f"no virtual tokens are attached as {name!r}; attached: {', '.join(map(repr, self._sets)) or 'none'}"
+            raise TokensError(msg)
+        return self._sets[name]
+
+    def add(self, name: str, tokens: VirtualTokens) -> None:
+        """Put a set under a name; a set that has it is replaced.
+
+        Args:
+            tokens: of the embeddings' hidden size.
+        """
+        sets = {**self._sets, name: tokens}
+        matrix = torch.cat([one.matrix for one in sets.values()])
+        parts = matrix.to(self._embedding.device, self._embedding.dtype).split([len(one) for one in sets.values()])
+        self._rows = dict(zip(sets, parts, strict=True))
+        self._sets = sets
+
+    def rows(self, name: str, k: int | None = None) -> Tensor:
+        """The first k rows of a set, all of them for None: a view, shape `[k, hidden_size]`, before any scaling.
+
+        Raises:
+            TokensError: no such set, or it has less than k rows.
+        """
+        available = len(self[name])
+        k = available if k is None else k
+        if not 0 <= k <= available:
+            msg = f"num_tokens is {k}; the virtual tokens {name!r} allow 0 to {available}"
+            raise TokensError(msg)
+        return self._rows[name][:k]
+
+
+@dataclass(frozen=True, slots=True)
+class SplicedBatch:
+    """What a backbone's forward takes, on the device of its input embeddings. All three are padded on the left.
+
+    Attributes:
+        inputs_embeds: shape `[B, L, hidden_size]`, in the backbone's dtype.
+        attention_mask: shape `[B, L]`, int64; 0 on padding.
+        position_ids: shape `[B, L]`, int64; counted from the first token that isn't padding, 0 on padding.
+    """
+
+    inputs_embeds: Tensor
+    attention_mask: LongTensor
+    position_ids: LongTensor
+
+
+def splice_batch(embedding: InputEmbedding, encoded: Sequence[Encoded], rows: Sequence[Tensor]) -> SplicedBatch:
+    """Embed prompts and put virtual tokens into their slots.
+
+    Args:
+        encoded: B prompts.
+        rows: for each prompt its virtual tokens, shape `[k, hidden_size]`, in the space of the table, k ≥ 0; any float
+            dtype and device. k may differ from row to row. Gradients flow back to them.
+
+    Raises:
+        PromptError: virtual tokens for a prompt without slot; a prompt with neither ids nor virtual tokens; an id that the
+            backbone doesn't have.
+    """
+    lengths = [len(prompt.ids) + len(virtual) for prompt, virtual in zip(encoded, rows, strict=True)]
+    longest = max(lengths)
+    ids: list[list[int]] = []
+    mask: list[list[int]] = []
+    places: list[tuple[int, int]] = []
+    for row, (prompt, virtual, length) in enumerate(zip(encoded, rows, lengths, strict=True)):
+        if length == 0:
+            msg = f"prompt {row} is empty: it has no tokens at all"
+            raise PromptError(msg)
+        if len(virtual) and prompt.slot is None:
+            msg = f"prompt {row} has no slot for its {len(virtual)} virtual tokens"
+            raise PromptError(msg)
+        if prompt.ids and max(prompt.ids) >= embedding.vocab_size:
+            msg = (
+                f"prompt {row} holds token id {max(prompt.ids)}, but the backbone embeds ids below {embedding.vocab_size}: "
+                "this tokenizer belongs to another model"
+            )
+            raise PromptError(msg)
+        slot = len(prompt.ids) if prompt.slot is None else prompt.slot
+        # Padding, and what virtual tokens replace, is a token of the prompt itself: never a vector that the model couldn't bear.
+        filler = prompt.ids[0] if prompt.ids else 0
+        padding = longest - length
+        ids.append([filler] * padding + [*prompt.ids[:slot], *[filler] * len(virtual), *prompt.ids[slot:]])
+        mask.append([0] * padding + [1] * length)
+        places += [(row, padding + slot + i) for i in range(len(virtual))]
+    inputs_embeds = embedding.embed(torch.tensor(ids))
+    if places:
+        index = torch.tensor(places, device=embedding.device).unbind(dim=1)
+        virtual_rows = torch.cat([embedding.virtual(one) for one in rows if len(one)])
+        inputs_embeds = inputs_embeds.index_put(index, virtual_rows)
+    attention_mask = torch.tensor(mask, device=embedding.device)
+    position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)  # as transformers' generate derives them
+    return SplicedBatch(inputs_embeds, cast(LongTensor, attention_mask), cast(LongTensor, position_ids))
+
+
+@contextmanager
+def evaluating(backbone: nn.Module) -> Iterator[None]:
+    """Without dropout for the while; every module's own mode comes back afterwards."""
+    training = [module for module in backbone.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

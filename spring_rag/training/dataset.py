@@ -1,0 +1,146 @@
+"""Drawing training examples: which passages, in which order, under which template."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from heapq import nlargest
+from random import Random
+
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedTokenizerBase
+
+from spring_rag.encoding import encode, encode_target
+from spring_rag.errors import DataError, PromptTooLongError
+from spring_rag.examples import RagExample
+from spring_rag.prompt import Prompt, RagPrompt, fit
+from spring_rag.training.objective import Example
+from spring_rag.training.recipe import TrainingRecipe
+
+_CHECKED = 200
+_BATCHES_SORTED_TOGETHER = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One encoded example, and where it comes from."""
+
+    example: Example
+    epoch: int
+    index: int
+
+
+class RagExamples(Dataset[Item]):
+    """Examples as the objective takes them, with passages drawn anew each epoch.
+
+    What is drawn depends on seed, epoch and index alone, so runs that are resumed or spread over processes see
+    the same. An example takes its m best passages, m drawn from the recipe's range, in random order: as a retriever
+    with that top k would bring them, and without teaching the tokens to trust the first.
+
+    Args:
+        examples: the data.
+        tokenizer: the backbone's.
+        recipe: ranges, template, lengths and seed.
+    """
+
+    def __init__(
+        self, examples: Sequence[RagExample], tokenizer: PreTrainedTokenizerBase, recipe: TrainingRecipe
+    ) -> None:
+        self.examples = examples
+        self.tokenizer = tokenizer
+        self.recipe = recipe
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw as in this epoch from now on."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Item:
+        target = encode_target(self.examples[index].answers[0], self.tokenizer)
+        budget = self._budget(target)
+        rng = self._rng(index)
+        ranked = self._draw(index, rng)
+        order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
+        encoded = encode(ranked.with_passages([ranked.passages[i] for i in order]), self.tokenizer)
+        if len(encoded.ids) > budget:
+            kept = len(fit(ranked, budget, self._count).passages)
+            shuffled = ranked.with_passages([ranked.passages[i] for i in order if i < kept])
+            encoded = encode(fit(shuffled, budget, self._count), self.tokenizer)
+        return Item((encoded, target), self.epoch, index)
+
+    def length(self, index: int) -> int:
+        """Characters of the passages drawn in this epoch."""
+        return sum(map(len, self._draw(index, self._rng(index)).passages))
+
+    def _rng(self, index: int) -> Random:
+        return Random(f"{self.recipe.seed}:{self.epoch}:{index}")
+
+    def _draw(self, index: int, rng: Random) -> RagPrompt:
+        example, template = self.examples[index], self.recipe.template
+        if rng.random() < self.recipe.chat:
+            template = replace(template, chat=True)
+        count = rng.randint(self.recipe.min_passages, self.recipe.max_passages)
+        return RagPrompt(question=example.question, passages=example.passages[:count], template=template)
+
+    def _budget(self, target: Sequence[int]) -> int:
+        return self.recipe.max_length - self.recipe.num_tokens - len(target)
+
+    def check(self) -> None:
+        """Make sure that the longest questions fit without their passages, before a long run starts.
+
+        Raises:
+            DataError: one doesn't; it is named.
+        """
+        chat = {False, True} if 0 < self.recipe.chat < 1 else {self.recipe.chat == 1 or self.recipe.template.chat}
+        longest = nlargest(_CHECKED, self.examples, key=lambda e: len(e.question) + len(e.answers[0]))
+        for example in longest:
+            budget = self._budget(encode_target(example.answers[0], self.tokenizer))
+            for template in (replace(self.recipe.template, chat=flag) for flag in chat):
+                try:
+                    fit(RagPrompt(question=example.question, passages=(), template=template), budget, self._count)
+                except PromptTooLongError as error:
+                    msg = (
+                        f"a question and its answer are too long for max_length = {self.recipe.max_length} beside "
+                        f"{self.recipe.num_tokens} virtual tokens; raise it, or leave this one out: {example.question[:200]!r}"
+                    )
+                    raise DataError(msg) from error
+
+    def _count(self, prompt: Prompt) -> int:
+        return len(encode(prompt, self.tokenizer).ids)
+
+
+class SimilarLengths(Sampler[int]):
+    """Random order in which neighbours have contexts of similar length, so that batches hold little padding.
+
+    Args:
+        dataset: whose drawn passages are measured (in characters: nothing is tokenized for it).
+        batch_size: examples that come to stand in one batch.
+        seed: of the order.
+    """
+
+    def __init__(self, dataset: RagExamples, batch_size: int, seed: int) -> None:
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Order as in this epoch, and let the dataset draw as in it."""
+        self.dataset.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = Random(f"{self.seed}:{self.dataset.epoch}:order")
+        order = list(range(len(self.dataset)))
+        rng.shuffle(order)
+        size = self.batch_size * _BATCHES_SORTED_TOGETHER
+        batches: list[list[int]] = []
+        for start in range(0, len(order), size):
+            pool = sorted(order[start : start + size], key=self.dataset.length)
+            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        whole = [batch for batch in batches if len(batch) == self.batch_size]
+        rng.shuffle(whole)
+        # A short batch anywhere but at the end would shift all later ones.
+        short = [batch for batch in batches if len(batch) < self.batch_size]
+        for batch in whole + short:
+            yield from batch

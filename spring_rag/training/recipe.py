@@ -1,0 +1,104 @@
+"""How virtual tokens are trained: every choice in one place, written into the artifact."""
+
+from dataclasses import dataclass, field, fields
+from random import Random
+from typing import Any, Literal, get_args
+
+from spring_rag.errors import TrainingError
+from spring_rag.prompt import RagTemplate
+
+KSchedule = Literal["uniform", "small", "sandwich"]
+Precision = Literal["float32", "bfloat16"]
+
+INIT_TEXT = (
+    "According to the previous relevant passages, please answer the following question. "
+    "Only return the answer without any other words."
+)
+_SHARE_OF_ALL = 0.25
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """The choices of one training run. The defaults follow the paper (arXiv 2405.19670), but for the k schedule.
+
+    Args:
+        num_tokens: n, rows of the matrix.
+        init_text: the rows start as this text's token embeddings, repeated or cut to n; an instruction is already half
+            of what the tokens are to say.
+        learning_rate: AdamW's peak. Rows are few and their gradients small, so it is far above that of a model's weights.
+        scheduler: a schedule of transformers, by name.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm.
+        epochs: passes over the data; ignored when `max_steps` is given.
+        max_steps: optimizer steps.
+        batch_size: examples per forward pass and device.
+        accumulation: forward passes per optimizer step.
+        precision: arithmetic of the forward pass; rows and optimizer are float32 in any case.
+        max_length: most tokens of an example: prompt, n virtual tokens and answer; the lowest-ranked passages go first.
+        min_passages: fewest passages of an example.
+        max_passages: most passages of an example.
+        k_schedule: how k is drawn for a batch. `uniform`: each of 1…n alike, as the authors do it. `small`: p(k) ~ 1/k,
+            and n in a quarter of the batches, since one token must learn what fifty can share. `sandwich`: 1, n and one
+            between, on one cached context.
+        chat: share of the examples rendered with the tokenizer's chat template.
+        template: the prompt's wording.
+        seed: of every draw.
+    """
+
+    num_tokens: int = 50
+    init_text: str = INIT_TEXT
+    learning_rate: float = 1e-2
+    scheduler: str = "linear"
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    epochs: float = 1.0
+    max_steps: int | None = None
+    batch_size: int = 8
+    accumulation: int = 1
+    precision: Precision = "float32"
+    max_length: int = 1024
+    min_passages: int = 1
+    max_passages: int = 5
+    k_schedule: KSchedule = "small"
+    chat: float = 0.0
+    template: RagTemplate = field(default_factory=RagTemplate)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_tokens", "learning_rate", "epochs", "batch_size", "accumulation", "max_length", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                msg = f"{name} = {getattr(self, name)}; it must be above 0"
+                raise TrainingError(msg)
+        for name in ("warmup", "chat"):
+            if not 0 <= getattr(self, name) <= 1:
+                msg = f"{name} = {getattr(self, name)}; it is a share, from 0 to 1"
+                raise TrainingError(msg)
+        if self.max_steps is not None and self.max_steps < 1:
+            msg = f"max_steps = {self.max_steps}; it must be at least 1, or None to go by epochs"
+            raise TrainingError(msg)
+        if not 0 <= self.min_passages <= self.max_passages:
+            msg = f"min_passages = {self.min_passages}, max_passages = {self.max_passages}; the range must ascend from 0 or more"
+            raise TrainingError(msg)
+        for name, choices in (("k_schedule", get_args(KSchedule)), ("precision", get_args(Precision))):
+            if getattr(self, name) not in choices:
+                msg = f"{name} = {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                raise TrainingError(msg)
+
+    def draw_ks(self, rng: Random) -> list[int]:
+        """The ks of one batch: one, or three for the sandwich (fewer where n leaves no room)."""
+        n = self.num_tokens
+        if self.k_schedule == "uniform":
+            return [rng.randint(1, n)]
+        if self.k_schedule == "sandwich":
+            between = [rng.randint(2, n - 1)] if n > 2 else []
+            return sorted({1, *between, n})
+        if rng.random() < _SHARE_OF_ALL:
+            return [n]
+        return rng.choices(range(1, n + 1), weights=[1 / k for k in range(1, n + 1)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object with every choice."""
+        choices = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "template"}
+        return {**choices, "template": self.template.to_dict()}

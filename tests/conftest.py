@@ -1,0 +1,176 @@
+"""Tiny random backbones of every family, and small tokenizers that are trained here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from spring_rag.tokens import VirtualTokens
+
+TEXT = [
+    "The lighthouse at Grey Point was built in 1887 by the firm of Hale and Sons.",
+    "Question: who built the lighthouse?\nAnswer: Hale and Sons, in 1887.",
+    "[1] A passage about ships and their captains.\n[2] Another passage, of mountains and law books.\n\n",
+    "Der Fluß fließt nach Süden; le café est fermé. 東京は大きい。 Привет, мир! 😀🚢",
+] * 4
+VOCAB_SIZE = 320
+MODEL_VOCAB_SIZE = 352  # real models, too, have more rows than their tokenizer has tokens
+
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
+_LLAMA_LIKE = {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 256}
+_IDS = {"vocab_size": MODEL_VOCAB_SIZE, "bos_token_id": 1, "eos_token_id": 2}
+
+FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**_IDS, **_LLAMA_LIKE),
+    "mistral": lambda: MistralConfig(**_IDS, **_LLAMA_LIKE, sliding_window=8),
+    "qwen2": lambda: Qwen2Config(**_IDS, **_LLAMA_LIKE),
+    "qwen3": lambda: Qwen3Config(**_IDS, **_LLAMA_LIKE, head_dim=16),
+    "phi3": lambda: Phi3Config(**_IDS, **_LLAMA_LIKE, pad_token_id=330),
+    "gemma2": lambda: Gemma2Config(
+        **_IDS, **_LLAMA_LIKE, head_dim=8, sliding_window=8, query_pre_attn_scalar=8, pad_token_id=0
+    ),
+    "gemma3": lambda: Gemma3TextConfig(
+        **_IDS, **_LLAMA_LIKE, head_dim=8, sliding_window=8, query_pre_attn_scalar=8, pad_token_id=0
+    ),
+    "gpt2": lambda: GPT2Config(
+        **_IDS, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.2, pad_token_id=None
+    ),
+    "gpt_neox": lambda: GPTNeoXConfig(**_IDS, **_SIZES, intermediate_size=64, max_position_embeddings=256),
+    "opt": lambda: OPTConfig(
+        **_IDS,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        ffn_dim=64,
+        max_position_embeddings=256,
+        init_std=0.2,
+        pad_token_id=1,
+    ),
+    "falcon-rotary": lambda: FalconConfig(**_IDS, **_SIZES, alibi=False, max_position_embeddings=256),
+    "falcon-alibi": lambda: FalconConfig(**_IDS, **_SIZES, alibi=True, max_position_embeddings=256),
+    "granite": lambda: GraniteConfig(
+        **_IDS,
+        **_LLAMA_LIKE,
+        embedding_multiplier=12.0,
+        logits_scaling=0.5,
+        residual_multiplier=0.22,
+        attention_multiplier=0.1,
+        pad_token_id=0,
+    ),
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped without one")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+def build(family: str, *, tied: bool = True, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A tiny model with random weights, the same for the same arguments, without touching the global random state."""
+    config = FAMILIES[family]()
+    config.tie_word_embeddings = tied
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+@pytest.fixture(scope="session")
+def build_model() -> Callable[..., PreTrainedModel]:
+    """`build_model(family, tied=True, seed=0, dtype=torch.float32)`: a fresh tiny model; see `FAMILIES` for names."""
+    return build
+
+
+@pytest.fixture(scope="session")
+def llama() -> PreTrainedModel:
+    """One tiny Llama for all tests that only read it."""
+    return build("llama")
+
+
+def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with `<s>` in front, as Llama-3 and GPT-2 have it. Ids: `<unk>` 0, `<s>` 1, `</s>` 2."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return _wrap(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
+    """BPE that spells unknown characters in bytes (`<0xE2>`), as Llama-2's and Mistral's do; same ids for control tokens."""
+    trained = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trained.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    trained.train_from_iterator([line for line in TEXT if line.isascii()], trainer)
+    # The trainer knows byte tokens only as control tokens; real tokenizers have them as plain entries of the vocabulary.
+    fields = json.loads(trained.to_str())
+    vocabulary = fields["model"]["vocab"]
+    first = len(vocabulary)
+    vocabulary.update({f"<0x{byte:02X}>": first + byte for byte in range(256)})
+    fields["model"]["byte_fallback"] = True
+    tokenizer = Tokenizer.from_str(json.dumps(fields))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return _wrap(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def make_tokens() -> Callable[..., VirtualTokens]:
+    """`make_tokens(n, hidden_size=32, seed=0, **kwargs)`: random virtual tokens of the size of the tiny tables' rows."""
+
+    def make(n: int, hidden_size: int = 32, seed: int = 0, **kwargs: object) -> VirtualTokens:
+        matrix = torch.randn(n, hidden_size, generator=torch.Generator().manual_seed(seed)) * 0.3
+        return VirtualTokens(matrix, **kwargs)  # type: ignore[arg-type]
+
+    return make

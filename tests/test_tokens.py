@@ -1,0 +1,650 @@
+"""VirtualTokens: loading, refusing, slicing, saving, and the backbone's record."""
+
+import contextlib
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spring_rag.prompt import RagTemplate
+from torch import nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+from spring_rag.backbone import BackboneRecord, Fingerprint
+from spring_rag.errors import BackboneMismatchError, TokensError
+from spring_rag.tokens import VirtualTokens
+
+N, HIDDEN, VOCAB = 6, 32, 160
+
+
+def tiny_llama(
+    seed: int = 0, hidden: int = HIDDEN, vocab: int = VOCAB, dtype: torch.dtype = torch.float32
+) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    model = LlamaForCausalLM(config)
+    nn.Module.to(model, dtype)
+    return model
+
+
+def rows(n: int = N, hidden: int = HIDDEN, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, hidden, generator=torch.Generator().manual_seed(seed))
+
+
+def table_of(model: PreTrainedModel) -> torch.Tensor:
+    table = model.get_input_embeddings().weight
+    assert isinstance(table, torch.Tensor)
+    return table
+
+
+@pytest.fixture(scope="module")
+def backbone() -> LlamaForCausalLM:
+    return tiny_llama()
+
+
+@pytest.fixture
+def tokens(backbone: LlamaForCausalLM) -> VirtualTokens:
+    return VirtualTokens(
+        rows(),
+        backbone=BackboneRecord.of(backbone, "acme/tiny"),
+        template=RagTemplate(instruction="Answer briefly.\n"),
+        training={"steps": 3, "loss": [2.5, 1.0], "note": "``` ünïcode | `"},
+    )
+
+
+@pytest.fixture
+def no_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def refused(src: Path | str, *words: str) -> None:
+    """Loading fails with one TokensError that says each of `words` and stays readable."""
+    with pytest.raises(TokensError) as caught:
+        VirtualTokens.from_pretrained(src)
+    text = str(caught.value)
+    assert all(word in text for word in words), text
+    assert "weights_only=False" not in text
+
+
+class TestMatrix:
+    def test_is_a_private_float32_copy(self) -> None:
+        source = rows().to(torch.bfloat16)
+        tokens = VirtualTokens(source)
+        source.zero_()
+        assert tokens.matrix.dtype == torch.float32
+        assert torch.equal(tokens.matrix, rows().to(torch.bfloat16).float())
+        assert (len(tokens), tokens.hidden_size) == (N, HIDDEN)
+
+    def test_parameter_leaves_no_graph(self) -> None:
+        tokens = VirtualTokens(nn.Parameter(rows()))
+        assert not tokens.matrix.requires_grad
+        assert type(tokens.matrix) is torch.Tensor
+
+    @pytest.mark.parametrize(
+        ("matrix", "word"),
+        [
+            (torch.zeros(4), "two dimensions"),
+            (torch.zeros(2, 3, 4), "two dimensions"),
+            (torch.zeros(0, 4), "empty"),
+            (torch.zeros(4, 0), "empty"),
+            (torch.ones(2, 3, dtype=torch.int64), "float"),
+            (torch.ones(2, 3, dtype=torch.complex64), "float"),
+            (torch.ones(2, 3).to_sparse(), "dense"),
+            (torch.empty(2, 3, device="meta"), "without values"),
+            (torch.tensor([[0.0, 1.0], [float("nan"), 1.0]]), "row 1"),
+            (torch.tensor([[0.0, float("inf")]]), "finite"),
+            (torch.tensor([[1e300]], dtype=torch.float64), "finite"),
+            ([[1.0]], "list"),
+        ],
+    )
+    def test_refuses(self, matrix: Any, word: str) -> None:
+        with pytest.raises(TokensError, match=word):
+            VirtualTokens(matrix)
+
+    def test_refuses_a_width_that_is_not_the_backbones(self) -> None:
+        with pytest.raises(TokensError, match=r"acme/x.*4096.*32"):
+            VirtualTokens(rows(), backbone=BackboneRecord("acme/x", 4096))
+
+    @pytest.mark.parametrize("training", [{"loss": float("nan")}, {"path": Path("x")}, {"x": {1, 2}}])
+    def test_refuses_training_that_is_not_json(self, training: dict[str, Any]) -> None:
+        with pytest.raises(TokensError, match="training"):
+            VirtualTokens(rows(), training=training)
+
+    def test_training_is_a_copy(self) -> None:
+        training = {"ks": (1, 2)}
+        tokens = VirtualTokens(rows(), training=training)
+        training["ks"] = (9, 9)
+        assert tokens.training == {"ks": [1, 2]}
+
+    def test_digest_changes_with_value_and_shape(self) -> None:
+        changed = rows()
+        changed[-1, -1] += 1e-3
+        matrices = [rows(), changed, rows().reshape(N // 2, HIDDEN * 2), rows()[:-1]]
+        digests = [VirtualTokens(m).digest for m in matrices]
+        assert len(set(digests)) == len(digests)
+        assert all(len(d) == 16 for d in digests)
+        assert digests[0] == VirtualTokens(rows().double()).digest
+
+
+class TestSlicing:
+    @pytest.mark.parametrize("k", range(N + 1))
+    def test_prefix_keeps_rows_and_records(self, tokens: VirtualTokens, k: int) -> None:
+        prefix = tokens[:k]
+        assert len(prefix) == k
+        assert prefix.hidden_size == HIDDEN
+        assert torch.equal(prefix.matrix, tokens.matrix[:k])
+        assert prefix.backbone == tokens.backbone
+        assert prefix.template == tokens.template
+        assert prefix.training == tokens.training
+
+    def test_prefix_of_prefix(self, tokens: VirtualTokens) -> None:
+        assert tokens[:4][:2].digest == tokens[0:2].digest == tokens[:2:1].digest
+        assert tokens[:].digest == tokens.digest
+
+    @pytest.mark.parametrize(
+        "index",
+        [0, -1, slice(1, 3), slice(-2, None), slice(None, -1), slice(None, N + 1), slice(None, None, 2), [0]],
+    )
+    def test_anything_else_is_refused(self, tokens: VirtualTokens, index: Any) -> None:
+        with pytest.raises(TokensError, match=r"first|prefix"):
+            tokens[index]
+
+    def test_empty_prefix_is_not_saved(self, tokens: VirtualTokens, tmp_path: Path) -> None:
+        with pytest.raises(TokensError, match="no virtual tokens to save"):
+            tokens[:0].save_pretrained(tmp_path / "a")
+        with pytest.raises(TokensError, match="no virtual tokens to save"):
+            tokens[:0].save_pt(tmp_path / "a.pt")
+
+
+class TestFolder:
+    def test_round_trip(self, tokens: VirtualTokens, tmp_path: Path) -> None:
+        tokens.save_pretrained(tmp_path / "deep" / "artifact")
+        again = VirtualTokens.from_pretrained(tmp_path / "deep" / "artifact")
+        assert torch.equal(again.matrix, tokens.matrix)
+        assert again.backbone == tokens.backbone
+        assert again.template == tokens.template
+        assert again.training == tokens.training
+
+    def test_round_trip_without_anything_known(self, tmp_path: Path) -> None:
+        VirtualTokens(rows()).save_pretrained(tmp_path)
+        again = VirtualTokens.from_pretrained(tmp_path)
+        assert (again.backbone, again.template, again.training) == (None, None, None)
+
+    def test_files_are_as_documented(self, tokens: VirtualTokens, tmp_path: Path) -> None:
+        tokens[:4].save_pretrained(tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == [
+            "README.md",
+            "config.json",
+            "virtual_tokens.safetensors",
+        ]
+        tensors = safetensors.torch.load_file(tmp_path / "virtual_tokens.safetensors")
+        assert list(tensors) == ["virtual_tokens"]
+        assert tensors["virtual_tokens"].dtype == torch.float32
+        assert torch.equal(tensors["virtual_tokens"], tokens.matrix[:4])
+        config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+        assert (config["schema_version"], config["num_tokens"], config["hidden_size"]) == (1, 4, HIDDEN)
+        assert config["backbone"]["model_id"] == "acme/tiny"
+        assert (tmp_path / "config.json").stat().st_size < 6000
+
+    def test_model_card(self, tokens: VirtualTokens, tmp_path: Path) -> None:
+        from huggingface_hub import ModelCard
+
+        tokens.save_pretrained(tmp_path)
+        card = ModelCard.load(tmp_path / "README.md")
+        assert card.data.base_model == "acme/tiny"
+        assert card.data.library_name == "spring-rag"
+        assert tokens.digest in card.text
+        assert "Answer briefly" in card.text
+
+    def test_card_of_a_local_backbone_names_no_base_model(self, tmp_path: Path) -> None:
+        from huggingface_hub import ModelCard
+
+        local = BackboneRecord("/models/evil\nbase_model: x", HIDDEN)
+        VirtualTokens(rows(), backbone=local).save_pretrained(tmp_path)
+        assert ModelCard.load(tmp_path / "README.md").data.base_model is None
+
+    def test_other_files_in_the_folder_stay(self, tokens: VirtualTokens, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("mine")
+        tokens.save_pretrained(tmp_path)
+        tokens[:2].save_pretrained(tmp_path)
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+        assert len(VirtualTokens.from_pretrained(tmp_path)) == 2
+
+    @pytest.mark.parametrize("step", range(9))
+    def test_interrupted_save_leaves_a_whole_artifact(
+        self, tokens: VirtualTokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    ) -> None:
+        """Stop at each write or rename in turn: what loads then is the old artifact or the new."""
+        old = VirtualTokens(rows(seed=1), training={"which": "old"})
+        old.save_pretrained(tmp_path)
+        calls = 0
+
+        def stopping(function: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                nonlocal calls
+                if calls == step:
+                    raise KeyboardInterrupt
+                calls += 1
+                return function(*args, **kwargs)
+
+            return wrapped
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", stopping(os.fsync))
+            patched.setattr(os, "replace", stopping(os.replace))
+            try:
+                tokens.save_pretrained(tmp_path)
+                finished = True
+            except KeyboardInterrupt:
+                finished = False
+        assert finished == (step >= 6)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = VirtualTokens.from_pretrained(tmp_path)
+        expected = old if step <= 3 else tokens
+        assert found.digest == expected.digest
+        assert found.training == expected.training
+        assert found.backbone == expected.backbone
+        assert not list(tmp_path.glob(".saving-*"))
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"schema_version": 2}, ["schema version 2", "upgrade"]),
+            ({"schema_version": None}, ["schema version None"]),
+            ({"schema_version": "1"}, ["schema version '1'"]),
+            ({"hidden_size": 64}, ["don't belong together"]),
+            ({"num_tokens": 5}, ["don't belong together"]),
+            ({"backbone": 5}, ["malformed"]),
+            ({"backbone": {"model_id": 1, "hidden_size": HIDDEN}}, ["malformed"]),
+            ({"backbone": {"model_id": "acme/x", "hidden_size": 64}}, ["acme/x", "64"]),
+            (
+                {"backbone": {"model_id": "x", "hidden_size": HIDDEN, "fingerprint": {"rows": [1]}}},
+                ["fingerprint"],
+            ),
+            (
+                {"backbone": {"hidden_size": 32, "fingerprint": {"rows": [], "columns": [], "values": ""}}},
+                ["fingerprint"],
+            ),
+            ({"template": "x"}, ["template", "malformed"]),
+            ({"template": {"no_such_field": 1}}, ["malformed"]),
+            ({"training": [1]}, ["training"]),
+        ],
+    )
+    def test_refuses_a_bad_config(
+        self, tokens: VirtualTokens, tmp_path: Path, change: dict[str, Any], words: list[str]
+    ) -> None:
+        tokens.save_pretrained(tmp_path)
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        refused(tmp_path, *[w for w in words if w != "template"])
+
+    @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
+    def test_refuses_a_config_that_is_not_one(
+        self, tokens: VirtualTokens, tmp_path: Path, text: bytes
+    ) -> None:
+        tokens.save_pretrained(tmp_path)
+        (tmp_path / "config.json").write_bytes(text)
+        refused(tmp_path, "config.json", "JSON")
+
+    def test_refuses_missing_parts(self, tokens: VirtualTokens, tmp_path: Path) -> None:
+        refused(tmp_path, "holds no virtual tokens", "virtual_tokens.safetensors")
+        tokens.save_pretrained(tmp_path)
+        (tmp_path / "config.json").unlink()
+        refused(tmp_path, "no config.json")
+        tokens.save_pretrained(tmp_path)
+        (tmp_path / "virtual_tokens.safetensors").unlink()
+        refused(tmp_path, "holds no virtual tokens")
+
+    def test_refuses_a_missing_tensor(self, tokens: VirtualTokens, tmp_path: Path) -> None:
+        tokens.save_pretrained(tmp_path)
+        safetensors.torch.save_file({"weight": rows()}, tmp_path / "virtual_tokens.safetensors")
+        refused(tmp_path, "'virtual_tokens'", "'weight'")
+
+    def test_refuses_another_matrix_under_this_config(self, tokens: VirtualTokens, tmp_path: Path) -> None:
+        tokens.save_pretrained(tmp_path)
+        safetensors.torch.save_file({"virtual_tokens": rows(seed=9)}, tmp_path / "virtual_tokens.safetensors")
+        refused(tmp_path, "don't belong together")
+
+
+class TestLoneFiles:
+    def test_safetensors_of_anyone(self, tmp_path: Path) -> None:
+        safetensors.torch.save_file({"prompt": rows().half()}, tmp_path / "x.safetensors")
+        tokens = VirtualTokens.from_pretrained(str(tmp_path / "x.safetensors"))
+        assert torch.equal(tokens.matrix, rows().half().float())
+        assert tokens.backbone is None
+
+    def test_our_safetensors_knows_its_backbone(self, tokens: VirtualTokens, tmp_path: Path) -> None:
+        tokens.save_pretrained(tmp_path)
+        lone = (tmp_path / "virtual_tokens.safetensors").rename(tmp_path / "lone.safetensors")
+        assert VirtualTokens.from_pretrained(lone).backbone == tokens.backbone
+
+    def test_safetensors_with_several_tensors(self, tmp_path: Path) -> None:
+        safetensors.torch.save_file({"a": rows(), "b": rows()}, tmp_path / "x.safetensors")
+        refused(tmp_path / "x.safetensors", "exactly one tensor", "'a', 'b'")
+
+    @pytest.mark.parametrize(
+        "wrap", [lambda t: t, nn.Parameter, lambda t: t.half(), lambda t: t.t().contiguous().t()]
+    )
+    def test_the_authors_pt(self, tmp_path: Path, wrap: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        torch.save(wrap(rows()), tmp_path / "x.pt")
+        tokens = VirtualTokens.from_pretrained(tmp_path / "x.pt")
+        assert torch.allclose(tokens.matrix, rows(), atol=1e-2)
+        assert tokens.backbone is None
+
+    def test_pt_in_the_old_format(self, tmp_path: Path) -> None:
+        torch.save(rows(), tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+        assert torch.equal(VirtualTokens.from_pretrained(tmp_path / "x.pt").matrix, rows())
+
+    @pytest.mark.parametrize("wrap", [lambda t: t, nn.Parameter])
+    def test_pt_from_a_cuda_device(
+        self, tmp_path: Path, wrap: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        torch.save(wrap(rows()), tmp_path / "cpu.pt")
+        located = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"
+        with (
+            zipfile.ZipFile(tmp_path / "cpu.pt") as source,
+            zipfile.ZipFile(tmp_path / "x.pt", "w") as target,
+        ):
+            for record in source.infolist():
+                content = source.read(record)
+                if record.filename.endswith("data.pkl"):
+                    assert located[0] in content
+                    content = content.replace(*located)
+                target.writestr(record.filename, content)
+        tokens = VirtualTokens.from_pretrained(tmp_path / "x.pt")
+        assert torch.equal(tokens.matrix, rows())
+        assert tokens.matrix.device.type == "cpu"
+
+    def test_save_pt_is_the_authors_format(self, tokens: VirtualTokens, tmp_path: Path) -> None:
+        tokens[:2].save_pt(tmp_path / "x.pt")
+        plain = torch.load(tmp_path / "x.pt", weights_only=True)
+        assert type(plain) is torch.Tensor
+        assert torch.equal(plain, tokens.matrix[:2])
+        assert plain.untyped_storage().nbytes() == 2 * HIDDEN * 4
+        assert VirtualTokens.from_pretrained(tmp_path / "x.pt").digest == tokens[:2].digest
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            ({"weight": torch.zeros(2, 3)}, ["dict"]),
+            ([torch.zeros(2, 3)], ["list"]),
+            (torch.zeros(3), ["two dimensions"]),
+            (torch.zeros(0, 3), ["empty"]),
+            (torch.ones(2, 3, dtype=torch.int32), ["int32"]),
+            (torch.full((2, 3), float("nan")), ["NaN"]),
+            (torch.zeros(2, 3).to_sparse(), ["dense"]),
+            (torch.zeros(1).expand(10**6, 10**6), ["doesn't hold that many"]),
+        ],
+    )
+    def test_refuses_other_contents(self, tmp_path: Path, content: object, words: list[str]) -> None:
+        torch.save(content, tmp_path / "x.pt")
+        refused(tmp_path / "x.pt", *words)
+
+    @pytest.mark.parametrize("protocol", [2, 5])
+    @pytest.mark.parametrize("by_torch", [True, False])
+    def test_never_runs_pickled_code(self, tmp_path: Path, by_torch: bool, protocol: int) -> None:
+        class Hostile:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return os.mkdir, (str(tmp_path / "owned"),)
+
+        path = tmp_path / "x.pt"
+        if by_torch:
+            torch.save(Hostile(), path, pickle_protocol=protocol)
+        else:
+            path.write_bytes(pickle.dumps(Hostile(), protocol=protocol))
+        refused(path, "could run code")
+        assert not (tmp_path / "owned").exists()
+
+    def test_refuses_a_zip_bomb(self, tmp_path: Path) -> None:
+        torch.save(torch.zeros(64, 4096), tmp_path / "a.pt")
+        with (
+            zipfile.ZipFile(tmp_path / "a.pt") as source,
+            zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as target,
+        ):
+            for record in source.infolist():
+                target.writestr(record.filename, source.read(record))
+        refused(tmp_path / "x.pt", "more than its own size")
+
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 0.95, 0.999])
+    def test_refuses_truncated_files(self, tmp_path: Path, suffix: str, share: float) -> None:
+        path = tmp_path / f"x{suffix}"
+        if suffix == ".pt":
+            torch.save(rows(), path)
+        else:
+            safetensors.torch.save_file({"virtual_tokens": rows()}, path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+        refused(path, str(path))
+
+    @settings(max_examples=60, deadline=None)
+    @given(content=st.binary(max_size=300), suffix=st.sampled_from([".pt", ".safetensors"]))
+    def test_refuses_arbitrary_bytes(
+        self, tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str
+    ) -> None:
+        path = tmp_path_factory.getbasetemp() / f"arbitrary{suffix}"
+        path.write_bytes(content)
+        refused(path, str(path))
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        where=st.floats(0, 1, exclude_max=True),
+        byte=st.integers(0, 255),
+        suffix=st.sampled_from([".pt", ".safetensors"]),
+    )
+    def test_one_changed_byte_loads_or_is_refused(
+        self, tmp_path_factory: pytest.TempPathFactory, where: float, byte: int, suffix: str
+    ) -> None:
+        path = tmp_path_factory.getbasetemp() / f"changed{suffix}"
+        tokens = VirtualTokens(rows(1, 4))
+        if suffix == ".pt":
+            tokens.save_pt(path)
+        else:
+            safetensors.torch.save_file({"virtual_tokens": tokens.matrix}, path)
+        content = bytearray(path.read_bytes())
+        content[int(where * len(content))] = byte
+        path.write_bytes(content)
+        with contextlib.suppress(TokensError):  # any other exception fails the test
+            VirtualTokens.from_pretrained(path)
+
+    @pytest.mark.parametrize(
+        "src",
+        [
+            "no/such/folder/at/all",
+            "./nothing",
+            "~nobody/x",
+            "missing.pt",
+            "a/missing.safetensors",
+            "mistral-8b",
+        ],
+    )
+    def test_refuses_what_is_not_there(self, src: str) -> None:
+        refused(src, src, "mistral-7b-instruct")
+
+    def test_refuses_an_unknown_suffix(self, tmp_path: Path) -> None:
+        (tmp_path / "x.ckpt").write_bytes(b"x")
+        refused(tmp_path / "x.ckpt", ".safetensors", ".pt")
+
+
+class TestPeftAdapter:
+    @pytest.fixture
+    def adapter(self, backbone: LlamaForCausalLM, tmp_path: Path) -> tuple[Path, torch.Tensor]:
+        from peft import PromptTuningConfig, TaskType, get_peft_model
+
+        model = get_peft_model(
+            tiny_llama(), PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=N)
+        )
+        model.save_pretrained(str(tmp_path))
+        path = (
+            tmp_path / "adapter_config.json"
+        )  # edited afterwards: PEFT looks names up on the Hub while saving
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "acme/tiny"}))
+        return tmp_path, model.get_prompt_embedding_to_save("default")
+
+    def test_is_read(self, adapter: tuple[Path, torch.Tensor]) -> None:
+        folder, expected = adapter
+        tokens = VirtualTokens.from_pretrained(folder)
+        assert torch.equal(tokens.matrix, expected)
+        assert tokens.backbone == BackboneRecord("acme/tiny", HIDDEN)
+
+    def test_is_read_from_bin(self, adapter: tuple[Path, torch.Tensor]) -> None:
+        folder, expected = adapter
+        (folder / "adapter_model.safetensors").unlink()
+        torch.save({"prompt_embeddings": expected}, folder / "adapter_model.bin")
+        assert torch.equal(VirtualTokens.from_pretrained(folder).matrix, expected)
+
+    def test_refuses_another_method(self, adapter: tuple[Path, torch.Tensor]) -> None:
+        path = adapter[0] / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"peft_type": "LORA"}))
+        refused(adapter[0], "'LORA'", "PROMPT_TUNING")
+
+    def test_refuses_a_wrong_count_or_missing_weights(self, adapter: tuple[Path, torch.Tensor]) -> None:
+        path = adapter[0] / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_virtual_tokens": N + 1}))
+        refused(adapter[0], str(N + 1), f"{N} rows")
+        (adapter[0] / "adapter_model.safetensors").unlink()
+        refused(adapter[0], "without its weights")
+
+
+class TestBackbone:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("loaded", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.usefixtures("no_warning")
+    def test_same_backbone_in_another_dtype(self, dtype: torch.dtype, loaded: torch.dtype) -> None:
+        record = BackboneRecord.of(tiny_llama(dtype=dtype), "acme/tiny")
+        record = BackboneRecord.from_dict(json.loads(json.dumps(record.to_dict())))
+        VirtualTokens(rows(), backbone=record).check(table_of(tiny_llama(dtype=loaded)), "/some/copy")
+
+    def test_other_backbone_of_the_same_size_is_named(self, tokens: VirtualTokens) -> None:
+        with pytest.raises(BackboneMismatchError) as caught:
+            tokens.check(table_of(tiny_llama(seed=1)), "acme/other")
+        assert "'acme/tiny'" in str(caught.value)
+        assert "'acme/other'" in str(caught.value)
+        assert "embedding tables differ" in str(caught.value)
+
+    def test_same_name_does_not_help_another_table(self, tokens: VirtualTokens) -> None:
+        with pytest.raises(BackboneMismatchError):
+            tokens.check(table_of(tiny_llama(seed=1)), "acme/tiny")
+
+    def test_other_architecture_of_the_same_size(self, tokens: VirtualTokens) -> None:
+        torch.manual_seed(0)
+        other = GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=HIDDEN, n_layer=1, n_head=2))
+        with pytest.raises(BackboneMismatchError, match="embedding tables differ"):
+            tokens.check(table_of(other), "acme/gpt2")
+
+    @pytest.mark.parametrize("noise", [0.02, 0.1])
+    def test_a_fine_tuned_table_is_another(
+        self, backbone: LlamaForCausalLM, tokens: VirtualTokens, noise: float
+    ) -> None:
+        table = table_of(backbone).detach()
+        tuned = table * (1 + noise * torch.randn(table.shape, generator=torch.Generator().manual_seed(3)))
+        with pytest.raises(BackboneMismatchError):
+            tokens.check(tuned, "acme/tiny-chat")
+
+    def test_shuffled_rows_are_another_table(self, backbone: LlamaForCausalLM, tokens: VirtualTokens) -> None:
+        with pytest.raises(BackboneMismatchError):
+            tokens.check(table_of(backbone).detach().roll(1, dims=0), "acme/tiny")
+
+    @pytest.mark.usefixtures("no_warning")
+    def test_grown_table_is_the_same_backbone(self, tokens: VirtualTokens) -> None:
+        grown = tiny_llama()
+        grown.resize_token_embeddings(VOCAB + 8)
+        tokens.check(table_of(grown), "acme/tiny-with-tokens")
+
+    def test_shrunken_table_is_another(self, backbone: LlamaForCausalLM, tokens: VirtualTokens) -> None:
+        with pytest.raises(BackboneMismatchError):
+            tokens.check(table_of(backbone)[: VOCAB // 2], "acme/tiny")
+
+    def test_hidden_size(self, tokens: VirtualTokens) -> None:
+        with pytest.raises(BackboneMismatchError, match=r"'acme/tiny'.*'acme/wide'.*32 and 64"):
+            tokens.check(table_of(tiny_llama(hidden=64)), "acme/wide")
+        with pytest.raises(BackboneMismatchError, match=r"32.*'acme/wide'.*64"):
+            VirtualTokens(rows()).check(table_of(tiny_llama(hidden=64)), "acme/wide")
+
+    def test_bare_table_attaches_with_one_warning(self, backbone: LlamaForCausalLM) -> None:
+        with pytest.warns(UserWarning, match=r"'acme/tiny'.*32.*fits") as caught:
+            VirtualTokens(rows()).check(table_of(backbone), "acme/tiny")
+        assert len(caught) == 1
+
+    @pytest.mark.usefixtures("no_warning")
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "acme/Tiny-7B",
+            "mirror/tiny-7b",
+            "/models/Tiny-7B/",
+            "/cache/models--acme--Tiny-7B/snapshots/0123abcd",
+        ],
+    )
+    def test_names_that_agree_without_a_fingerprint(self, backbone: LlamaForCausalLM, name: str) -> None:
+        VirtualTokens(rows(), backbone=BackboneRecord("acme/Tiny-7B", HIDDEN)).check(table_of(backbone), name)
+
+    @pytest.mark.parametrize("name", ["acme/Tiny-7B-AWQ", "/models/download", None, "served-name"])
+    def test_names_that_prove_nothing(self, backbone: LlamaForCausalLM, name: str | None) -> None:
+        tokens = VirtualTokens(rows(), backbone=BackboneRecord("acme/Tiny-7B", HIDDEN))
+        with pytest.warns(UserWarning, match=r"can't verify.*acme/Tiny-7B") as caught:
+            tokens.check(table_of(backbone), name)
+        assert len(caught) == 1
+
+    @pytest.mark.parametrize("name", ["acme/Tiny-7B-v2x", "other/Huge-7B", "/c/models--o--Huge/snapshots/01"])
+    def test_names_that_differ(self, backbone: LlamaForCausalLM, name: str) -> None:
+        tokens = VirtualTokens(rows(), backbone=BackboneRecord("acme/Tiny-7B-v1", HIDDEN))
+        with pytest.raises(BackboneMismatchError, match=f"'acme/Tiny-7B-v1'.*'{name}'"):
+            tokens.check(table_of(backbone), name)
+
+    def test_offloaded_table_has_no_fingerprint(self, tokens: VirtualTokens) -> None:
+        with torch.device("meta"):
+            offloaded = tiny_llama()
+        assert BackboneRecord.of(offloaded, "acme/tiny") == BackboneRecord("acme/tiny", HIDDEN)
+        tokens.check(table_of(offloaded), "acme/tiny")
+        with pytest.raises(BackboneMismatchError, match="names differ"):
+            tokens.check(table_of(offloaded), "acme/other")
+        with pytest.warns(UserWarning, match="can't verify"):
+            tokens.check(table_of(offloaded), "/models/copy")
+
+    def test_record_takes_the_models_own_name(self, tmp_path: Path) -> None:
+        assert BackboneRecord.of(tiny_llama()).model_id is None
+        tiny_llama().save_pretrained(tmp_path)
+        loaded = LlamaForCausalLM.from_pretrained(tmp_path)
+        assert BackboneRecord.of(loaded).model_id == str(tmp_path)
+        assert BackboneRecord.of(loaded).fingerprint == BackboneRecord.of(tiny_llama()).fingerprint
+
+    def test_recording_leaves_the_model_alone(self, backbone: LlamaForCausalLM) -> None:
+        before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+        BackboneRecord.of(backbone)
+        assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())
+        assert all(p.grad is None and p.requires_grad for p in backbone.parameters())
+
+    @pytest.mark.parametrize(("vocab", "hidden"), [(1, 1), (3, 5), (16, 32), (50_000, 64)])
+    def test_fingerprint_of_any_size(self, vocab: int, hidden: int) -> None:
+        table = torch.randn(vocab, hidden)
+        fingerprint = Fingerprint.of(table)
+        again = Fingerprint.from_dict(json.loads(json.dumps(fingerprint.to_dict())))
+        assert again == fingerprint
+        assert again.matches(table)
+        assert not again.matches(table + 0.5)
+        assert not again.matches(torch.full_like(table, float("nan")))
