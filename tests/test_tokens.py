@@ -15,7 +15,6 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spring_rag.prompt import RagTemplate
 from torch import nn
 from transformers import (
     GPT2Config,
@@ -27,6 +26,7 @@ from transformers import (
 
 from spring_rag.backbone import BackboneRecord, Fingerprint
 from spring_rag.errors import BackboneMismatchError, TokensError
+from spring_rag.prompt import RagTemplate
 from spring_rag.tokens import VirtualTokens
 
 N, HIDDEN, VOCAB = 6, 32, 160

@@ -1,0 +1,335 @@
+"""Prompts made of parts around one slot, and the markers that carry a slot through string templates."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from string import Formatter
+from types import UnionType
+from typing import Any
+
+from spring_rag.errors import PromptError, PromptTooLongError
+
+SLOT_MARKER = "⟦spring-rag:slot⟧"
+"""Stands for the slot in a string template. It has no character that f-strings, mustache, jinja2 or HTML escaping change."""
+
+_ESCAPES = {"⟦": "⧹(", "⧹": "⧹⧹"}
+_UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of a prompt's text.
+
+    Args:
+        text: the characters, verbatim.
+        trusted: True for what a template's author wrote, whose control strings (`</s>`) mean control tokens; False for
+            what came from a user, a document or anywhere else, whose control strings are ordinary text.
+    """
+
+    text: str
+    trusted: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.text, str, "the text of a prompt's part")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of the virtual tokens. It has no content, so all slots are equal."""
+
+
+Part = Text | Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat prompt.
+
+    Args:
+        role: as the chat template names it: "system", "user", "assistant".
+        parts: its content in order.
+    """
+
+    role: str
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", _checked(self.parts))
+        # Chat templates write `"<|" + role + "|>"`, so a role must not be able to hold a control string.
+        if not re.fullmatch(r"[\w-]+", self.role):
+            msg = f"the role of a message is {self.role!r}; it must be a word, as 'system', 'user' or 'assistant'"
+            raise PromptError(msg)
+
+    @property
+    def text(self) -> str:
+        """The content without the slot."""
+        return _join(self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text prompt (`parts`) or a chat prompt (`messages`) with at most one slot.
+
+    Without a slot the plain backbone answers.
+
+    Raises:
+        PromptError: two slots, neither or both of `parts` and `messages`, or something in them that is no part.
+    """
+
+    parts: tuple[Part, ...] = ()
+    messages: tuple[Message, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", _checked(self.parts))
+        object.__setattr__(self, "messages", tuple(self.messages))
+        for message in self.messages:
+            _require(message, Message, "a message of a prompt")
+        if bool(self.parts) == bool(self.messages):
+            msg = "a prompt needs either parts (a text prompt) or messages (a chat prompt); the other stays empty"
+            raise PromptError(msg)
+        slots = sum(isinstance(part, Slot) for part in self._all_parts())
+        if slots > 1:
+            msg = (
+                f"a prompt can have one slot, this one has {slots}; put the virtual tokens in one place only"
+            )
+            raise PromptError(msg)
+
+    @property
+    def text(self) -> str:
+        """The text without the slot; a chat's contents one under the other, as no chat template would lay them out."""
+        return "\n".join(message.text for message in self.messages) if self.messages else _join(self.parts)
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether virtual tokens have a place in it."""
+        return any(isinstance(part, Slot) for part in self._all_parts())
+
+    def _all_parts(self) -> Iterator[Part]:
+        yield from self.parts
+        for message in self.messages:
+            yield from message.parts
+
+
+@dataclass(frozen=True, slots=True)
+class RagTemplate:
+    """How a question and its passages become a prompt. The default is the layout of SPRING's authors.
+
+    The fields' own text is trusted; what replaces `{passage}` and `{question}` is not. A literal brace is doubled.
+
+    Args:
+        passage: one passage, with `{passage}` and, if wanted, its rank `{number}` from 1.
+        question: the question's line, with `{question}`.
+        context_end: stands after the last passage, before the slot; left out where there are no passages.
+        instruction: stands between the slot and the question's line.
+        system: the system message of a chat.
+        chat: the prompt is one user message, laid out by the tokenizer's chat template.
+
+    Raises:
+        PromptError: an unknown or a missing placeholder, or a system message without `chat`.
+    """
+
+    passage: str = "[{number}] {passage}\n"
+    question: str = "Question: {question}\nAnswer:"
+    context_end: str = "\n"
+    instruction: str = ""
+    system: str | None = None
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("passage", "question", "context_end", "instruction"):
+            _require(getattr(self, name), str, f"{name} of a RagTemplate")
+        _require(self.system, str | None, "system of a RagTemplate")
+        _require(self.chat, bool, "chat of a RagTemplate")
+        if self.system is not None and not self.chat:
+            msg = "a RagTemplate with a system message needs chat=True; in a text prompt put its words into `instruction`"
+            raise PromptError(msg)
+        _check_placeholders("passage", self.passage, required="passage", optional="number")
+        _check_placeholders("question", self.question, required="question")
+
+    def render(self, question: str, passages: Sequence[str]) -> Prompt:
+        """The prompt for a question and its passages, best passage first."""
+        parts: list[Part] = []
+        for number, passage in enumerate(passages, start=1):
+            values = {"passage": Text(passage), "number": Text(str(number), trusted=True)}
+            parts += _fill(self.passage, values)
+        if passages:
+            parts.append(Text(self.context_end, trusted=True))
+        parts.append(Slot())
+        parts.append(Text(self.instruction, trusted=True))
+        parts += _fill(self.question, {"question": Text(question)})
+        parts = [part for part in parts if isinstance(part, Slot) or part.text]
+        if not self.chat:
+            return Prompt(parts=tuple(parts))
+        messages = [Message("user", tuple(parts))]
+        if self.system is not None:
+            messages.insert(0, Message("system", (Text(self.system, trusted=True),)))
+        return Prompt(messages=tuple(messages))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RagTemplate:
+        """The template that `to_dict` wrote.
+
+        Raises:
+            PromptError: a field that no template has, as a later version may write, or a value of a wrong type.
+        """
+        unknown = sorted(set(values) - {each.name for each in fields(cls)})
+        if unknown:
+            msg = (
+                f"a RagTemplate has no {', '.join(unknown)}; was it written by a later version of spring-rag?"
+            )
+            raise PromptError(msg)
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class RagPrompt:
+    r"""A question with the passages retrieved for it.
+
+    Args:
+        question: in the user's words, verbatim.
+        passages: retrieved texts, verbatim, best first.
+        template: the layout; virtual tokens answer best in the one they were trained with.
+        dropped: passages that `fit` left out, best first.
+
+    Example:
+        >>> prompt = RagPrompt("Who built it?", ["Hale built it."])
+        >>> prompt.to_prompt().text
+        '[1] Hale built it.\n\nQuestion: Who built it?\nAnswer:'
+    """
+
+    question: str
+    passages: Sequence[str]
+    template: RagTemplate = field(default_factory=RagTemplate)
+    dropped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.question, str, "the question of a RagPrompt")
+        if isinstance(self.passages, str):
+            msg = "the passages of a RagPrompt are one str; put even a single passage into a list"
+            raise PromptError(msg)
+        object.__setattr__(self, "passages", tuple(self.passages))
+        for passage in self.passages:
+            _require(passage, str, "a passage of a RagPrompt")
+
+    def to_prompt(self) -> Prompt:
+        """The parts, as the template lays them out."""
+        return self.template.render(self.question, self.passages)
+
+    def with_passages(self, passages: Sequence[str]) -> RagPrompt:
+        """The same question on other passages."""
+        return replace(self, passages=tuple(passages))
+
+
+def fit(prompt: RagPrompt, budget: int, count: Callable[[Prompt], int]) -> RagPrompt:
+    """Drop the lowest-ranked passages until the prompt fits.
+
+    The question and the slot are never cut: an answer to half a question is worse than an error.
+
+    Args:
+        prompt: passages best first.
+        budget: most tokens that context and suffix may take together, without the virtual tokens.
+        count: number of tokens of a prompt, special tokens included.
+
+    Returns:
+        The same prompt, or a shorter one whose `dropped` names the passages left out, best first.
+
+    Raises:
+        PromptTooLongError: the question alone is over `budget`.
+    """
+    if count(prompt.to_prompt()) <= budget:
+        return prompt
+
+    def length(kept: int) -> int:
+        return count(prompt.with_passages(prompt.passages[:kept]).to_prompt())
+
+    fitting = bisect_right(range(len(prompt.passages)), budget, key=length)
+    if not fitting:
+        needed = length(0)
+        msg = (
+            f"the question takes {needed} tokens without any passage, {needed - budget} more than the {budget} that are left "
+            "for the prompt; shorten it, or use fewer virtual tokens or a smaller max_new_tokens"
+        )
+        raise PromptTooLongError(msg)
+    kept, left_out = prompt.passages[: fitting - 1], tuple(prompt.passages[fitting - 1 :])
+    return replace(prompt, passages=kept, dropped=left_out + prompt.dropped)
+
+
+def escape(text: str) -> str:
+    """Text that neither holds the slot's marker nor can become part of one, whatever it is joined to or cut into.
+
+    Escaping is done character by character (`escape(a + b) == escape(a) + escape(b)`), and is undone by `parse_marked`.
+    """
+    return re.sub("[⟦⧹]", lambda match: _ESCAPES[match[0]], text)
+
+
+def unescape(text: str) -> str:
+    """Undo `escape`."""
+    return re.sub(r"⧹[(⧹]", lambda match: _UNESCAPES[match[0]], text)
+
+
+def parse_marked(text: str) -> Prompt:
+    """The prompt that a string template rendered: `SLOT_MARKER` where the slot is, every value `escape`d.
+
+    What a rendered string owes to the template and what to its values can't be told any more, so all of it is untrusted.
+
+    Raises:
+        PromptError: more than one marker.
+    """
+    parts: list[Part] = []
+    for piece in text.split(SLOT_MARKER):
+        parts += [Text(unescape(piece)), Slot()]
+    return Prompt(parts=tuple(parts[:-1]))
+
+
+def _checked(parts: Iterable[Part]) -> tuple[Part, ...]:
+    checked = tuple(parts)
+    for part in checked:
+        _require(part, Part, "a part of a prompt")
+    return checked
+
+
+def _require(value: object, kind: type | UnionType, what: str) -> None:
+    if not isinstance(value, kind):
+        expected = getattr(kind, "__name__", None) or str(kind).replace("spring_rag.prompt.", "")
+        msg = f"{what} must be {expected}, got {type(value).__name__}"
+        raise PromptError(msg)
+
+
+def _join(parts: Iterable[Part]) -> str:
+    return "".join(part.text for part in parts if isinstance(part, Text))
+
+
+def _fill(layout: str, values: Mapping[str, Text]) -> list[Text]:
+    parts: list[Text] = []
+    for literal, name, _, _ in Formatter().parse(layout):
+        parts.append(Text(literal, trusted=True))
+        if name is not None:
+            parts.append(values[name])
+    return parts
+
+
+def _check_placeholders(where: str, layout: str, *, required: str, optional: str | None = None) -> None:
+    # Templates come with downloaded artifacts: no attribute access (`{question.__class__}`), no conversions.
+    try:
+        found = [
+            (name, spec, conversion)
+            for _, name, spec, conversion in Formatter().parse(layout)
+            if name is not None
+        ]
+    except ValueError as error:
+        msg = f"{where} of a RagTemplate is {layout!r}: {error}; write a literal brace twice"
+        raise PromptError(msg) from error
+    plain = all(
+        name in (required, optional) and not spec and not conversion for name, spec, conversion in found
+    )
+    if not plain or [name for name, _, _ in found].count(required) != 1:
+        allowed = f" and may contain {{{optional}}}" if optional else ""
+        msg = f"{where} of a RagTemplate is {layout!r}; it must contain {{{required}}} once{allowed}, and nothing else in braces"
+        raise PromptError(msg)
