@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from spring_rag.backends.base import DEFAULT_TOKENS, Backend, Generation, GenerationSettings, Request
 from spring_rag.encoding import encode
@@ -21,8 +21,6 @@ PromptLike = str | Prompt | RagPrompt
 
 TokensLike = VirtualTokens | str | os.PathLike[str]
 """Virtual tokens, or whatever `VirtualTokens.from_pretrained` takes."""
-
-T = TypeVar("T")
 
 
 class SpringModel:
@@ -48,7 +46,11 @@ class SpringModel:
     """
 
     def __init__(
-        self, hf_model: PreTrainedModel, hf_tokenizer: PreTrainedTokenizerBase, *, tokens: TokensLike | None = None
+        self,
+        hf_model: PreTrainedModel,
+        hf_tokenizer: PreTrainedTokenizerBase,
+        *,
+        tokens: TokensLike | None = None,
     ) -> None:
         from spring_rag.backends.local import LocalBackend
 
@@ -184,11 +186,12 @@ class SpringModel:
         top_k: int = 0,
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, Generation]:
         """Answer one prompt in pieces that concatenate to the text that `generate` gives.
 
-        Closing the iterator (`.close()`, or leaving a loop and dropping it) stops the backbone. Arguments and errors are those of
-        `generate`; errors in them are raised at once, not at the first piece.
+        Closing it (`.close()`, or leaving a loop and dropping it) stops the backbone. Its return value (`StopIteration.value`, or
+        what `yield from` gives) is the whole answer. Arguments and errors are those of `generate`; errors in arguments are
+        raised at once, not at the first piece.
         """
         settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
         return self.backend.stream(self._request(prompt, tokens, num_tokens, settings), settings)
@@ -269,14 +272,14 @@ def _settings(
     return GenerationSettings(max_new_tokens, temperature, top_p, top_k, strings, seed)
 
 
-def _per_prompt(argument: str, value: T | Sequence[T], count: int) -> list[T]:
+def _per_prompt(argument: str, value: Any, count: int) -> list[Any]:
     """One value for each prompt.
 
     Raises:
         TokensError: a sequence of another length than there are prompts.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        return [cast(T, value)] * count
+        return [value] * count
     if len(value) != count:
         msg = f"{argument} has {len(value)} values for {count} prompts; give one for all, or one per prompt"
         raise TokensError(msg)

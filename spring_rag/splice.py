@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 from weakref import WeakSet
 
 import torch
@@ -52,7 +52,9 @@ class InputEmbedding:
         hook = getattr(self._layer, "_hf_hook", None)
         weight = cast(Tensor, self._layer.weight)
         self.vocab_size, self.hidden_size = weight.shape
-        self.device = torch.device(getattr(hook, "execution_device", "meta")) if weight.is_meta else weight.device
+        self.device = (
+            torch.device(getattr(hook, "execution_device", "meta")) if weight.is_meta else weight.device
+        )
         ids, out, self.scale = self._find_scale()
         self.dtype = out.dtype
         if backbone not in _proved:
@@ -93,8 +95,9 @@ class InputEmbedding:
             yield cast(Tensor, self._layer.weight)
             return
         if not hasattr(self._layer, "_hf_hook"):
-            raise self._unsupported("its weights are on the meta device; load them first")
-        from accelerate.utils import align_module_device  # installed, or the layer had no hook
+            reason = "its weights are on the meta device; load them first"
+            raise self._unsupported(reason)
+        from accelerate.utils import align_module_device  # installed, or no hook
 
         with align_module_device(self._layer):
             yield cast(Tensor, self._layer.weight)
@@ -106,38 +109,51 @@ class InputEmbedding:
             layer = None
         weight = getattr(layer, "weight", None)
         if not isinstance(layer, nn.Module) or not isinstance(weight, Tensor) or weight.dim() != 2:
-            raise self._unsupported("it has no input embedding layer with a table of one row per token")
+            reason = "it has no input embedding layer with a table of one row per token"
+            raise self._unsupported(reason)
         if not weight.is_floating_point():
-            raise self._unsupported("its embedding table is packed; quantise the model without its embeddings")
+            reason = "its embedding table is packed; quantise the model without its embeddings"
+            raise self._unsupported(reason)
+        # PEFT's wrapper hands whatever it gets to the model inside, whose signatures tell.
+        inner = cast(Any, backbone).get_base_model() if hasattr(backbone, "get_base_model") else backbone
         for method in ("forward", "prepare_inputs_for_generation"):
-            function = getattr(backbone, method, None)
+            function = getattr(inner, method, None)
             if function is None or "inputs_embeds" not in inspect.signature(function).parameters:
-                raise self._unsupported(f"its `{method}` takes no `inputs_embeds`")
+                reason = f"its `{method}` takes no `inputs_embeds`"
+                raise self._unsupported(reason)
         config = backbone.config.get_text_config(decoder=True)
         # Gemma 4 looks ids up again from their embeddings, so proof by trial would pass; a virtual token has no id to find.
         if getattr(config, "hidden_size_per_layer_input", 0):
-            raise self._unsupported("every layer of it reads the token ids, and a virtual token has none")
+            reason = "every layer of it reads the token ids, and a virtual token has none"
+            raise self._unsupported(reason)
         return layer
 
     def _find_scale(self) -> tuple[Tensor, Tensor, float]:
         """Compare some rows with what comes out for them; gives the ids compared, their embeddings and the scale."""
         with self.table() as table, torch.no_grad():
             count = table.shape[0]
-            ids = torch.linspace(0, count - 1, min(count, _PROBED_ROWS), dtype=torch.float64).long().to(table.device)
+            ids = (
+                torch.linspace(0, count - 1, min(count, _PROBED_ROWS), dtype=torch.float64)
+                .long()
+                .to(table.device)
+            )
             rows = table[ids].double()
         present = (rows != 0).any(dim=-1)  # rows of padding_idx are zero and tell nothing
         if not present.any():
-            raise self._unsupported("its embedding table holds only zeros; load its weights first")
+            reason = "its embedding table holds only zeros; load its weights first"
+            raise self._unsupported(reason)
         ids, rows = ids[present], rows[present]
         out = self.embed(ids)
         if out.shape != rows.shape:
-            raise self._unsupported(f"its embedding layer turns rows of {rows.shape[-1]} into {tuple(out.shape[1:])}")
+            reason = f"its embedding layer turns rows of {rows.shape[-1]} into {tuple(out.shape[1:])}"
+            raise self._unsupported(reason)
         found = out.double().to(rows.device)
         # Least squares is nearer to the true constant than half a step of `dtype`, so rounding makes it exact.
         scale = ((found * rows).sum() / rows.square().sum()).to(out.dtype).double()
         step = torch.finfo(out.dtype).eps
         if not torch.allclose(found, rows * scale, rtol=4 * step, atol=4 * step * float(found.abs().mean())):
-            raise self._unsupported("its embedding layer does more than multiply a row of its table by a constant")
+            reason = "its embedding layer does more than multiply a row of its table by a constant"
+            raise self._unsupported(reason)
         return ids, out, scale.item()
 
     def _prove(self, backbone: PreTrainedModel, ids: Tensor) -> None:
@@ -147,10 +163,12 @@ class InputEmbedding:
             try:
                 found = backbone(inputs_embeds=self.embed(ids[None])).logits.float()
             except Exception as error:
-                raise self._unsupported(f"it fails on embeddings without ids: {error}") from error
+                reason = f"it fails on embeddings without ids: {error}"
+                raise self._unsupported(reason) from error
         size = float(expected.abs().nan_to_num().max())
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * size, equal_nan=True):
-            raise self._unsupported("it answers otherwise from the embeddings of ids than from the ids themselves")
+            reason = "it answers otherwise from the embeddings of ids than from the ids themselves"
+            raise self._unsupported(reason)
 
     def _unsupported(self, reason: str) -> UnsupportedBackboneError:
         return UnsupportedBackboneError(f"{self._family} can't take virtual tokens: {reason}")
@@ -165,8 +183,7 @@ class TokenBank:
 
     def __init__(self, embedding: InputEmbedding) -> None:
         self._embedding = embedding
-        self._sets: dict[str, VirtualTokens] = {}
-        self._rows: dict[str, Tensor] = {}
+        self._sets: dict[str, tuple[VirtualTokens, Tensor]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._sets
@@ -177,22 +194,28 @@ class TokenBank:
         Raises:
             TokensError: there is none; names those that there are.
         """
-        if name not in self._sets:
-            msg = f"no virtual tokens are attached as {name!r}; attached: {', '.join(map(repr, self._sets)) or 'none'}"
+        return self._find(name)[0]
+
+    def _find(self, name: str) -> tuple[VirtualTokens, Tensor]:
+        sets = self._sets  # other threads may replace it meanwhile, never change it
+        if name not in sets:
+            msg = f"no virtual tokens are attached as {name!r}; attached: {', '.join(map(repr, sets)) or 'none'}"
             raise TokensError(msg)
-        return self._sets[name]
+        return sets[name]
 
     def add(self, name: str, tokens: VirtualTokens) -> None:
         """Put a set under a name; a set that has it is replaced.
 
         Args:
+            name: what requests call it.
             tokens: of the embeddings' hidden size.
         """
-        sets = {**self._sets, name: tokens}
+        sets = {known: one for known, (one, _) in self._sets.items()} | {name: tokens}
         matrix = torch.cat([one.matrix for one in sets.values()])
-        parts = matrix.to(self._embedding.device, self._embedding.dtype).split([len(one) for one in sets.values()])
-        self._rows = dict(zip(sets, parts, strict=True))
-        self._sets = sets
+        parts = torch.split(
+            matrix.to(self._embedding.device, self._embedding.dtype), [len(one) for one in sets.values()]
+        )
+        self._sets = {known: (one, rows) for (known, one), rows in zip(sets.items(), parts, strict=True)}
 
     def rows(self, name: str, k: int | None = None) -> Tensor:
         """The first k rows of a set, all of them for None: a view, shape `[k, hidden_size]`, before any scaling.
@@ -200,12 +223,13 @@ class TokenBank:
         Raises:
             TokensError: no such set, or it has less than k rows.
         """
-        available = len(self[name])
+        tokens, rows = self._find(name)
+        available = len(tokens)
         k = available if k is None else k
         if not 0 <= k <= available:
             msg = f"num_tokens is {k}; the virtual tokens {name!r} allow 0 to {available}"
             raise TokensError(msg)
-        return self._rows[name][:k]
+        return rows[:k]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +247,13 @@ class SplicedBatch:
     position_ids: LongTensor
 
 
-def splice_batch(embedding: InputEmbedding, encoded: Sequence[Encoded], rows: Sequence[Tensor]) -> SplicedBatch:
+def splice_batch(
+    embedding: InputEmbedding, encoded: Sequence[Encoded], rows: Sequence[Tensor]
+) -> SplicedBatch:
     """Embed prompts and put virtual tokens into their slots.
 
     Args:
+        embedding: of the backbone.
         encoded: B prompts.
         rows: for each prompt its virtual tokens, shape `[k, hidden_size]`, in the space of the table, k ≥ 0; any float
             dtype and device. k may differ from row to row. Gradients flow back to them.

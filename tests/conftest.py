@@ -96,7 +96,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
 
 
-def build(family: str, *, tied: bool = True, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def build(
+    family: str, *, tied: bool = True, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """A tiny model with random weights, the same for the same arguments, without touching the global random state."""
     config = FAMILIES[family]()
     config.tie_word_embeddings = tied

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -77,8 +77,9 @@ class GenerationSettings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            msg = f"stop must be a tuple of strings, not the string {self.stop!r}: write ({self.stop!r},)"
+        stop: object = self.stop
+        if isinstance(stop, str):
+            msg = f"stop must be a tuple of strings, not the string {stop!r}: write ({stop!r},)"
             raise ValueError(msg)
         checks = (
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
@@ -155,9 +156,10 @@ class Backend(Protocol):
         """
         ...
 
-    def stream(self, request: Request, settings: GenerationSettings) -> Iterator[str]:
+    def stream(self, request: Request, settings: GenerationSettings) -> Generator[str, None, Generation]:
         """Answer one request in pieces of text that concatenate to the text that `generate` gives.
 
-        Closing the iterator stops the generation. Raises what `generate` raises.
+        Closing the generator stops the backbone. Its return value (`StopIteration.value`, or what `yield from` gives) is the
+        whole answer. Raises what `generate` raises.
         """
         ...

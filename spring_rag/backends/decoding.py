@@ -44,15 +44,22 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 
 Each searches, drafts or guides in a way that needs the prompt as ids, or gives other than one answer that ends where the settings say."""
 
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
-def generation_config(
-    own: GenerationConfig, settings: GenerationSettings, prompt_length: int, eos_ids: frozenset[int]
-) -> GenerationConfig:
-    """What to pass to `generate`, which fills in what isn't set here from the model's own config.
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+"""How sentencepiece tokenizers spell a byte of a character that they don't know."""
+
+
+def generation_arguments(
+    own: GenerationConfig, settings: GenerationSettings, eos_ids: frozenset[int]
+) -> dict[str, Any]:
+    """What to pass to `generate`, which takes whatever isn't named here from the model's own config.
+
+    Arguments, not a `GenerationConfig`: only an argument can say None where the model's own config says something.
 
     Args:
         own: the model's; only read.
-        prompt_length: columns of the batch, padding included.
+        settings: how to decode.
         eos_ids: where an answer ends; may be empty.
 
     Raises:
@@ -65,22 +72,20 @@ def generation_config(
                 f"set model.generation_config.{name} = {neutral[0]!r}"
             )
             raise BackendError(msg)
-    # transformers warns about every call that sets both lengths, and many a model's own config sets one of them.
-    length = (
-        {"max_length": prompt_length + settings.max_new_tokens}
-        if own.max_new_tokens is None
-        else {"max_new_tokens": settings.max_new_tokens}
-    )
-    return GenerationConfig(
-        do_sample=False,  # sampling, if any, is done by `Sampler`
-        eos_token_id=sorted(eos_ids) or None,
+    return {
+        "max_new_tokens": settings.max_new_tokens,
+        "max_length": None,
+        "do_sample": False,  # sampling, if any, is done by `Sampler`
+        **dict.fromkeys(_SAMPLING),
+        "eos_token_id": sorted(eos_ids) or None,
         # Fills up rows that ended before others and is cut off again; its value says nothing, but without one transformers warns.
-        pad_token_id=min(eos_ids, default=0),
-        return_dict_in_generate=False,
-        output_attentions=False,
-        output_hidden_states=False,
-        **length,
-    )
+        "pad_token_id": min(eos_ids, default=0),
+        "return_dict_in_generate": False,
+        "output_attentions": False,
+        "output_hidden_states": False,
+        "output_scores": False,
+        "output_logits": False,
+    }
 
 
 class Sampler(LogitsProcessor):
@@ -120,7 +125,7 @@ class Cancellation(StoppingCriteria):
     def __init__(self, event: threading.Event) -> None:
         self._event = event
 
-    def __call__(self, input_ids: LongTensor, scores: FloatTensor, **kwargs: Any) -> BoolTensor:
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor, **kwargs: Any) -> BoolTensor:  # noqa: ARG002
         """Shapes `[B, length]` and `[B, vocab]`; returns `[B]`."""
         stopped = torch.full((input_ids.shape[0],), self._event.is_set(), device=input_ids.device)
         return cast(BoolTensor, stopped)
@@ -142,7 +147,9 @@ class StopStrings(StoppingCriteria):
         ends: for each row the number of tokens generated when its text was complete; None while it isn't.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str], prompt_length: int, rows: int) -> None:
+    def __init__(
+        self, decode: Callable[[list[int]], str], stop: Sequence[str], prompt_length: int, rows: int
+    ) -> None:
         self._decode = decode
         self._stop = stop
         self._prompt_length = prompt_length
@@ -150,15 +157,18 @@ class StopStrings(StoppingCriteria):
         self._window = max(len(string.encode()) for string in stop) + 8
         self.ends: list[int | None] = [None] * rows
 
-    def __call__(self, input_ids: LongTensor, scores: FloatTensor, **kwargs: Any) -> BoolTensor:
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor, **kwargs: Any) -> BoolTensor:  # noqa: ARG002
         """Shapes `[B, length]` and `[B, vocab]`; returns `[B]`."""
         generated = input_ids.shape[1] - self._prompt_length
         tails = input_ids[:, -min(generated, self._window) :].tolist()
         for row, tail in enumerate(tails):
-            if self.ends[row] is None and self._holds_stop(tail):
-                # A window that begins inside a character may read otherwise than the whole.
-                if self._holds_stop(input_ids[row, self._prompt_length :].tolist()):
-                    self.ends[row] = generated
+            # A window that begins inside a character may read otherwise than the whole, which has the last word.
+            if (
+                self.ends[row] is None
+                and self._holds_stop(tail)
+                and self._holds_stop(input_ids[row, self._prompt_length :].tolist())
+            ):
+                self.ends[row] = generated
         ended = torch.tensor([end is not None for end in self.ends], device=input_ids.device)
         return cast(BoolTensor, ended)
 
@@ -193,9 +203,16 @@ class TextStreamer(BaseStreamer):
         emit: is called with each piece, none of them empty.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], emit: Callable[[str], None]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], emit: Callable[[str], None]
+    ) -> None:
         self._tokenizer = tokenizer
         self._decode = decoder(tokenizer)
+        added = tokenizer.added_tokens_decoder
+        self._hidden = {
+            *tokenizer.all_special_ids,
+            *(number for number, token in added.items() if token.special),
+        }
         self._stop = stop
         self._emit = emit
         self._ids: list[int] = []
@@ -223,11 +240,15 @@ class TextStreamer(BaseStreamer):
         return text[len(self._shown) :]
 
     def _settled(self) -> list[int]:
-        """The ids without a run of byte tokens (`<0xE2>`) at their end."""
+        """The ids without a run of byte tokens at their end. What isn't shown (control tokens, unused ids) doesn't end a run."""
         end = len(self._ids)
-        while end and re.fullmatch(r"<0x[0-9A-F]{2}>", str(self._tokenizer.convert_ids_to_tokens(self._ids[end - 1]))):
+        while end and not self._ends_run(self._ids[end - 1]):
             end -= 1
         return self._ids[:end]
+
+    def _ends_run(self, token_id: int) -> bool:
+        token = self._tokenizer.convert_ids_to_tokens(token_id)
+        return token is not None and token_id not in self._hidden and not _BYTE_TOKEN.fullmatch(str(token))
 
     def _begun_stop(self, text: str) -> int:
         """Length of the longest end of `text` with which a stop string begins."""

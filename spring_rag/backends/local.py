@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -26,14 +26,21 @@ from spring_rag.backends.decoding import (
     TextStreamer,
     cut,
     decoder,
-    generation_config,
+    generation_arguments,
 )
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, PromptTooLongError
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
 from spring_rag.tokens import VirtualTokens
 
-_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+_LENGTH_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "n_ctx",
+)
 _POLL_SECONDS = 0.05
 
 
@@ -105,13 +112,18 @@ class LocalBackend:
                 trust_remote_code=model_kwargs.get("trust_remote_code"),
                 token=model_kwargs.get("token"),
             )
-            hf_model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 backbone, dtype=dtype, revision=revision, output_loading_info=True, **model_kwargs
             )
+            hf_model, report = loaded
             if not placed and getattr(hf_model, "hf_quantizer", None) is None:
                 hf_model.to(target)
-        except Exception as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds
-            looks_local = Path(backbone).is_absolute() or str(backbone).startswith(".") or Path(backbone).exists()
+        except (
+            Exception
+        ) as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds
+            looks_local = (
+                Path(backbone).is_absolute() or str(backbone).startswith(".") or Path(backbone).exists()
+            )
             what = "folder" if looks_local else "folder or Hub id"
             msg = f"can't load the backbone from the {what} {str(backbone)!r}: {' '.join(str(error).split())}"
             raise BackendError(msg) from error
@@ -191,7 +203,8 @@ class LocalBackend:
             return item
         finally:
             cancelled.set()
-            worker.join()
+            if worker is not threading.current_thread():  # where a forgotten stream may be collected
+                worker.join()
 
     @contextmanager
     def _turn(self, cancelled: threading.Event) -> Iterator[None]:
@@ -230,7 +243,9 @@ class LocalBackend:
         switch = getattr(self.hf_model.config, "original_max_position_embeddings", None)
         if switch is None or not any(len(virtual) for virtual in rows):
             return
-        longest = max(len(request.encoded.ids) + len(virtual) for request, virtual in zip(requests, rows, strict=True))
+        longest = max(
+            len(request.encoded.ids) + len(virtual) for request, virtual in zip(requests, rows, strict=True)
+        )
         if longest <= switch < longest + settings.max_new_tokens - 1:
             msg = (
                 f"{type(self.hf_model).__name__} changes its positions at {switch} tokens, and an answer with virtual tokens can't "
@@ -258,21 +273,24 @@ class LocalBackend:
         with torch.no_grad(), evaluating(self.hf_model):
             batch = splice_batch(self.embedding, encoded, rows)
             plain_ids = _plain_ids(encoded, batch.inputs_embeds.shape[1]).to(self.embedding.device)
-            stops = StopStrings(self._decode, settings.stop, plain_ids.shape[1], len(encoded)) if settings.stop else None
+            stops = (
+                StopStrings(self._decode, settings.stop, plain_ids.shape[1], len(encoded))
+                if settings.stop
+                else None
+            )
             criteria: list[StoppingCriteria] = [stops] if stops else []
             if cancelled is not None:
                 criteria.append(Cancellation(cancelled))
             assert self.hf_model.generation_config is not None
-            sequences = self.hf_model.generate(
+            generate: Callable[..., Tensor] = cast(Any, self.hf_model).generate
+            sequences = generate(
                 plain_ids,
                 inputs_embeds=batch.inputs_embeds,
                 attention_mask=batch.attention_mask,
-                generation_config=generation_config(
-                    self.hf_model.generation_config, settings, plain_ids.shape[1], eos_ids
-                ),
                 logits_processor=self._samplers(settings, len(encoded)),
                 stopping_criteria=StoppingCriteriaList(criteria),
                 streamer=streamer,
+                **generation_arguments(self.hf_model.generation_config, settings, eos_ids),
             )
         generated = sequences[:, plain_ids.shape[1] :].tolist()
         ends = stops.ends if stops else [None] * len(encoded)
@@ -284,7 +302,11 @@ class LocalBackend:
     def _samplers(self, settings: GenerationSettings, rows: int) -> list[Sampler]:
         if settings.greedy:
             return []
-        seeds = [settings.seed] * rows if settings.seed is not None else torch.randint(2**63 - 1, (rows,)).tolist()
+        seeds = (
+            [settings.seed] * rows
+            if settings.seed is not None
+            else torch.randint(2**63 - 1, (rows,)).tolist()
+        )
         return [Sampler(settings, seeds, self.embedding.device)]
 
     def _eos_ids(self) -> frozenset[int]:
@@ -293,7 +315,12 @@ class LocalBackend:
         return frozenset(one for one in [*ids, self.tokenizer.eos_token_id] if isinstance(one, int))
 
     def _finish(
-        self, ids: list[int], prompt: Encoded, virtual: int, settings: GenerationSettings, eos_ids: frozenset[int]
+        self,
+        ids: list[int],
+        prompt: Encoded,
+        virtual: int,
+        settings: GenerationSettings,
+        eos_ids: frozenset[int],
     ) -> Generation:
         """One row's ids, up to a stop string if there was one, as an answer."""
         end = next((at + 1 for at, one in enumerate(ids) if one in eos_ids), None)
