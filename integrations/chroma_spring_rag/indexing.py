@@ -88,9 +88,7 @@ def index_files(
         CollectionError: Chroma refuses.
     """
     if not 0 <= chunk_overlap < chunk_size:
-        msg = (
-            f"chunk_overlap must be at least 0 and less than chunk_size; they are {chunk_overlap} and {chunk_size}"
-        )
+        msg = f"chunk_overlap must be at least 0 and less than chunk_size; they are {chunk_overlap} and {chunk_size}"
         raise DocumentError(msg)
     paths = list(paths)
     texts = _read_all(_find_files(paths))

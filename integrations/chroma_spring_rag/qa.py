@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chroma_spring_rag.errors import CollectionError, chroma_errors
-from spring_rag.prompt import RagPrompt, RagTemplate
+from spring_rag.prompt import RagPrompt
 
 if TYPE_CHECKING:
     from chromadb import Collection, Where
 
     from spring_rag.backends.base import FinishReason, Usage
     from spring_rag.model import SpringModel
+    from spring_rag.prompt import RagTemplate
 
 DEFAULT_TOP_K = 5
 DEFAULT_MAX_NEW_TOKENS = 128
@@ -163,7 +164,7 @@ class ChromaQA:
             where: as `retrieve` takes it.
             top_k: passages, instead of the number given at construction.
             max_new_tokens: most tokens of the answer.
-            **settings: how to decode, as `SpringModel.generate` takes it (temperature, stop, seed, …).
+            **settings: how to decode, as `SpringModel.generate` takes it: temperature, top_p, stop, seed.
 
         Raises:
             CollectionError: what `retrieve` raises, or no passage matches `where`.
@@ -269,14 +270,10 @@ class ChromaQA:
         if not passages:
             msg = f"no passage of the collection {self.collection.name!r} matches {where!r}"
             raise CollectionError(msg)
-        template = self.template
-        if template is None:
-            trained = self.model.backend.tokens(tokens)
-            template = trained.template if trained is not None else None
         return RagPrompt(
             question=question,
             passages=[passage.text for passage in passages],
-            template=template or RagTemplate(),
+            template=self.template or self.model.template(tokens),
         )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import chromadb
+from chromadb import EmbeddingFunction
 from chromadb.api import ClientAPI
 from chromadb.config import Settings
 from chromadb.errors import NotFoundError
@@ -63,14 +64,14 @@ def open_collection(client: ClientAPI, name: str, embedding: str | None = None) 
     if collection is None:
         with chroma_errors("listing the collections"):
             existing = ", ".join(sorted(repr(found.name) for found in client.list_collections()))
-        msg = f"there is no collection {name!r}; " + (f"there are {existing}" if existing else "there is none at all")
+        msg = f"there is no collection {name!r}; " + (
+            f"there are {existing}" if existing else "there is none at all"
+        )
         raise CollectionError(msg)
     recorded = _recorded_embedding(collection)
     if embedding is None:
         if recorded is None:
-            msg = (
-                f"the collection {name!r} doesn't record which embedding function made it; name it with --embedding"
-            )
+            msg = f"the collection {name!r} doesn't record which embedding function made it; name it with --embedding"
             raise CollectionError(msg)
         with chroma_errors(f"setting up the embedding function of the collection {name!r}"):
             function = collection.configuration["embedding_function"]
@@ -104,7 +105,7 @@ def open_or_create_collection(
     """
     if _find(client, name) is not None:
         return open_collection(client, name, embedding)
-    function = HashedWords() if embedding is None else embedding_named(embedding)
+    function: EmbeddingFunction[Any] = HashedWords() if embedding is None else embedding_named(embedding)
     with chroma_errors(f"making the collection {name!r}"):
         return client.create_collection(
             name, embedding_function=function, configuration={"hnsw": {"space": "cosine"}}

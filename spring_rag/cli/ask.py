@@ -4,7 +4,6 @@ import json as json_module
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,7 +67,12 @@ def ask(
     num_tokens: Annotated[
         int | None,
         typer.Option(
-            "-k", "--num-tokens", metavar="N", min=0, help="Use the first N. Default: all.", show_default=False
+            "-k",
+            "--num-tokens",
+            metavar="N",
+            min=0,
+            help="Use the first N. Default: all.",
+            show_default=False,
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
@@ -124,9 +128,9 @@ def load_model(model: str | None, tokens: str | None) -> "SpringModel":
     from spring_rag.demo import paths
 
     if model is None and tokens is None:
-        # In bfloat16 the shape of a batch can flip a near-tie, and a CPU is no faster with it.
-        return SpringModel.from_pretrained(str(paths.BACKBONE), tokens=str(paths.TOKENS), dtype="float32")
+        return SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS)
     if tokens is None:
+        assert model is not None
         note("no virtual tokens given (--tokens): the plain backbone answers")
         return SpringModel.from_pretrained(model, tokens=None)
     loaded = VirtualTokens.from_pretrained(tokens)

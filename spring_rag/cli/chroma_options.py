@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
 Db = Annotated[
-    Path | None, typer.Option("--db", metavar="DIR", help="Folder of the Chroma database.", show_default=False)
+    Path | None,
+    typer.Option("--db", metavar="DIR", help="Folder of the Chroma database.", show_default=False),
 ]
 Host = Annotated[
-    str | None, typer.Option("--host", help="Use a running Chroma server instead of --db.", show_default=False)
+    str | None,
+    typer.Option("--host", help="Use a running Chroma server instead of --db.", show_default=False),
 ]
 Port = Annotated[int, typer.Option("--port", help="Port of the Chroma server.", min=1, max=65535)]
 CollectionName = Annotated[str, typer.Option("--collection", help="Name of the collection.")]

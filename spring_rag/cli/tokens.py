@@ -7,7 +7,9 @@ import typer
 
 from spring_rag.cli.console import print_json, quiet_libraries
 
-app = typer.Typer(help="Look into virtual tokens, or convert them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Look into virtual tokens, or convert them.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Source = Annotated[
     str,
@@ -60,9 +62,8 @@ def export(
         msg = f"{out} must end in .pt"
         raise typer.BadParameter(msg, param_hint="OUT.pt")
     with quiet_libraries():
-        from spring_rag.persistence import write_pt
         from spring_rag.tokens import VirtualTokens
 
         tokens = VirtualTokens.from_pretrained(src)
-        write_pt(tokens, out)
+        tokens.save_pt(out)
     print(f"{len(tokens)} virtual tokens of hidden size {tokens.hidden_size} written to {out}")
