@@ -97,7 +97,9 @@ def _example(record: Any) -> RagExample:
     key = "golden_answers" if "golden_answers" in record else "target"
     answers = record.get(key)
     answers = [answers] if isinstance(answers, str) else answers
-    return RagExample(question, _texts(answers, key, required=True), _texts(record.get("ret_passages", []), "ret_passages"))
+    return RagExample(
+        question, _texts(answers, key, required=True), _texts(record.get("ret_passages", []), "ret_passages")
+    )
 
 
 def _texts(value: Any, key: str, *, required: bool = False) -> tuple[str, ...]:

@@ -39,10 +39,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3-window": ("phi3", {"sliding_window": 11}),
     "gemma2": ("gemma2", {**_WINDOWED, "head_dim": 8, "query_pre_attn_scalar": 8}),
     "gemma3": ("gemma3_text", {**_WINDOWED, "head_dim": 8, "query_pre_attn_scalar": 8}),
-    "gpt2": ("gpt2", {"n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4, "attn_pdrop": 0.3, "embd_pdrop": 0.3}),
+    "gpt2": (
+        "gpt2",
+        {"n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4, "attn_pdrop": 0.3, "embd_pdrop": 0.3},
+    ),
     "gpt-neox": ("gpt_neox", {"rotary_pct": 0.5}),
     "opt": ("opt", {"ffn_dim": 48, "word_embed_proj_dim": 16, "dropout": 0.3}),
-    "falcon-alibi": ("falcon", {"alibi": True, "new_decoder_architecture": False, "multi_query": False, "bias": True}),
+    "falcon-alibi": (
+        "falcon",
+        {"alibi": True, "new_decoder_architecture": False, "multi_query": False, "bias": True},
+    ),
     "falcon-rotary": ("falcon", {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2}),
     "granite": ("granite", {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5}),
     "bloom": ("bloom", {"n_layer": 2, "n_head": 4}),
@@ -53,14 +59,18 @@ def family(name: str, **overrides: Any) -> PreTrainedModel:
     """A tiny random model, in training mode and with trainable weights, as a careless caller has it."""
     model_type, settings = FAMILIES[name]
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**_SMALL, **settings, **overrides}))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(model_type, **{**_SMALL, **settings, **overrides})
+    )
     for parameter in model.parameters():
         # Default initialisation is so small that every attention is uniform, and then a wrong mask would go unseen.
         parameter.data.add_(torch.randn_like(parameter) * 0.15)
     return model.train()
 
 
-def examples_of(shapes: Sequence[tuple[int, int, int]], seed: int = 0) -> list[tuple[Encoded, tuple[int, ...]]]:
+def examples_of(
+    shapes: Sequence[tuple[int, int, int]], seed: int = 0
+) -> list[tuple[Encoded, tuple[int, ...]]]:
     """Random ids; a shape is (context, rest of the prompt, target)."""
     draw = torch.Generator().manual_seed(seed)
 
@@ -75,10 +85,15 @@ def plain_loss(model: PreTrainedModel, examples: Any, matrix: Tensor, ks: Sequen
     embedding = InputEmbedding(model)
     losses = []
     for (encoded, target), k in zip(examples, ks, strict=True):
-        before, after = torch.tensor(encoded.context_ids, dtype=torch.long), torch.tensor((*encoded.suffix_ids, *target))
+        before, after = (
+            torch.tensor(encoded.context_ids, dtype=torch.long),
+            torch.tensor((*encoded.suffix_ids, *target)),
+        )
         inputs = torch.cat([embedding.embed(before), embedding.virtual(matrix[:k]), embedding.embed(after)])
         logits = model(inputs_embeds=inputs[None]).logits[0]
-        losses.append(functional.cross_entropy(logits[-len(target) - 1 : -1], torch.tensor(target), reduction="none"))
+        losses.append(
+            functional.cross_entropy(logits[-len(target) - 1 : -1], torch.tensor(target), reduction="none")
+        )
     return torch.cat(losses).mean()
 
 
@@ -126,6 +141,13 @@ def test_both_attention_implementations(name: str, attention: str) -> None:
     gradient = torch.autograd.grad(objective(model, examples, matrix, 6), matrix)[0]
     expected = torch.autograd.grad(plain_loss(model.eval(), examples, matrix, [6, 6, 6]), matrix)[0]
     assert (gradient - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_padding_never_reads_past_a_table_of_positions() -> None:
+    model = family("gpt2", n_positions=19)
+    examples, matrix = examples_of([(10, 5, 3), (15, 1, 2)]), torch.randn(2, 32)
+    loss = objective(model, examples, matrix, 2)
+    assert torch.allclose(loss, plain_loss(model.eval(), examples, matrix, [2, 2]), rtol=1e-5)
 
 
 def test_backbone_keeps_its_flags_and_gets_no_gradient() -> None:
@@ -192,10 +214,20 @@ def test_backbones_with_less_choice_of_logits(without: str, monkeypatch: pytest.
     else:
         whole = model.forward
 
-        def forward(inputs_embeds: Tensor, attention_mask: Any = None, position_ids: Any = None, past_key_values: Any = None,
-                    use_cache: Any = None) -> Any:
-            return whole(inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
-                         past_key_values=past_key_values, use_cache=use_cache)
+        def forward(
+            inputs_embeds: Tensor,
+            attention_mask: Any = None,
+            position_ids: Any = None,
+            past_key_values: Any = None,
+            use_cache: Any = None,
+        ) -> Any:
+            return whole(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+            )
 
         monkeypatch.setattr(model, "forward", forward)
     found = objective(model, examples, matrix, [4, 1, 6], embedding=InputEmbedding(family("llama")))

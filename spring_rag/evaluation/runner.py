@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spring_rag.errors import DataError
 from spring_rag.evaluation.metrics import contains, exact_match, f1
 from spring_rag.examples import RagExample
-from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate
+
+if TYPE_CHECKING:
+    from spring_rag.model import SpringModel
 
 BRIEF = "Answer briefly, with a few words only.\n"
 
@@ -41,7 +43,7 @@ class Run:
 
     def mean(self, score: str) -> float:
         """Mean over the questions of a score of `Answer`, by its name."""
-        return sum(getattr(answer, score) for answer in self.answers) / len(self.answers)
+        return float(sum(getattr(answer, score) for answer in self.answers)) / len(self.answers)
 
     def to_dict(self) -> dict[str, Any]:
         """The row that `--json` prints; scores from 0 to 1, `answer_tokens` the mean length."""
@@ -64,6 +66,7 @@ class Sweep:
         examples: the questions.
         runs: one per k, in the order asked for.
         instructed: the plain backbone told in words, if it was asked too.
+        extra: what else belongs into the JSON object, as the share of questions whose passage was retrieved.
     """
 
     examples: tuple[RagExample, ...]
@@ -88,7 +91,7 @@ class Sweep:
 
 
 def sweep(
-    model: SpringModel,
+    model: "SpringModel",
     examples: Sequence[RagExample],
     ks: Sequence[int],
     *,
@@ -97,7 +100,7 @@ def sweep(
     tokens: str | None = None,
     max_new_tokens: int = 48,
     batch_size: int = 16,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Sweep:
     """Answer all questions greedily for each k, and score the answers.
 
@@ -110,7 +113,7 @@ def sweep(
         tokens: name of the set of virtual tokens, if the model has several.
         max_new_tokens: most ids of an answer.
         batch_size: prompts answered at once.
-        progress: called with the number of answers that just came in.
+        progress: called with the number of answers so far, and of all.
 
     Raises:
         DataError: no questions.
@@ -119,25 +122,33 @@ def sweep(
         msg = "there are no questions to answer; give at least one"
         raise DataError(msg)
     template = template or RagTemplate()
+    total = len(examples) * (len(ks) + (1 if instruction else 0))
+    done = 0
 
     def run(k: int, instruction: str = "") -> Run:
+        nonlocal done
         worded = replace(template, instruction=template.instruction + instruction)
         prompts = [RagPrompt(question=e.question, passages=e.passages, template=worded) for e in examples]
-        answers: list[Answer | None] = [None] * len(prompts)
+        answers: dict[int, Answer] = {}
         # Prompts of like length stand in one batch: padding costs as much as text.
         order = sorted(range(len(prompts)), key=lambda i: sum(map(len, examples[i].passages)))
         started = time.perf_counter()
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             replies = model.generate(
-                [prompts[i] for i in part], num_tokens=k, tokens=tokens, max_new_tokens=max_new_tokens
+                [prompts[i] for i in part],
+                num_tokens=k,
+                tokens=tokens,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
             )
             for i, reply in zip(part, replies, strict=True):
                 answers[i] = _score(reply.text.strip(), reply.usage.generated, examples[i].answers)
+            done += len(part)
             if progress is not None:
-                progress(len(part))
+                progress(done, total)
         seconds = time.perf_counter() - started
-        return Run(k, tuple(answer for answer in answers if answer is not None), seconds, instruction)
+        return Run(k, tuple(answers[i] for i in range(len(prompts))), seconds, instruction)
 
     runs = tuple(run(k) for k in ks)
     return Sweep(tuple(examples), runs, run(0, instruction) if instruction else None)

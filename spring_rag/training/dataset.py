@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest
+from itertools import product
 from random import Random
 
 from torch.utils.data import Dataset, Sampler
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from spring_rag.encoding import encode, encode_target
 from spring_rag.errors import DataError, PromptTooLongError
 from spring_rag.examples import RagExample
-from spring_rag.prompt import Prompt, RagPrompt, fit
+from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
 from spring_rag.training.objective import Example
 from spring_rag.training.recipe import TrainingRecipe
 
@@ -57,10 +58,10 @@ class RagExamples(Dataset[Item]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Item:
-        target = encode_target(self.examples[index].answers[0], self.tokenizer)
-        budget = self._budget(target)
         rng = self._rng(index)
         ranked = self._draw(index, rng)
+        target = self._target(self.examples[index], ranked.template)
+        budget = self._budget(target)
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
         encoded = encode(ranked.with_passages([ranked.passages[i] for i in order]), self.tokenizer)
         if len(encoded.ids) > budget:
@@ -83,6 +84,9 @@ class RagExamples(Dataset[Item]):
         count = rng.randint(self.recipe.min_passages, self.recipe.max_passages)
         return RagPrompt(question=example.question, passages=example.passages[:count], template=template)
 
+    def _target(self, example: RagExample, template: RagTemplate) -> tuple[int, ...]:
+        return encode_target(example.answers[0], self.tokenizer, chat=template.chat)
+
     def _budget(self, target: Sequence[int]) -> int:
         return self.recipe.max_length - self.recipe.num_tokens - len(target)
 
@@ -92,19 +96,20 @@ class RagExamples(Dataset[Item]):
         Raises:
             DataError: one doesn't; it is named.
         """
-        chat = {False, True} if 0 < self.recipe.chat < 1 else {self.recipe.chat == 1 or self.recipe.template.chat}
+        templates = {self.recipe.template}
+        if self.recipe.chat > 0:
+            templates.add(replace(self.recipe.template, chat=True))
         longest = nlargest(_CHECKED, self.examples, key=lambda e: len(e.question) + len(e.answers[0]))
-        for example in longest:
-            budget = self._budget(encode_target(example.answers[0], self.tokenizer))
-            for template in (replace(self.recipe.template, chat=flag) for flag in chat):
-                try:
-                    fit(RagPrompt(question=example.question, passages=(), template=template), budget, self._count)
-                except PromptTooLongError as error:
-                    msg = (
-                        f"a question and its answer are too long for max_length = {self.recipe.max_length} beside "
-                        f"{self.recipe.num_tokens} virtual tokens; raise it, or leave this one out: {example.question[:200]!r}"
-                    )
-                    raise DataError(msg) from error
+        for example, template in product(longest, templates):
+            alone = RagPrompt(question=example.question, passages=(), template=template)
+            try:
+                fit(alone, self._budget(self._target(example, template)), self._count)
+            except PromptTooLongError as error:
+                msg = (
+                    f"a question and its answer are too long for max_length = {self.recipe.max_length} beside "
+                    f"{self.recipe.num_tokens} virtual tokens; raise it, or leave this one out: {example.question[:200]!r}"
+                )
+                raise DataError(msg) from error
 
     def _count(self, prompt: Prompt) -> int:
         return len(encode(prompt, self.tokenizer).ids)

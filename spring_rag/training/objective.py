@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -165,7 +166,7 @@ def _prefill(
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
         msg = f"{type(model).__name__} keeps more than keys and values of its context ({names}); training needs an attention-only backbone"
         raise UnsupportedBackboneError(msg)
-    windows = [layer.sliding_window for layer in cache.layers if layer.is_sliding]
+    windows = [layer.sliding_window for layer in cache.layers if isinstance(layer, DynamicSlidingWindowLayer)]
     gap_is_harmless = all(width + suffix_width <= window for window in windows)
     padded = any(len(ids) < width for ids in contexts)
     ids = torch.zeros(len(contexts), width, dtype=torch.long)
@@ -175,7 +176,7 @@ def _prefill(
         ids[row, part] = torch.tensor(context, dtype=torch.long)
         mask[row, part] = True
     ids, mask = ids.to(embedding.device), mask.to(embedding.device)
-    inputs: dict[str, Tensor] = {}
+    inputs: dict[str, object] = {}
     if padded and not gap_is_harmless:
         inputs = {"attention_mask": mask.long(), "position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
     with torch.no_grad():
@@ -202,7 +203,9 @@ def _suffix_loss(
     lengths = [k + len(ids) for k, ids in zip(ks, read, strict=True)]
     width = max(lengths)
     virtual = embedding.virtual(matrix[: max(ks)])
-    text = embedding.embed(torch.tensor([i for ids in read for i in ids], dtype=torch.long, device=embedding.device))
+    text = embedding.embed(
+        torch.tensor([i for ids in read for i in ids], dtype=torch.long, device=embedding.device)
+    )
     pieces, start = [], 0
     for k, ids, length in zip(ks, read, lengths, strict=True):
         padding = virtual.new_zeros(width - length, virtual.shape[1])
@@ -222,7 +225,9 @@ def _suffix_loss(
     for row, (length, (_, target)) in enumerate(zip(lengths, examples, strict=True)):
         answers[row, length - len(target) : length] = True
     logits = _logits_at(model, answers.to(embedding.device), _accepted(model, inputs))
-    wanted = torch.tensor([i for _, target in examples for i in target], dtype=torch.long, device=logits.device)
+    wanted = torch.tensor(
+        [i for _, target in examples for i in target], dtype=torch.long, device=logits.device
+    )
     return functional.cross_entropy(logits.float(), wanted)
 
 
@@ -242,8 +247,8 @@ def _accepted(model: PreTrainedModel, inputs: dict[str, object]) -> dict[str, ob
 def _logits_at(model: PreTrainedModel, wanted: Tensor, inputs: dict[str, object]) -> Tensor:
     """Logits `[number of wanted, vocab]` at the true places of `wanted` `[B, L]`, row by row."""
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        return model(**inputs).logits[wanted]
+        return cast(Tensor, model(**inputs).logits)[wanted]
     if _KEEPS_BY_MASK:
-        return model(**inputs, logits_to_keep=wanted).logits
+        return cast(Tensor, model(**inputs, logits_to_keep=wanted).logits)
     columns = wanted.any(0).nonzero()[:, 0]
-    return model(**inputs, logits_to_keep=columns).logits[wanted[:, columns]]
+    return cast(Tensor, model(**inputs, logits_to_keep=columns).logits)[wanted[:, columns]]

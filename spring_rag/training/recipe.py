@@ -67,7 +67,15 @@ class TrainingRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_tokens", "learning_rate", "epochs", "batch_size", "accumulation", "max_length", "max_grad_norm"):
+        for name in (
+            "num_tokens",
+            "learning_rate",
+            "epochs",
+            "batch_size",
+            "accumulation",
+            "max_length",
+            "max_grad_norm",
+        ):
             if not getattr(self, name) > 0:
                 msg = f"{name} = {getattr(self, name)}; it must be above 0"
                 raise TrainingError(msg)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,10 +75,12 @@ def train_tokens(
         eval_data.check()
     module = TokenModule(hf_model, initial_rows(hf_model, tokenizer, recipe.init_text, recipe.num_tokens))
     trainer = TokenTrainer(
-        model=module,
-        args=_arguments(recipe, output / CHECKPOINTS, save_steps, hf_model.device, evaluate=eval_data is not None),
+        module,
+        train_data,
+        args=_arguments(
+            recipe, output / CHECKPOINTS, save_steps, hf_model.device, evaluate=eval_data is not None
+        ),
         data_collator=Collator(recipe),
-        train_dataset=train_data,
         eval_dataset=eval_data,
         callbacks=list(callbacks),
     )
@@ -86,8 +88,7 @@ def train_tokens(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     started = time.perf_counter()
-    checkpoint = get_last_checkpoint(str(output / CHECKPOINTS)) if resume and (output / CHECKPOINTS).is_dir() else None
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    result = trainer.train(resume_from_checkpoint=_last_checkpoint(output / CHECKPOINTS) if resume else None)
     tokens = VirtualTokens(
         module.matrix.detach().cpu(),
         backbone=BackboneRecord.of(hf_model),
@@ -164,24 +165,33 @@ class TokenModule(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of the batch's ks, summed (the sandwich has several)."""
         hf_model, embedding = self._backbone
-        return {"loss": objectives(hf_model, batch.examples, self.matrix, batch.ks, embedding=embedding).sum()}
+        return {
+            "loss": objectives(hf_model, batch.examples, self.matrix, batch.ks, embedding=embedding).sum()
+        }
 
 
 class TokenTrainer(Trainer):
     """`Trainer` for `TokenModule`: batches of similar lengths, and evaluation with all tokens."""
 
-    def _get_train_sampler(self, train_dataset: RagExamples | None = None) -> SimilarLengths:
-        data = train_dataset or self.train_dataset
-        return SimilarLengths(data, self.args.train_batch_size, self.args.seed)
+    def __init__(self, module: TokenModule, train_dataset: RagExamples, **kwargs: Any) -> None:
+        self._module, self._examples = module, train_dataset
+        super().__init__(model=module, train_dataset=train_dataset, **kwargs)
+
+    def _get_train_sampler(self, *_: object) -> SimilarLengths:
+        return SimilarLengths(self._examples, self.args.train_batch_size, self.args.seed)
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self, model: nn.Module, inputs: dict[str, Any], *_: object, **__: object
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The loss with all n tokens."""
         batch: Batch = inputs["batch"]
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(batch=Batch(batch.examples, [len(self.model.matrix)]))
+            outputs = model(batch=Batch(batch.examples, [len(self._module.matrix)]))
         return outputs["loss"].detach(), None, None
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    return cast(str | None, get_last_checkpoint(str(folder))) if folder.is_dir() else None
 
 
 def _check(hf_model: PreTrainedModel, recipe: TrainingRecipe, examples: Sequence[RagExample]) -> None:

@@ -1,0 +1,69 @@
+"""`spring-rag demo`: the whole path on the model that ships with the package."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spring_rag.cli.console import note, print_json, progress, quiet_libraries
+
+_SHOWN_QUESTIONS = 3
+
+
+def demo(
+    db: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the Chroma database.")] = Path(
+        "spring-rag-demo"
+    ),
+    top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 5,
+    k: Annotated[
+        str, typer.Option("--k", metavar="K,K,…", help="Numbers of virtual tokens to compare.")
+    ] = "0,1,10,50",
+    questions: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Ask the first N questions. Default: all.", show_default=False),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """See the same frozen model answer with and without virtual tokens.
+
+    Indexes the demo's documents into Chroma, retrieves passages for its questions, and answers each question with every number of
+    virtual tokens, and once more with none, told in words to be brief. No network, no model hub.
+    """
+    ks = parse_ks(k)
+    with quiet_libraries():
+        from spring_rag.demo import paths, run
+        from spring_rag.model import SpringModel
+
+        model = SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS)
+        with progress("indexing") as report:
+            qa = run.build_index(model, db, top_k, report)
+        with progress("retrieving") as report:
+            examples, retrieved = run.retrieve(qa, run.load_questions(limit=questions), report)
+        with progress("answering") as report:
+            result = run.answer(model, examples, retrieved, ks, report)
+    if json:
+        print_json(result.to_dict())
+        return
+    from rich.console import Console
+
+    from spring_rag.evaluation import score_table, side_by_side, telling_examples
+
+    console = Console()
+    console.print(score_table(result, title=f"{len(examples)} questions, {top_k} passages each"))
+    console.print(f"The passage that holds the answer was retrieved for {retrieved:.1%} of the questions.\n")
+    for index in telling_examples(result, _SHOWN_QUESTIONS):
+        console.print(side_by_side(result, index))
+    note(f'ask your own: spring-rag ask "{examples[0].question}" --db {db}')
+
+
+def parse_ks(text: str) -> list[int]:
+    """The ks of an option such as `0,1,10,50`, each once, ascending.
+
+    Raises:
+        typer.BadParameter: something else than whole numbers from 0.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        msg = f"{text!r} isn't a list of whole numbers such as 0,1,10,50"
+        raise typer.BadParameter(msg, param_hint="--k")
+    return sorted({int(part) for part in parts})

@@ -1,0 +1,114 @@
+"""Drawing training examples: deterministic, in range, fitted, and in batches of like length."""
+
+import copy
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from spring_rag.encoding import encode, encode_target
+from spring_rag.errors import DataError
+from spring_rag.examples import RagExample
+from spring_rag.prompt import RagPrompt, RagTemplate
+from spring_rag.training import RagExamples, TrainingRecipe
+from spring_rag.training.dataset import SimilarLengths
+
+RECIPE = TrainingRecipe(num_tokens=4, max_length=250, min_passages=1, max_passages=5, seed=3)
+LETTERS = "ABCDEFG"
+EXAMPLE = RagExample("Who is it?", ("Ann", "Anna"), tuple(f"{letter} {letter.lower()}" for letter in LETTERS))
+
+
+@pytest.fixture(scope="module")
+def chatty(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The shared tokenizer with a chat template."""
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    return made
+
+
+def drawn(data: RagExamples, index: int = 0) -> str:
+    """The letters of the passages, in the order in which they stand in the prompt."""
+    (encoded, _), tokenizer = data[index].example, data.tokenizer
+    context = tokenizer.decode(encoded.context_ids, skip_special_tokens=True)
+    return "".join(line.split()[1] for line in context.splitlines() if line)
+
+
+def test_example_is_the_prompt_of_inference_and_the_first_answer(chatty: PreTrainedTokenizerFast) -> None:
+    recipe = replace(RECIPE, min_passages=1, max_passages=1)
+    encoded, target = RagExamples([EXAMPLE], chatty, recipe)[0].example
+    assert encoded == encode(RagPrompt(question="Who is it?", passages=["A a"]), chatty)
+    assert target == encode_target("Ann", chatty)
+
+
+def test_passages_are_the_best_ones_shuffled_anew_each_epoch(chatty: PreTrainedTokenizerFast) -> None:
+    data = RagExamples([EXAMPLE], chatty, RECIPE)
+    seen = []
+    for epoch in range(60):
+        data.set_epoch(epoch)
+        seen.append(drawn(data))
+        assert drawn(data) == seen[-1]
+    assert all("".join(sorted(letters)) == LETTERS[: len(letters)] for letters in seen)
+    assert set(Counter(map(len, seen))) == {1, 2, 3, 4, 5}
+    assert any(letters != "".join(sorted(letters)) for letters in seen)
+    other = RagExamples([EXAMPLE], chatty, replace(RECIPE, seed=4))
+    assert any(drawn(other, 0) != letters for other.epoch, letters in enumerate(seen))
+
+
+def test_too_long_examples_lose_their_last_ranked_passages(chatty: PreTrainedTokenizerFast) -> None:
+    recipe = replace(RECIPE, min_passages=5)
+    whole = len(RagExamples([EXAMPLE], chatty, recipe)[0].example[0].ids)
+    target = len(encode_target("Ann", chatty))
+    short = replace(recipe, max_length=whole + 4 + target - 1)
+    data = RagExamples([EXAMPLE], chatty, short)
+    for epoch in range(20):
+        data.set_epoch(epoch)
+        assert "".join(sorted(drawn(data))) == "ABCD"
+        assert len(data[0].example[0].ids) + 4 + target <= short.max_length
+
+
+def test_share_of_chat(chatty: PreTrainedTokenizerFast) -> None:
+    text = encode(RagPrompt(question="Who is it?", passages=[]), chatty)
+    chat = encode(RagPrompt(question="Who is it?", passages=[], template=RagTemplate(chat=True)), chatty)
+    for share, low, high in ((0.0, 0, 0), (0.3, 40, 80), (1.0, 200, 200)):
+        data = RagExamples(
+            [EXAMPLE] * 200, chatty, replace(RECIPE, chat=share, min_passages=0, max_passages=0)
+        )
+        kinds = Counter(data[i].example[0] for i in range(200))
+        assert low <= kinds[chat] <= high
+        assert kinds[chat] + kinds[text] == 200
+
+
+def test_target_ends_the_turn_that_its_prompt_begins(chatty: PreTrainedTokenizerFast) -> None:
+    chat = RagExamples([EXAMPLE], chatty, replace(RECIPE, chat=1.0))
+    text = RagExamples([EXAMPLE], chatty, RECIPE)
+    assert chat[0].example[1] == encode_target("Ann", chatty, chat=True) != text[0].example[1]
+
+
+def test_check_finds_a_question_that_only_chat_makes_too_long(chatty: PreTrainedTokenizerFast) -> None:
+    need = (
+        len(encode(RagPrompt(question="Who is it?", passages=[]), chatty).ids)
+        + 4
+        + len(encode_target("Ann", chatty))
+    )
+    recipe = replace(RECIPE, max_length=need)
+    RagExamples([EXAMPLE], chatty, recipe).check()
+    with pytest.raises(DataError, match="Who is it"):
+        RagExamples([EXAMPLE], chatty, replace(recipe, chat=0.5)).check()
+    with pytest.raises(DataError, match="Who is it"):
+        RagExamples([EXAMPLE], chatty, replace(recipe, max_length=need - 1)).check()
+
+
+def test_order_is_a_permutation_with_similar_neighbours(chatty: PreTrainedTokenizerFast) -> None:
+    data = RagExamples([EXAMPLE] * 203, chatty, RECIPE)
+    sampler = SimilarLengths(data, 8, seed=1)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        assert sorted(orders[-1]) == list(range(203))
+        lengths = [data.length(i) for i in orders[-1]]
+        spread = sum(max(part) - min(part) for part in (lengths[i : i + 8] for i in range(0, 200, 8)))
+        assert spread < 0.2 * 25 * (max(lengths) - min(lengths))
+    assert orders[0] == orders[2] != orders[1]
+    assert data.epoch == 0

@@ -1,0 +1,148 @@
+"""Scores, the sweep over k on a real tiny model, and the report."""
+
+import io
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from spring_rag.errors import DataError
+from spring_rag.evaluation import (
+    Answer,
+    Run,
+    Sweep,
+    contains,
+    exact_match,
+    f1,
+    normalise,
+    score_table,
+    side_by_side,
+    sweep,
+    telling_examples,
+)
+from spring_rag.examples import RagExample
+from spring_rag.model import SpringModel
+from spring_rag.prompt import RagPrompt, RagTemplate
+from spring_rag.tokens import VirtualTokens
+
+
+def test_normalise_as_squad_does() -> None:
+    assert normalise(" The  Eiffel-Tower, (an) icon! ") == "eiffeltower icon"
+    assert normalise("Thebes an-the a.b") == "thebes anthe ab"
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted", "scores"),
+    [
+        ("the Paris.", ["Paris"], (1, 1, 1)),
+        ("Paris", ["London", "paris"], (1, 1, 1)),
+        ("It is in Paris", ["Paris"], (0, 0.4, 1)),
+        ("Paris France", ["Paris", "France Paris"], (0, 1, 1)),
+        ("party", ["art"], (0, 0, 0)),
+        ("", ["Paris"], (0, 0, 0)),
+        ("!", ["the"], (1, 1, 0)),
+        ("Paris", ["the"], (0, 0, 0)),
+        ("new new york", ["new york york"], (0, 2 / 3, 0)),
+    ],
+)
+def test_scores(answer: str, accepted: list[str], scores: tuple[float, float, float]) -> None:
+    assert (exact_match(answer, accepted), f1(answer, accepted), contains(answer, accepted)) == pytest.approx(
+        scores
+    )
+
+
+@settings(deadline=None)
+@given(st.text(), st.lists(st.text(), min_size=1))
+def test_scores_agree_with_each_other(answer: str, accepted: list[str]) -> None:
+    assert 0 <= exact_match(answer, accepted) <= f1(answer, accepted) <= 1
+    assert exact_match(accepted[-1], accepted) == 1
+
+
+EXAMPLES = [
+    RagExample(f"Who is {i}?", ("Ann",), tuple(f"passage {j}" for j in range(i % 4))) for i in range(7)
+]
+
+
+@pytest.fixture(scope="module")
+def model(
+    llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, make_tokens: Callable[..., VirtualTokens]
+) -> SpringModel:
+    return SpringModel(llama, tokenizer, tokens=make_tokens(6))
+
+
+def test_sweep_answers_as_the_model_does(model: SpringModel) -> None:
+    template = RagTemplate(question="Q: {question}\nA:")
+    steps: list[tuple[int, int]] = []
+    result = sweep(
+        model,
+        EXAMPLES,
+        [0, 6],
+        template=template,
+        instruction="Brief.\n",
+        max_new_tokens=5,
+        batch_size=3,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert steps == [(done, 21) for done in (3, 6, 7, 10, 13, 14, 17, 20, 21)]
+    assert [run.k for run in result.runs] == [0, 6]
+    assert result.instructed is not None
+    told = RagTemplate(question="Q: {question}\nA:", instruction="Brief.\n")
+    for run, layout in zip((*result.runs, result.instructed), (template, template, told), strict=True):
+        assert run.seconds > 0
+        for example, answer in zip(EXAMPLES, run.answers, strict=True):
+            prompt = RagPrompt(question=example.question, passages=example.passages, template=layout)
+            expected = model.generate([prompt], num_tokens=run.k, max_new_tokens=5)[0]
+            assert answer.text == expected.text.strip()
+            assert answer.num_tokens == expected.usage.generated
+    assert result.runs[0].answers != result.runs[1].answers
+
+
+def test_json_of_a_sweep(model: SpringModel) -> None:
+    result = sweep(model, EXAMPLES, [0, 1], instruction=None, max_new_tokens=2)
+    rows = result.to_dict()["results"]
+    assert [row["k"] for row in rows] == [0, 1]
+    assert set(rows[0]) == {"k", "exact_match", "f1", "contains", "answer_tokens", "n", "answers_per_second"}
+    assert rows[0]["n"] == 7
+    assert "instructed" not in result.to_dict()
+    with pytest.raises(DataError, match="no questions"):
+        sweep(model, [], [0])
+
+
+def a_run(k: int, texts: list[str], instruction: str = "") -> Run:
+    answers = tuple(
+        Answer(t, 3, exact_match(t, ["Ann"]), f1(t, ["Ann"]), contains(t, ["Ann"])) for t in texts
+    )
+    return Run(k, answers, 2.0, instruction)
+
+
+def test_means_and_report() -> None:
+    questions = tuple(RagExample(f"[bold]Question {i}[/bold]", ("Ann",)) for i in range(3))
+    result = Sweep(
+        questions,
+        (a_run(0, ["Ann", "It is Ann", "no"]), a_run(5, ["Ann", "Ann", "It\nis Ann [red]"])),
+        a_run(0, ["Ann", "no", "no"], "Be brief.\n"),
+        {"retrieved": 0.5},
+    )
+    found = result.to_dict()
+    assert found["retrieved"] == 0.5
+    assert found["results"][0]["exact_match"] == 0.3333
+    assert found["results"][1]["exact_match"] == 0.6667
+    assert found["results"][0]["answers_per_second"] == 1.5
+    assert found["instructed"]["instruction"] == "Be brief.\n"
+    assert telling_examples(result, 2) == [1, 2]
+
+    console = Console(file=io.StringIO(), width=120)
+    console.print(score_table(result))
+    table = console.file.getvalue()
+    assert table.index("k = 0 ") < table.index("“Be brief.”") < table.index("k = 5")
+    assert "66.7%" in table
+
+    console = Console(file=io.StringIO(), width=120)
+    console.print(side_by_side(result, 2))
+    panel = console.file.getvalue()
+    assert "[bold]Question 2[/bold]" in panel
+    assert "✗ It is Ann [red]" in panel
+    assert "expected: Ann" in panel
