@@ -6,13 +6,31 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint
+.PHONY: help demo demo-model demo-tokens test lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
 
 demo: .venv/.installed-demo  ## index files, ask questions, compare answers with and without virtual tokens
 	$(BIN)/spring-rag demo
+
+# Where it is made; delete the folder to begin from scratch.
+MADE := build/demo-model
+SHIPPED := spring_rag/demo
+
+demo-model: .venv/.installed-dev  ## rebuild what the demo ships: documents, questions, backbone, tokens (over an hour)
+	mkdir -p $(MADE) benchmarks/results
+	$(BIN)/python -m spring_rag.demo.build.export --package $(SHIPPED) --training $(MADE)/train.jsonl
+	$(BIN)/python -m spring_rag.demo.build.pretrain --output $(MADE)/backbone --compile
+	mkdir -p $(SHIPPED)/backbone
+	mv $(MADE)/backbone/log.jsonl benchmarks/results/demo-backbone.jsonl
+	cp $(MADE)/backbone/*.json $(MADE)/backbone/*.jinja $(MADE)/backbone/*.safetensors $(SHIPPED)/backbone/
+	$(MAKE) demo-tokens
+
+demo-tokens: .venv/.installed-dev  ## train the demo's tokens again, on the backbone that is there
+	$(BIN)/spring-rag train --model $(SHIPPED)/backbone --data $(MADE)/train.jsonl --output $(MADE)/tokens $(TOKENS_RECIPE)
+	mkdir -p $(SHIPPED)/tokens
+	cp $(MADE)/tokens/config.json $(MADE)/tokens/README.md $(MADE)/tokens/virtual_tokens.safetensors $(SHIPPED)/tokens/
 
 test: .venv/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest

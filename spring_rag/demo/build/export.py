@@ -14,8 +14,8 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from chroma_spring_rag.embedding import HashedWords
 
+from chroma_spring_rag.embedding import HashedWords
 from spring_rag.demo.build.kinds import KINDS
 from spring_rag.demo.build.names import name
 from spring_rag.demo.build.records import Record, passage, question, record
@@ -88,6 +88,7 @@ def write_training(path: Path, documents: int, questions: int, seed: int) -> Non
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

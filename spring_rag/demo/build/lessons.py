@@ -92,29 +92,76 @@ class Segment:
     brief: bool = False
 
 
-def _rivals(subject: Record, count: int, rng: Random, held_out: bool) -> list[Record]:
+@dataclass(frozen=True)
+class Shape:
+    """What stands in a lesson's context.
+
+    Attributes:
+        records: how many records.
+        facts: facts of each; 0 for three to five.
+        alike: all records are of one kind and state the same attributes, so that only their names tell them apart.
+        backward: share of sentences that refer back to their record instead of naming it.
+    """
+
+    records: int
+    facts: int = 0
+    alike: bool = False
+    backward: float = 0.0
+
+
+def shape(rng: Random, level: int) -> Shape:
+    """A shape for a level of the curriculum, from 1.
+
+    Finding the right fact takes the attribute and the name. Whole passages teach both at once and the name is then
+    learned late, so each has lessons of its own first: one record with several facts, and several with one alike.
+    """
+    pick = rng.random()
+    if level == 1:
+        return Shape(1) if pick < 0.4 else Shape(rng.randint(3, 6), 1, alike=True)
+    if level == 2:
+        if pick < 0.2:
+            return Shape(1)
+        return (
+            Shape(rng.randint(3, 8), 1, alike=True) if pick < 0.6 else Shape(rng.randint(2, 3), 2, alike=True)
+        )
+    if level == 3:
+        if pick < 0.1:
+            return Shape(1)
+        if pick < 0.3:
+            return Shape(rng.randint(4, 8), 1, alike=True)
+        return Shape(rng.randint(2, 5), 2, alike=True) if pick < 0.6 else Shape(rng.randint(2, 3))
+    if pick < 0.1:
+        return Shape(1, backward=0.1)
+    if pick < 0.3:
+        return Shape(rng.randint(4, 8), rng.randint(1, 2), alike=True)
+    return Shape(rng.randint(3, 5), backward=0.1)
+
+
+def _rivals(subject: Record, form: Shape, rng: Random, held_out: bool) -> list[Record]:
     """Other records for the same context: mostly of the same kind, some with a similar name."""
     rivals: list[Record] = []
     taken = {subject.name}
-    while len(rivals) < count:
-        kind: Kind | None = subject.kind if rng.random() < 0.65 else rng.choice(KINDS)
+    keys = list(subject.facts) if form.alike else []
+    while len(rivals) < form.records - 1:
+        kind: Kind | None = subject.kind if form.alike or rng.random() < 0.65 else rng.choice(KINDS)
         word = rng.choice(subject.name.split()) if rng.random() < 0.1 else None
         shared = (
             word
             if word and word[0].isupper() and word.isalpha() and word not in {"The", "Mount", "New"}
             else None
         )
-        rival = record(rng, kind, held_out, shared)
+        rival = record(rng, kind, held_out, shared, keys)
         if rival.name not in taken:
             taken.add(rival.name)
             rivals.append(rival)
     return rivals
 
 
-def scene(rng: Random, count: int, held_out: bool = False) -> list[Record]:
-    """`count` records that stand in one context, in random order."""
-    subject = record(rng, None, held_out)
-    records = [subject, *_rivals(subject, count - 1, rng, held_out)]
+def scene(rng: Random, form: Shape, held_out: bool = False) -> list[Record]:
+    """The records of one context, in random order."""
+    kind = rng.choice(KINDS)
+    subject = record(rng, kind, held_out, keys=rng.sample(kind.attributes, form.facts) if form.facts else ())
+    records = [subject, *_rivals(subject, form, rng, held_out)]
     rng.shuffle(records)
     return records
 
@@ -186,14 +233,14 @@ def _chore(records: list[Record], passages: list[str], rng: Random, chat: bool) 
     return _turn(prompt, existing, chat)
 
 
-def lesson(rng: Random, passages: int, length: Callable[[str], int], budget: int) -> list[Segment]:
-    """One row of training: a context of `passages` records, then as many tasks on it as fit into `budget` tokens."""
-    records = scene(rng, passages)
-    texts = [passage(rec, rng) for rec in records]
+def lesson(rng: Random, form: Shape, length: Callable[[str], int], budget: int) -> list[Segment]:
+    """One row of training: a context, then as many tasks on it as fit into `budget` tokens."""
+    records = scene(rng, form)
+    texts = [passage(rec, rng, form.backward) for rec in records]
     chat, told = rng.random() < 0.4, rng.random() < 0.12
-    form = _QUESTIONS[0] if rng.random() < 0.6 else rng.choice(_QUESTIONS)
+    line = _QUESTIONS[0] if rng.random() < 0.6 else rng.choice(_QUESTIONS)
     if chat and rng.random() < 0.4:
-        form = "{q}"
+        line = "{q}"
     if rng.random() < 0.05:
         return _question_first(records, texts, rng, chat)
     context = _context(texts, rng)
@@ -213,13 +260,13 @@ def lesson(rng: Random, passages: int, length: Callable[[str], int], budget: int
     for fact in facts:
         pick = rng.random()
         if told:
-            turn = _ask(fact, rng, True, form, chat, told)
+            turn = _ask(fact, rng, True, line, chat, told)
         elif pick < 0.13:
             turn = _chore(records, texts, rng, chat)
         elif pick < 0.18:
-            turn = _ask_missing(records, rng, form, chat)
+            turn = _ask_missing(records, rng, line, chat)
         else:
-            turn = _ask(fact, rng, rng.random() < 0.55, form, chat, told)
+            turn = _ask(fact, rng, rng.random() < 0.65, line, chat, told)
         if chat and turns and turn:
             turn = [Segment(f"{USER}\n"), *turn]
         cost = sum(length(segment.text) for segment in turn)

@@ -1,5 +1,6 @@
 """Invented records, and the sentences, questions and answers that speak of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -56,15 +57,25 @@ def _value(values: str, rng: Random, held_out: bool) -> str:
     return rng.choice(_VALUES[values])
 
 
-def record(rng: Random, kind: Kind | None = None, held_out: bool = False, word: str | None = None) -> Record:
-    """Invent a record with three to five facts.
+def record(
+    rng: Random,
+    kind: Kind | None = None,
+    held_out: bool = False,
+    word: str | None = None,
+    keys: Sequence[str] = (),
+) -> Record:
+    """Invent a record.
 
     Args:
+        rng: source of all choices.
+        kind: of what; by default any.
+        held_out: name everything in it with held-out words.
         word: the invented word that its name is built on; by default a new one.
+        keys: what facts to state, of the kind's attributes; by default three to five.
     """
     kind = kind or rng.choice(KINDS)
     title = rng.choice(kind.names).format(a=word or name(rng, held_out), b=name(rng, held_out))
-    keys = rng.sample(kind.attributes, min(len(kind.attributes), rng.randint(3, 5)))
+    keys = keys or rng.sample(kind.attributes, min(len(kind.attributes), rng.randint(3, 5)))
     return Record(kind, title, {key: _value(ATTRIBUTES[key].values, rng, held_out) for key in keys})
 
 
@@ -77,11 +88,13 @@ def _predicate(attribute: Attribute, value: str) -> str:
     return text.replace(f" a {value}", f" an {value}") if value[0] in "aeiou" else text
 
 
-def _sentence(rec: Record, attribute: Attribute, value: str, rng: Random, named: bool) -> str:
+def _sentence(
+    rec: Record, attribute: Attribute, value: str, rng: Random, named: bool, adjacent: float
+) -> str:
     """One fact. `named`: with the record's name; else it is referred back to."""
     pick = rng.random()
     if named:
-        if pick < 0.7:
+        if pick >= adjacent:
             return f"{_capital(rec.name)} {_predicate(attribute, value)}."
         return f"The {attribute.label} of {rec.name} is {value}."
     if pick < 0.4:
@@ -91,16 +104,19 @@ def _sentence(rec: Record, attribute: Attribute, value: str, rng: Random, named:
     return f"{_POSSESSIVE[rec.kind.pronoun]} {attribute.label} is {value}."
 
 
-def passage(rec: Record, rng: Random, backward: float = 0.2) -> str:
+def passage(rec: Record, rng: Random, backward: float = 0.1, adjacent: float = 0.3) -> str:
     """A record as prose.
 
     Args:
+        rec: the record; each of its facts becomes a sentence.
+        rng: source of all choices.
         backward: share of the later sentences that refer back to the record instead of naming it.
+        adjacent: share of sentences of the form "the … of X is V", where name and value stand side by side.
     """
     facts = list(rec.facts.items())
     rng.shuffle(facts)
     sentences = [
-        _sentence(rec, ATTRIBUTES[key], value, rng, named=i == 0 or rng.random() >= backward)
+        _sentence(rec, ATTRIBUTES[key], value, rng, i == 0 or rng.random() >= backward, adjacent)
         for i, (key, value) in enumerate(facts)
     ]
     if rng.random() < 0.15:
