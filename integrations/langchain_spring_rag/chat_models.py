@@ -1,0 +1,210 @@
+"""ChatSpring: a backbone with virtual tokens as a chat model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import pairwise
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from pydantic import ConfigDict
+
+from langchain_spring_rag.messages import merged, to_prompt
+from langchain_spring_rag.parameters import SpringParameters, in_thread, iterate_in_thread, usage_metadata
+from langchain_spring_rag.prompts import MarkedPromptValue, MarkedText
+from spring_rag.backends.base import Generation
+from spring_rag.encoding import encode
+from spring_rag.errors import PromptError
+from spring_rag.prompt import Prompt
+
+
+class ChatSpring(SpringParameters, BaseChatModel):
+    r"""A backbone that answers chats, with virtual tokens where a prompt has a slot.
+
+    Prompts from `with_virtual_tokens` or `rag_prompt` have one; any other is answered by the plain backbone. The chat is laid
+    out by the chat template of the backbone's tokenizer. Where a template wants user and assistant to take turns (Mistral's,
+    Gemma's), neighbouring messages of one role are joined, and a system message becomes the first part of the user's.
+
+    Setup:
+        `pip install 'spring-rag[langchain]'`
+
+    Instantiate:
+        ```python
+        from langchain_spring_rag import ChatSpring
+
+        llm = ChatSpring(
+            model="mistralai/Mistral-7B-Instruct-v0.1",  # or a SpringModel that is loaded already
+            virtual_tokens="mistral-7b-instruct",
+            max_tokens=64,
+            # num_tokens=10, tokens="finance", temperature=0.0, top_p=1.0, top_k=0, seed=1, stop=["\n"]
+        )
+        ```
+
+    Invoke:
+        ```python
+        from langchain_core.prompts import ChatPromptTemplate
+        from langchain_spring_rag import with_virtual_tokens
+
+        prompt = ChatPromptTemplate.from_messages(
+            [("system", "Answer from the context.\n\n{context}"), ("human", "{question}")]
+        )
+        chain = with_virtual_tokens(prompt) | llm
+        question = {"context": "Hale and Sons built the lighthouse.", "question": "Who built the lighthouse?"}
+        answer = chain.invoke(question)
+        answer.text, answer.usage_metadata, answer.response_metadata["finish_reason"]
+        ```
+
+    Stream:
+        ```python
+        for chunk in chain.stream(question):
+            print(chunk.text, end="")
+        ```
+
+    Async:
+        ```python
+        answer = await chain.ainvoke(question)
+        async for chunk in chain.astream(question):
+            print(chunk.text, end="")
+        ```
+
+    Batch:
+        ```python
+        answers = chain.batch([question, question], {"max_concurrency": 32})
+        plain = (with_virtual_tokens(prompt) | llm.bind(num_tokens=0)).invoke(question)
+        ```
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    streaming: bool | None = None
+    """Whether `invoke` streams as well, for callbacks that want every piece."""
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """True: a model made from names is saved as these names."""
+        return True
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Refused, but for an empty list.
+
+        Raises:
+            NotImplementedError: there are tools; says why the backbone can't have them.
+        """
+        if tools:
+            self._refuse_tools()
+        return self.bind(tool_choice=tool_choice, **kwargs)
+
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        if isinstance(model_input, MarkedText):
+            return MarkedPromptValue(text=model_input)
+        return super()._convert_input(model_input)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002 - LangChain passes it
+        **kwargs: Any,
+    ) -> ChatResult:
+        model = self._configured(stop, kwargs)
+        generation = model._answer([model._prompt(messages)])[0]
+        message = AIMessage(
+            content=generation.text.strip(),
+            usage_metadata=usage_metadata(generation),
+            response_metadata=model._metadata(generation),
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002 - LangChain passes it
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await in_thread(self._generate, messages, stop, **kwargs)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with closing(self._chunks(messages, stop, **kwargs)) as chunks:
+            for chunk in chunks:
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        async for chunk in iterate_in_thread(self._chunks(messages, stop, **kwargs)):
+            if run_manager:
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    def _chunks(
+        self, messages: list[BaseMessage], stop: list[str] | None, **kwargs: Any
+    ) -> Generator[ChatGenerationChunk, None, None]:
+        model = self._configured(stop, kwargs)
+        with closing(model._pieces(model._prompt(messages))) as pieces:
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    yield model._last_chunk(end.value)
+                    return
+                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+
+    def _last_chunk(self, generation: Generation) -> ChatGenerationChunk:
+        message = AIMessageChunk(
+            content="",
+            usage_metadata=usage_metadata(generation),
+            response_metadata=self._metadata(generation),
+            chunk_position="last",
+        )
+        return ChatGenerationChunk(message=message)
+
+    def _prompt(self, messages: Sequence[BaseMessage]) -> Prompt:
+        """The messages as the chat template takes them.
+
+        Raises:
+            PromptError: the template refuses them, also with turns merged, or they aren't text.
+        """
+        prompt = to_prompt(messages)
+        roles = [message.role for message in prompt.messages]
+        if "system" in roles or any(role == following for role, following in pairwise(roles)):
+            try:
+                encode(prompt, self._spring.tokenizer)
+            except PromptError:
+                return merged(prompt)
+        return prompt
+
+    def _metadata(self, generation: Generation) -> dict[str, Any]:
+        return {"finish_reason": generation.finish_reason, "model_name": self.model_name}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return self._langsmith(super()._get_ls_params(stop=stop, **kwargs), stop, **kwargs)
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The cache's key besides the messages: LangChain's own knows neither digest nor the k that is meant by None."""
+        return str(sorted(self._configured(stop, kwargs).asdict().items()))

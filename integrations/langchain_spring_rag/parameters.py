@@ -1,0 +1,310 @@
+"""What both models have in common: the backbone, how to answer, and what is told about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self, TypeVar
+from weakref import WeakValueDictionary
+
+from langchain_core.language_models import LangSmithParams
+from langchain_core.messages import UsageMetadata
+from langchain_core.runnables.config import run_in_executor
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from spring_rag.backends.base import Generation, GenerationSettings
+from spring_rag.encoding import encode
+from spring_rag.errors import TokensError
+from spring_rag.model import SpringModel
+from spring_rag.prompt import Prompt
+
+T = TypeVar("T")
+
+_PER_CALL = ("num_tokens", "tokens", "max_tokens", "temperature", "top_p", "top_k", "seed")
+_NOT_FOR_LOCAL_MODELS = ("timeout", "max_retries")
+_TOOLS = ("tools", "tool_choice", "functions", "function_call", "response_format")
+
+# Threads that wait for the backbone. asyncio's own pool has a handful, too few for a batch to be gathered from.
+_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="langchain-spring-rag")
+
+_loaded: WeakValueDictionary[str, SpringModel] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+class SpringParameters(BaseModel):
+    """Fields and behaviour that `ChatSpring` and `SpringLLM` share."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    model: SpringModel | str
+    """A loaded `SpringModel`, or the folder or Hub id of a backbone to load. Models made from the same names share one."""
+
+    virtual_tokens: str | None = None
+    """What to load with a backbone: a folder, a file, a Hub id or a published name."""
+
+    device: str = "auto"
+    """Where a backbone is loaded to: "auto", "cpu", "cuda", "cuda:1", "mps"."""
+
+    dtype: str = "auto"
+    """How a backbone is loaded: "auto", "float32", "bfloat16", …"""
+
+    revision: str | None = None
+    """Branch, tag or commit of a backbone on the Hub."""
+
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments for loading a backbone, as `SpringModel.from_pretrained` takes them."""
+
+    num_tokens: int | None = None
+    """k, how many virtual tokens to use; None is all of the set, 0 the plain backbone."""
+
+    tokens: str | None = None
+    """Name of the set of virtual tokens, where the model has several; None is the default set."""
+
+    max_tokens: int = 128
+    """Most tokens of an answer."""
+
+    temperature: float = 0.0
+    """0 decodes greedily."""
+
+    top_p: float = 1.0
+    """Share of probability that is sampled from; 1 turns it off."""
+
+    top_k: int = 0
+    """Number of tokens that are sampled from; 0 turns it off."""
+
+    seed: int | None = None
+    """Makes sampling repeat."""
+
+    stop: list[str] | None = None
+    """Strings that end an answer; it is cut before them."""
+
+    _spring: SpringModel = PrivateAttr()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_network_settings(cls, values: Any) -> Any:
+        """Take LangChain's standard parameters, of which two mean nothing to a model in this process."""
+        if isinstance(values, dict):
+            return {name: value for name, value in values.items() if name not in _NOT_FOR_LOCAL_MODELS}
+        return values
+
+    @field_validator("model", "virtual_tokens", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_as_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("device", "dtype", mode="before")
+    @classmethod
+    def _torch_name_as_text(cls, value: Any) -> Any:
+        return str(value).removeprefix("torch.")
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        # Not in a validator: pydantic would wrap the core's errors into its own.
+        self._generation_settings()
+        self._spring = self.model if isinstance(self.model, SpringModel) else self._load(self.model)
+
+    @property
+    def spring_model(self) -> SpringModel:
+        """Backbone and virtual tokens."""
+        return self._spring
+
+    @property
+    def model_name(self) -> str:
+        """The backbone's Hub id or path."""
+        return self._spring.backend.model_id or type(self._spring.backend).__name__
+
+    @property
+    def _llm_type(self) -> str:
+        return "spring-rag"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """All that an answer depends on, for cache keys and traces."""
+        attached, count = self._tokens_in_use()
+        return {
+            "model": self.model_name,
+            # A model without a name is known by nothing but being the same object.
+            **({} if self._spring.backend.model_id else {"object": id(self._spring)}),
+            "revision": self.revision,
+            "dtype": self.dtype,
+            "virtual_tokens": attached,
+            **{name: getattr(self, name) for name in _PER_CALL},
+            "num_tokens": count,
+            "stop": self.stop,
+        }
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The ids of a text by the backbone's tokenizer, with those that it puts around every text."""
+        return list(encode(text, self._spring.tokenizer).ids)
+
+    def with_structured_output(self, schema: Any, **kwargs: Any) -> Any:
+        """Refused: a backbone answers in text.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        msg = (
+            f"{type(self).__name__} can't force the backbone {self.model_name!r} into a schema; ask for the form in the prompt "
+            "and parse the text, as with JsonOutputParser"
+        )
+        raise NotImplementedError(msg)
+
+    def to_json(self) -> Any:
+        """The serialised form; a model made from a `SpringModel` object has none that could be loaded again."""
+        if isinstance(self.model, SpringModel):
+            return self.to_json_not_implemented()  # type: ignore[attr-defined]
+        return super().to_json()  # type: ignore[misc]
+
+    def _configured(self, stop: Sequence[str] | None, changes: dict[str, Any]) -> Self:
+        """This model with what one call asks for.
+
+        Raises:
+            NotImplementedError: the call brings tools or a schema.
+            ValueError: it brings something else that isn't known, or a value out of its range.
+        """
+        if any(changes.get(name) for name in _TOOLS):
+            self._refuse_tools()
+        known = {name: value for name, value in changes.items() if name in _PER_CALL}
+        unknown = set(changes) - set(known) - {"stream", *_TOOLS}
+        if unknown:
+            msg = f"{type(self).__name__} takes no {', '.join(sorted(unknown))} in a call; it takes {', '.join(_PER_CALL)} and stop"
+            raise ValueError(msg)
+        if stop is not None:
+            known["stop"] = stop
+        if not known:
+            return self
+        fields = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
+        return type(self)(**{**fields, **known})
+
+    def _answer(self, prompts: Sequence[Prompt]) -> list[Generation]:
+        return self._spring.generate(prompts, **self._arguments())
+
+    def _pieces(self, prompt: Prompt) -> Generator[str, None, Generation]:
+        """The answer in pieces, without white space at its ends; the whole one as the return value."""
+        pieces = self._spring.stream(prompt, **self._arguments())
+        try:
+            return (yield from _stripped(pieces))
+        finally:
+            pieces.close()
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments = {name: getattr(self, name) for name in (*_PER_CALL, "stop")}
+        arguments["max_new_tokens"] = arguments.pop("max_tokens")
+        return arguments
+
+    def _generation_settings(self) -> GenerationSettings:
+        return GenerationSettings(
+            self.max_tokens, self.temperature, self.top_p, self.top_k, tuple(self.stop or ()), self.seed
+        )
+
+    def _tokens_in_use(self) -> tuple[str | None, int | None]:
+        """Digest of the set and k; None where the call itself will say what is wrong with them."""
+        try:
+            attached = self._spring.backend.tokens(self.tokens)
+        except TokensError:
+            return None, self.num_tokens
+        if attached is None:
+            return None, self.num_tokens or 0
+        return attached.digest, len(attached) if self.num_tokens is None else self.num_tokens
+
+    def _refuse_tools(self) -> None:
+        template = self._spring.tokenizer.chat_template
+        knows_tools = "tools" in json.dumps(template) if template else False
+        why = (
+            "ChatSpring passes none to its chat template"
+            if knows_tools
+            else "its chat template has no place for them"
+        )
+        msg = f"the backbone {self.model_name!r} can't be given tools or a schema: {why}; use it without"
+        raise NotImplementedError(msg)
+
+    def _langsmith(self, base: LangSmithParams, stop: list[str] | None, **kwargs: Any) -> LangSmithParams:
+        """LangChain's own parameters for traces, with what it can't guess."""
+        base["ls_provider"] = "spring_rag"
+        base["ls_model_name"] = kwargs.get("model") or self.model_name
+        if stop or self.stop:
+            base["ls_stop"] = stop or self.stop
+        return base
+
+    def _load(self, backbone: str) -> SpringModel:
+        named = [backbone, self.virtual_tokens, self.device, self.dtype, self.revision, self.model_kwargs]
+        key = json.dumps(named, sort_keys=True, default=repr)
+        with _loading:
+            model = _loaded.get(key)
+            if model is None:
+                model = SpringModel.from_pretrained(
+                    backbone,
+                    tokens=self.virtual_tokens,
+                    device=self.device,
+                    dtype=self.dtype,
+                    revision=self.revision,
+                    **self.model_kwargs,
+                )
+                _loaded[key] = model
+        return model
+
+
+def usage_metadata(generation: Generation) -> UsageMetadata:
+    """Numbers of tokens as LangChain counts them, the prompt's told apart by where they stand."""
+    usage = generation.usage
+    prompt = usage.context + usage.virtual + usage.suffix
+    details: Any = {"context": usage.context, "virtual": usage.virtual, "suffix": usage.suffix}
+    return UsageMetadata(
+        input_tokens=prompt,
+        output_tokens=usage.generated,
+        total_tokens=prompt + usage.generated,
+        input_token_details=details,
+    )
+
+
+async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run something that waits for the backbone."""
+    return await run_in_executor(_THREADS, function, *args, **kwargs)
+
+
+async def iterate_in_thread(iterator: Generator[T, None, Any]) -> AsyncIterator[T]:
+    """What an iterator yields, waited for in a thread. Leaving early closes it, which stops the backbone."""
+    turn = threading.Lock()
+    end = object()
+
+    def pull() -> Any:
+        with turn:
+            return next(iterator, end)
+
+    def close() -> None:
+        with turn:
+            iterator.close()
+
+    try:
+        while (item := await in_thread(pull)) is not end:
+            yield item
+    finally:
+        # A cancelled task leaves `pull` running in its thread: close as soon as that has returned.
+        _THREADS.submit(close)
+
+
+def _stripped(pieces: Generator[str, None, Generation]) -> Generator[str, None, Generation]:
+    """The pieces of a text without the white space at its ends: held back until more text follows."""
+    held: str | None = None
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            generation: Generation = end.value
+            return generation
+        text = piece.lstrip() if held is None else held + piece
+        body = text.rstrip()
+        if body:
+            held = text[len(body) :]
+            yield body
+        elif held is not None:
+            held = text
