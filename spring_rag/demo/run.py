@@ -62,7 +62,5 @@ def answer(
     progress: Progress | None = None,
 ) -> Sweep:
     """All answers and their scores."""
-    result = sweep(
-        model, examples, ks, template=model.template(), max_new_tokens=MAX_NEW_TOKENS, progress=progress
-    )
+    result = sweep(model, examples, ks, max_new_tokens=MAX_NEW_TOKENS, progress=progress)
     return replace(result, extra={"retrieved": round(retrieved, 4)})

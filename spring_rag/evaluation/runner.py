@@ -13,7 +13,7 @@ from spring_rag.prompt import RagPrompt, RagTemplate
 if TYPE_CHECKING:
     from spring_rag.model import SpringModel
 
-BRIEF = "Answer briefly, with a few words only.\n"
+BRIEF = "Answer with a few words only.\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def sweep(
         model: the backbone with its virtual tokens.
         examples: questions, accepted answers and passages.
         ks: numbers of virtual tokens; 0 is the plain backbone.
-        template: wording of the prompts; the default one if not given.
+        template: wording of the prompts; the one that the set was trained with if not given.
         instruction: what the plain backbone is told in words, for comparison; None leaves that run out.
         tokens: name of the set of virtual tokens, if the model has several.
         max_new_tokens: most ids of an answer.
@@ -121,7 +121,7 @@ def sweep(
     if not examples:
         msg = "there are no questions to answer; give at least one"
         raise DataError(msg)
-    template = template or RagTemplate()
+    template = template or model.template(tokens)
     total = len(examples) * (len(ks) + (1 if instruction else 0))
     done = 0
 

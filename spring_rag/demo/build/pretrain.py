@@ -193,7 +193,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", required=True)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument(
         "--decay", type=float, default=0.3, help="share of the steps in which the learning rate falls"
     )
@@ -204,7 +204,7 @@ if __name__ == "__main__":
     parser.add_argument("--muon-lr", type=float, default=0.004)
     parser.add_argument("--adam-lr", type=float, default=0.002)
     parser.add_argument(
-        "--pass-mark", type=float, default=0.85, help="share of right short answers that ends a level"
+        "--pass-mark", type=float, default=0.8, help="share of right short answers that ends a level"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true")

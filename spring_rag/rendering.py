@@ -1,0 +1,196 @@
+"""Prompt → one text, with the slot's place in it and the ranges that came from users.
+
+A chat is rendered by the tokenizer's own chat template. Templates trim contents, repeat them, move them or merge one into
+another, so where a content lies is not searched for (a user could write what the template writes) but found out: the chat
+is rendered again with an unguessable probe in the content's place.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from spring_rag.errors import PromptError
+from spring_rag.prompt import Message, Part, Prompt, Slot
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Range = tuple[int, int]
+"""First character and the one after the last."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A text as the tokenizer gets it.
+
+    Args:
+        text: all of it, without the slot.
+        untrusted: ranges of `text` that came from users, in order, without overlaps.
+        slot: index of the character that the slot stands before, or None.
+        chat: whether a chat template wrote it, which then writes the special tokens, too.
+    """
+
+    text: str
+    untrusted: tuple[Range, ...]
+    slot: int | None
+    chat: bool = False
+
+
+def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """Lay a prompt out as one text.
+
+    Raises:
+        PromptError: a chat for a tokenizer without chat template, or one that the template refuses, whose slot it drops, or
+            whose contents it changes beyond recognition.
+    """
+    if prompt.messages:
+        return _render_chat(prompt.messages, tokenizer)
+    return _join(prompt.parts)
+
+
+def apply_template(
+    chat: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool
+) -> str:
+    """The text that the tokenizer's chat template makes of messages.
+
+    Raises:
+        PromptError: there is no chat template, or it refuses the messages.
+    """
+    if not tokenizer.chat_template:
+        msg = "the tokenizer has no chat template, so it can't take a chat; use a text prompt, or set tokenizer.chat_template"
+        raise PromptError(msg)
+    try:
+        text = tokenizer.apply_chat_template(
+            list(chat), add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        roles = ", ".join(message["role"] for message in chat)
+        msg = f"the tokenizer's chat template refuses a chat with the roles {roles}: {error}"
+        raise PromptError(msg) from error
+    return str(text)
+
+
+def _join(parts: Iterable[Part]) -> Rendered:
+    text, untrusted, slot = "", [], None
+    for part in parts:
+        if isinstance(part, Slot):
+            slot = len(text)
+        elif part.text:
+            if not part.trusted:
+                untrusted.append((len(text), len(text) + len(part.text)))
+            text += part.text
+    return Rendered(text, tuple(untrusted), slot)
+
+
+def _render_chat(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    found: list[tuple[int, Rendered]] = []
+    problems = []
+    # A few templates (of models that also see images) read only contents that are lists of parts.
+    for as_list in (False, True):
+        try:
+            dropped, rendered = _locate(messages, tokenizer, as_list=as_list)
+        except PromptError as error:
+            problems.append(error)
+            continue
+        if not dropped:
+            return rendered
+        found.append((dropped, rendered))
+    if not found:
+        raise problems[0]
+    return min(found, key=lambda each: each[0])[1]
+
+
+def _locate(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, as_list: bool
+) -> tuple[int, Rendered]:
+    """The rendered chat, and how many of its messages the template dropped."""
+    contents = [_join(message.parts) for message in messages]
+
+    def apply(texts: Iterable[str]) -> str:
+        wrapped = ([{"type": "text", "text": text}] if as_list else text for text in texts)
+        chat = [
+            {"role": message.role, "content": content}
+            for message, content in zip(messages, wrapped, strict=True)
+        ]
+        return apply_template(chat, tokenizer, add_generation_prompt=True)
+
+    rendered = apply(content.text for content in contents)
+    untrusted: list[Range] = []
+    slot, dropped = None, 0
+    for index, content in enumerate(contents):
+        if not content.text and content.slot is None:
+            continue
+        # Letters and digits only, so that no template trims or splits it.
+        probe = f"probe{secrets.token_hex(16)}"
+        probed = apply(probe if i == index else other.text for i, other in enumerate(contents))
+        literals = probed.split(probe)
+        if len(literals) == 1 and probed == rendered:
+            if content.slot is not None:
+                msg = f"the chat template drops the {messages[index].role!r} message, which holds the slot; use another role"
+                raise PromptError(msg)
+            dropped += 1
+            continue
+        ranges, place = _place(rendered, literals, content, messages[index].role)
+        untrusted += ranges
+        slot = place if content.slot is not None else slot
+    return dropped, Rendered(rendered, tuple(sorted(untrusted)), slot, chat=True)
+
+
+def _place(
+    rendered: str, literals: list[str], content: Rendered, role: str
+) -> tuple[list[Range], int | None]:
+    """Where a content's user text and slot lie between the literals that the template put around it."""
+    text = content.text
+    for shown in (text, text.strip(), text.lstrip(), text.rstrip()):
+        if shown.join(literals) == rendered:
+            break
+    else:
+        return _place_changed(rendered, literals, content, role)
+    lead = text.index(shown)
+    starts, end = [], 0
+    for literal in literals[:-1]:
+        starts.append(end + len(literal))
+        end = starts[-1] + len(shown)
+
+    def shift(start: int, position: int) -> int:
+        return start + min(max(position - lead, 0), len(shown))
+
+    ranges = [
+        (shift(start, first), shift(start, last)) for start in starts for first, last in content.untrusted
+    ]
+    # Of a content that the template repeats, the last copy is the one beside the answer.
+    return ranges, shift(starts[-1], content.slot) if content.slot is not None else None
+
+
+def _place_changed(
+    rendered: str, literals: list[str], content: Rendered, role: str
+) -> tuple[list[Range], int | None]:
+    """The same for a content that the template takes apart, as Qwen3's does with an assistant's `<think>…</think>`.
+
+    Nothing of it is trusted then, the template's additions within it included.
+    """
+    msg = f"the chat template changes the text of the {role!r} message in a way that can't be followed; reword it"
+    before, after = literals[0], literals[-1]
+    end = len(rendered) - len(after)
+    if (
+        len(literals) != 2
+        or not rendered.startswith(before)
+        or not rendered.endswith(after)
+        or end < len(before)
+    ):
+        raise PromptError(msg)
+    ranges = [(len(before), end)] if content.untrusted else []
+    if content.slot is None:
+        return ranges, None
+    shown = rendered[len(before) : end]
+    head, tail = content.text[: content.slot].lstrip(), content.text[content.slot :].rstrip()
+    if tail and shown.endswith(tail):
+        return ranges, end - len(tail)
+    if head and shown.startswith(head):
+        return ranges, len(before) + len(head)
+    raise PromptError(msg)
