@@ -1,0 +1,19 @@
+"""spring-rag in LlamaIndex: a language model with virtual tokens, and prompts that have a slot for them."""
+
+from spring_rag.extras import extra
+
+with extra("llama-index"):
+    from llama_index.llms.spring_rag.engines import Upgrade, upgrade_engine
+    from llama_index.llms.spring_rag.llm import SpringLLM
+    from llama_index.llms.spring_rag.postprocessor import NumberedPassages
+    from llama_index.llms.spring_rag.slots import render_text
+    from llama_index.llms.spring_rag.templates import with_virtual_tokens
+
+__all__ = [
+    "NumberedPassages",
+    "SpringLLM",
+    "Upgrade",
+    "render_text",
+    "upgrade_engine",
+    "with_virtual_tokens",
+]

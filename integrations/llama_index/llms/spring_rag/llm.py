@@ -1,0 +1,357 @@
+"""SpringLLM: a backbone with virtual tokens as a language model of LlamaIndex."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+    TextBlock,
+)
+from llama_index.core.bridge.pydantic import Field, model_validator
+from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.llm import LLM, default_completion_to_prompt
+
+from llama_index.llms.spring_rag.slots import split_at_mark
+from spring_rag.errors import PromptError
+from spring_rag.model import SpringModel, TokensLike
+from spring_rag.prompt import Message, Prompt
+
+if TYPE_CHECKING:
+    import torch
+
+    from spring_rag.backends.base import Generation
+
+Item = TypeVar("Item")
+
+_SETTINGS = ("tokens", "num_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
+
+# Names that other makers' models have for the roles that every chat template knows.
+_ROLES = {
+    MessageRole.DEVELOPER: "system",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+}
+
+
+class SpringLLM(LLM):
+    """A backbone that you run yourself, with virtual tokens in the slots of its prompts.
+
+    Prompts get their slot from `with_virtual_tokens` or `upgrade_engine`. One without a slot (a refine step, say, or the rephrasing
+    of a question) is answered by the plain backbone. All of a rendered prompt counts as a user's: control strings such as `</s>`
+    in it are ordinary text.
+
+    Answers come without white space at both ends, streamed ones too. The settings can also be given per call, as
+    in `llm.complete(prompt, num_tokens=10, max_tokens=20)`.
+
+    Example:
+        `pip install 'spring-rag[llama-index]'`
+
+        ```python
+        from llama_index.core import Settings
+        from llama_index.llms.spring_rag import NumberedPassages, SpringLLM, upgrade_engine
+
+        Settings.llm = SpringLLM.from_pretrained("mistralai/Mistral-7B-Instruct-v0.1", tokens="mistral-7b-instruct")
+        Settings.tokenizer = Settings.llm.model.tokenizer  # counts what fits into the context
+
+        engine = index.as_query_engine(node_postprocessors=[NumberedPassages()])
+        print(upgrade_engine(engine))
+        print(engine.query("Who built the bridge?"))
+        ```
+
+    """
+
+    model: SpringModel = Field(description="Backbone and virtual tokens.", exclude=True)
+    tokens: str | None = Field(default=None, description="Name of the token set; None is the default set.")
+    num_tokens: int | None = Field(
+        default=None, description="k, how many virtual tokens to use; None is all of the set.", ge=0
+    )
+    max_tokens: int = Field(default=128, description="Most tokens of one answer.", ge=1)
+    temperature: float = Field(default=0.0, description="0 decodes greedily.", ge=0.0)
+    top_p: float = Field(
+        default=1.0, description="Share of probability that is sampled from.", gt=0.0, le=1.0
+    )
+    top_k: int = Field(default=0, description="Number of tokens that are sampled from; 0 is all.", ge=0)
+    stop: list[str] | None = Field(default=None, description="Strings that end an answer.")
+    seed: int | None = Field(default=None, description="Makes sampling repeat.")
+    is_chat_model: bool | None = Field(
+        default=None,
+        description=(
+            "Whether LlamaIndex gives it chats rather than texts. None is as the virtual tokens were trained; without "
+            "any, whether the tokenizer has a chat template."
+        ),
+    )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        backbone: str | os.PathLike[str],
+        *,
+        tokens: TokensLike | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        revision: str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> SpringLLM:
+        """Load a backbone and virtual tokens.
+
+        Args:
+            backbone: folder or Hub id of a causal language model.
+            tokens: the default set: virtual tokens, or where they are.
+            device: "auto" takes CUDA, else MPS, else the CPU.
+            dtype: "auto" takes the checkpoint's on an accelerator and float32 on the CPU.
+            revision: branch, tag or commit of the backbone on the Hub.
+            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`.
+            settings: the fields of this class.
+
+        Raises:
+            BackendError: the backbone can't be loaded.
+            BackboneMismatchError: the tokens belong to another backbone.
+            TokensError: the tokens can't be read.
+        """
+        model = SpringModel.from_pretrained(
+            backbone, tokens=tokens, device=device, dtype=dtype, revision=revision, **(model_kwargs or {})
+        )
+        return cls(model=model, **settings)
+
+    @model_validator(mode="after")
+    def _check(self) -> SpringLLM:
+        # An unknown set or too large a k should be found out here, not at the first question.
+        available = self._available(self.tokens)
+        if self.num_tokens is not None and self.num_tokens > available:
+            msg = f"num_tokens is {self.num_tokens}; expected a number from 0 to {available}"
+            raise ValueError(msg)
+        if self.is_chat_model and not self._has_chat_layout:
+            msg = "is_chat_model is True, but the tokenizer has no chat template; give it one, or a messages_to_prompt"
+            raise ValueError(msg)
+        return self
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name under which LlamaIndex serialises this component."""
+        return "SpringLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What LlamaIndex plans its prompts with.
+
+        The context window is the room for text: the backbone's context less the virtual tokens, which LlamaIndex can't count.
+        """
+        virtual = self.num_tokens if self.num_tokens is not None else self._available(self.tokens)
+        window = self.model.backend.context_length or DEFAULT_CONTEXT_WINDOW
+        return LLMMetadata(
+            context_window=window - virtual,
+            num_output=self.max_tokens,
+            is_chat_model=self._is_chat,
+            model_name=self.model.backend.model_id or "unknown",
+        )
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Answer a text.
+
+        Args:
+            prompt: the text; with a slot if a template of `with_virtual_tokens` rendered it.
+            formatted: whether the text goes to the backbone as it is. If not, a chat model gets it as a user's message, others
+                get what `completion_to_prompt` makes of it.
+            kwargs: settings for this call, named as the fields of this class.
+
+        Raises:
+            PromptTooLongError: it doesn't fit the context; says by how much.
+            TokensError: an unknown set, or more virtual tokens than it has.
+            ValueError: an unknown setting, or one out of its range.
+        """
+        return _completion(self._generate(self._text_prompt(prompt, formatted), kwargs))
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """Answer a text piece by piece; takes and raises what `complete` does. Closing the generator stops the backbone."""
+        return self._stream(self._text_prompt(prompt, formatted), kwargs)
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """What `complete` does, in another thread."""
+        generation = await asyncio.to_thread(self._generate, self._text_prompt(prompt, formatted), kwargs)
+        return _completion(generation)
+
+    @llm_completion_callback()
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseAsyncGen:
+        """What `stream_complete` does, in another thread. Cancelling it stops the backbone."""
+        prompt_ = self._text_prompt(prompt, formatted)
+        return _in_thread(await asyncio.to_thread(self._stream, prompt_, kwargs))
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Answer a chat, laid out by the tokenizer's chat template; where it has none, by `messages_to_prompt`.
+
+        Takes the settings that `complete` takes, and raises what it raises.
+
+        Raises:
+            PromptError: a message with something else than text, or one that the chat template refuses.
+        """
+        return _chat(_completion(self._generate(self._chat_prompt(messages), kwargs)))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """Answer a chat piece by piece; takes and raises what `chat` does. Closing the generator stops the backbone."""
+        return _chats(self._stream(self._chat_prompt(messages), kwargs))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """What `chat` does, in another thread."""
+        generation = await asyncio.to_thread(self._generate, self._chat_prompt(messages), kwargs)
+        return _chat(_completion(generation))
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """What `stream_chat` does, in another thread. Cancelling it stops the backbone."""
+        prompt = self._chat_prompt(messages)
+        return _in_thread(_chats(await asyncio.to_thread(self._stream, prompt, kwargs)))
+
+    @property
+    def _is_chat(self) -> bool:
+        if self.is_chat_model is not None:
+            return self.is_chat_model
+        attached = self.model.backend.tokens(self.tokens)
+        return self.model.template(self.tokens).chat if attached else bool(self.model.tokenizer.chat_template)
+
+    @property
+    def _has_chat_layout(self) -> bool:
+        own = self.messages_to_prompt not in (None, generic_messages_to_prompt)
+        return own or bool(self.model.tokenizer.chat_template)
+
+    def _available(self, tokens: str | None) -> int:
+        attached = self.model.backend.tokens(tokens)
+        return len(attached) if attached is not None else 0
+
+    def _text_prompt(self, text: str, formatted: bool) -> Prompt:
+        if not formatted:
+            own = self.completion_to_prompt not in (None, default_completion_to_prompt)
+            if self._is_chat and not own:
+                return self._chat_prompt([ChatMessage(role=MessageRole.USER, content=text)])
+            assert self.completion_to_prompt is not None
+            text = self.completion_to_prompt(text)
+        return Prompt(parts=split_at_mark(text))
+
+    def _chat_prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
+        for message in messages:
+            _refuse_other_than_text(message)
+        assert self.messages_to_prompt is not None
+        if (
+            self.messages_to_prompt is not generic_messages_to_prompt
+            or not self.model.tokenizer.chat_template
+        ):
+            return Prompt(parts=split_at_mark(self.messages_to_prompt(messages)))
+        return Prompt(
+            messages=tuple(
+                Message(_ROLES.get(message.role, message.role.value), split_at_mark(message.content or ""))
+                for message in messages
+            )
+        )
+
+    def _generate(self, prompt: Prompt, overrides: Mapping[str, Any]) -> Generation:
+        return self.model.generate([prompt], **self._settings(overrides))[0]
+
+    def _stream(self, prompt: Prompt, overrides: Mapping[str, Any]) -> CompletionResponseGen:
+        return _completions(self.model.stream(prompt, **self._settings(overrides)))
+
+    def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        if unknown := sorted(set(overrides) - set(_SETTINGS)):
+            msg = f"SpringLLM has no setting {', '.join(unknown)}; a call can set {', '.join(_SETTINGS)}"
+            raise ValueError(msg)
+        settings = {name: overrides.get(name, getattr(self, name)) for name in _SETTINGS}
+        settings["max_new_tokens"] = settings.pop("max_tokens")
+        return settings
+
+
+def _refuse_other_than_text(message: ChatMessage) -> None:
+    others = sorted({block.block_type for block in message.blocks if not isinstance(block, TextBlock)})
+    if others:
+        msg = f"a {message.role.value} message holds {', '.join(others)}; the backbone takes text only"
+        raise PromptError(msg)
+
+
+def _completion(
+    generation: Generation, text: str | None = None, delta: str | None = None
+) -> CompletionResponse:
+    # In the places and under the names where LlamaIndex's token counter looks for them.
+    usage = {
+        "prompt_tokens": generation.usage.context + generation.usage.virtual + generation.usage.suffix,
+        "context_tokens": generation.usage.context,
+        "virtual_tokens": generation.usage.virtual,
+        "completion_tokens": generation.usage.generated,
+    }
+    return CompletionResponse(
+        text=generation.text.strip() if text is None else text,
+        delta=delta,
+        raw={"finish_reason": generation.finish_reason, "usage": usage},
+        additional_kwargs={"finish_reason": generation.finish_reason, **usage},
+    )
+
+
+def _completions(pieces: Generator[str, None, Generation]) -> CompletionResponseGen:
+    """One response per piece, and a last one without new text that knows how the answer ended.
+
+    White space is held back until more text follows, so that the pieces make up the stripped answer.
+    """
+    text, held = "", ""
+    with closing(pieces):
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                yield _completion(end.value, text, delta="")
+                return
+            unsent = held + piece if text else piece.lstrip()
+            delta = unsent.rstrip()
+            held = unsent[len(delta) :] if text or delta else ""
+            if delta:
+                text += delta
+                yield CompletionResponse(text=text, delta=delta)
+
+
+def _chat(response: CompletionResponse) -> ChatResponse:
+    # The numbers stay out of the message: LlamaIndex writes a message's additional_kwargs into the chat history.
+    return ChatResponse(
+        message=ChatMessage(role=MessageRole.ASSISTANT, content=response.text),
+        delta=response.delta,
+        raw=response.raw,
+        additional_kwargs=response.additional_kwargs,
+    )
+
+
+def _chats(responses: CompletionResponseGen) -> ChatResponseGen:
+    with closing(responses):
+        for response in responses:
+            yield _chat(response)
+
+
+async def _in_thread(stream: Generator[Item, None, None]) -> AsyncGenerator[Item, None]:
+    """The items of a generator that would block the event loop; it is closed when the asynchronous one is closed or cancelled."""
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spring-rag-stream")
+    loop = asyncio.get_running_loop()
+    try:
+        while (item := await loop.run_in_executor(thread, next, stream, None)) is not None:
+            yield item
+    finally:
+        # A step that still runs comes first, so the generator isn't closed while it executes.
+        thread.submit(stream.close)
+        thread.shutdown(wait=False)

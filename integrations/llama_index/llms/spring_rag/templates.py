@@ -1,0 +1,237 @@
+"""Prompt templates of LlamaIndex with a slot for virtual tokens."""
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from llama_index.core.base.llms.types import ChatMessage, TextBlock
+from llama_index.core.prompts import (
+    BasePromptTemplate,
+    ChatPromptTemplate,
+    PromptTemplate,
+    RichPromptTemplate,
+    SelectorPromptTemplate,
+)
+
+from llama_index.llms.spring_rag import jinja
+from llama_index.llms.spring_rag.slots import MARK, adopt
+from spring_rag.errors import PromptError
+
+CONTEXT_VARIABLES = ("context_str", "context_messages")
+"""What LlamaIndex calls the context in its templates that answer a question."""
+
+QUESTION_VARIABLE = "query_str"
+
+Template = TypeVar("Template", bound=BasePromptTemplate)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a variable stands.
+
+    Attributes:
+        text: index of the text among a template's texts.
+        start: its first character.
+        end: the one after its last.
+    """
+
+    text: int
+    start: int
+    end: int
+
+
+def with_virtual_tokens(
+    prompt: Template,
+    context: str | Sequence[str] = CONTEXT_VARIABLES,
+    question: str = QUESTION_VARIABLE,
+) -> Template:
+    r"""A template like this one that has a slot for virtual tokens.
+
+    The slot comes right before the line that holds the question; right after the context if they share a line, or if the
+    question comes in another template (as in the chat engines), or before the context, which a warning points out. A
+    template that says itself where, with `spring_rag.prompt.SLOT_MARKER`, gets it there. One that has its slot stays as it is.
+
+    The slot's mark is a secret of this process. Hand a template that was pickled in another process to this function again.
+
+    Args:
+        prompt: a `PromptTemplate`, `ChatPromptTemplate`, `RichPromptTemplate` or `SelectorPromptTemplate`, which is left as it is.
+            Each template of a selector that has a context gets a slot.
+        context: the variable that holds the context, or several names that it may have. Where the template maps
+            variables (`template_var_mappings`), the name that LlamaIndex uses.
+        question: the variable that holds the question.
+
+    Raises:
+        PromptError: no context in the template, two slots, another kind of template.
+
+    Example:
+        >>> from llama_index.core import PromptTemplate
+        >>> template = with_virtual_tokens(PromptTemplate("{context_str}\n\nQuestion: {query_str}\nAnswer:"))
+    """
+    contexts = (context,) if isinstance(context, str) else tuple(context)
+    if isinstance(prompt, SelectorPromptTemplate):
+        return cast(Template, _in_selector(prompt, contexts, question))
+    if has_slot(prompt):
+        return prompt
+    mappings = prompt.template_var_mappings or {}
+    contexts = tuple(mappings.get(name, name) for name in contexts)
+    question = mappings.get(question, question)
+    if isinstance(prompt, RichPromptTemplate):
+        return _copy(prompt, template_str=_in_jinja(prompt.template_str, contexts, question))
+    if isinstance(prompt, PromptTemplate):
+        return _copy(prompt, template=_in_texts([prompt.template], contexts, question)[0])
+    if isinstance(prompt, ChatPromptTemplate):
+        return _copy(prompt, message_templates=_in_messages(prompt.message_templates, contexts, question))
+    msg = (
+        f"can't put a slot into a {type(prompt).__name__}; expected a PromptTemplate, ChatPromptTemplate, RichPromptTemplate "
+        "or SelectorPromptTemplate"
+    )
+    raise PromptError(msg)
+
+
+def has_slot(prompt: BasePromptTemplate) -> bool:
+    """Whether virtual tokens have a place in it; in a selector, in any of its templates."""
+    if isinstance(prompt, SelectorPromptTemplate):
+        return any(has_slot(each) for each in _choices(prompt))
+    if isinstance(prompt, RichPromptTemplate):
+        return MARK in prompt.template_str
+    if isinstance(prompt, PromptTemplate):
+        return MARK in prompt.template
+    if isinstance(prompt, ChatPromptTemplate):
+        return any(MARK in block.text for block in _text_blocks(prompt.message_templates))
+    return False
+
+
+def has_context(prompt: BasePromptTemplate, contexts: Sequence[str]) -> bool:
+    """Whether one of these variables stands in it; in a selector, in any of its templates."""
+    choices = _choices(prompt) if isinstance(prompt, SelectorPromptTemplate) else [prompt]
+    return any(
+        (each.template_var_mappings or {}).get(name, name) in each.template_vars
+        for each in choices
+        for name in contexts
+    )
+
+
+def _choices(prompt: SelectorPromptTemplate) -> list[BasePromptTemplate]:
+    return [prompt.default_template, *(each for _, each in prompt.conditionals or ())]
+
+
+def _in_selector(
+    prompt: SelectorPromptTemplate, contexts: Sequence[str], question: str
+) -> SelectorPromptTemplate:
+    # Some models get their documents apart from the prompt (Cohere's): such a template has no context.
+    if not has_context(prompt, contexts):
+        raise _no_context(contexts)
+
+    def slotted(each: BasePromptTemplate) -> BasePromptTemplate:
+        return with_virtual_tokens(each, contexts, question) if has_context(each, contexts) else each
+
+    conditionals = prompt.conditionals
+    return _copy(
+        prompt,
+        default_template=slotted(prompt.default_template),
+        conditionals=conditionals and [(condition, slotted(each)) for condition, each in conditionals],
+    )
+
+
+def _in_messages(
+    messages: Sequence[ChatMessage], contexts: Sequence[str], question: str
+) -> list[ChatMessage]:
+    copies = [message.model_copy(deep=True) for message in messages]
+    blocks = _text_blocks(copies)
+    texts = _in_texts([block.text for block in blocks], contexts, question)
+    for block, text in zip(blocks, texts, strict=True):
+        block.text = text
+    return copies
+
+
+def _text_blocks(messages: Iterable[ChatMessage]) -> list[TextBlock]:
+    return [block for message in messages for block in message.blocks if isinstance(block, TextBlock)]
+
+
+def _in_texts(texts: Sequence[str], contexts: Sequence[str], question: str) -> list[str]:
+    """The texts of a template in `{variable}` syntax, one of them with the mark."""
+    adopted = [adopt(text) for text in texts]
+    if _marked(adopted):
+        return adopted
+    text, offset = _offsets(texts, _find(texts, contexts), _find(texts, [question]), contexts)[0]
+    adopted[text] = texts[text][:offset] + MARK + texts[text][offset:]
+    return adopted
+
+
+def _in_jinja(source: str, contexts: Sequence[str], question: str) -> str:
+    source = re.sub(r"\r\n?", "\n", source)
+    adopted = adopt(source)
+    if _marked([adopted]):
+        return adopted
+    ranges = jinja.messages(source)
+
+    def find(names: Sequence[str]) -> list[Place]:
+        return [
+            Place(i, start - first, end - first)
+            for name in names
+            for start, end in jinja.occurrences(source, name)
+            for i, (first, last) in enumerate(ranges)
+            if first <= start and end <= last
+        ]
+
+    texts = [source[first:last] for first, last in ranges]
+    offsets = _offsets(texts, find(contexts), find([question]), contexts)
+    return jinja.insert(source, MARK, [ranges[text][0] + offset for text, offset in offsets])
+
+
+def _find(texts: Sequence[str], names: Sequence[str]) -> list[Place]:
+    pattern = re.compile("|".join(rf"\{{{re.escape(name)}\}}" for name in names))
+    return [Place(i, *match.span()) for i, text in enumerate(texts) for match in pattern.finditer(text)]
+
+
+def _offsets(
+    texts: Sequence[str], contexts: Sequence[Place], questions: Sequence[Place], names: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Where the slot may go, as index of a text and character in it, best first.
+
+    Raises:
+        PromptError: no context.
+    """
+    if not contexts:
+        raise _no_context(names)
+    last = max(contexts)
+    after_context = (last.text, last.end)
+    later = [place for place in questions if (place.text, place.start) >= after_context]
+    if later:
+        first = min(later)
+        line = texts[first.text].rfind("\n", 0, first.start) + 1
+        shared = first.text == last.text and line < last.end
+        return [after_context] if shared else [(first.text, line), (first.text, first.start), after_context]
+    if questions:
+        msg = (
+            "this prompt puts the question before the context. Virtual tokens were trained to stand between the context and "
+            "the question; here they follow both, and help less. Put the question after the context if you can."
+        )
+        warnings.warn(msg, stacklevel=2)
+    return [after_context]
+
+
+def _marked(texts: Sequence[str]) -> bool:
+    """Whether the author has put the slot in.
+
+    Raises:
+        PromptError: more than once.
+    """
+    count = sum(text.count(MARK) for text in texts)
+    if count > 1:
+        msg = f"a template can have one slot, this one has {count}; put SLOT_MARKER in one place only"
+        raise PromptError(msg)
+    return count == 1
+
+
+def _no_context(names: Sequence[str]) -> PromptError:
+    expected = " or ".join(f"{{{name}}}" for name in names)
+    msg = f"the template has no {expected}; name the variable that holds its context: with_virtual_tokens(…, context=…)"
+    return PromptError(msg)
+
+
+def _copy(prompt: Template, **changes: object) -> Template:
+    own = {"kwargs": dict(prompt.kwargs), "metadata": dict(prompt.metadata)}
+    return prompt.model_copy(update=own | changes)
