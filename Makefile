@@ -18,16 +18,21 @@ demo: .venv/.installed-demo  ## index files, ask questions, compare answers with
 MADE := build/demo-model
 SHIPPED := spring_rag/demo
 
-demo-model: .venv/.installed-dev  ## rebuild what the demo ships: documents, questions, backbone, tokens (over an hour)
-	mkdir -p $(MADE) benchmarks/results
-	$(BIN)/python -m spring_rag.demo.build.export --package $(SHIPPED) --training $(MADE)/train.jsonl
+TOKENS_RECIPE := --learning-rate 0.005 --batch-size 16 --max-steps 500 --max-passages 10 --precision bfloat16 --chat 0.3 --k-schedule sandwich \
+	--init-text "Answer with a few words only. Give only the answer, not a sentence. Reply with the name, word or number alone."
+
+demo-model: .venv/.installed-dev  ## rebuild what the demo ships: documents, questions, backbone, tokens (half an hour on 2 cores)
 	$(BIN)/python -m spring_rag.demo.build.pretrain --output $(MADE)/backbone --compile
-	mkdir -p $(SHIPPED)/backbone
+	mkdir -p $(SHIPPED)/backbone benchmarks/results
 	mv $(MADE)/backbone/log.jsonl benchmarks/results/demo-backbone.jsonl
 	cp $(MADE)/backbone/*.json $(MADE)/backbone/*.jinja $(MADE)/backbone/*.safetensors $(SHIPPED)/backbone/
 	$(MAKE) demo-tokens
 
-demo-tokens: .venv/.installed-dev  ## train the demo's tokens again, on the backbone that is there
+$(MADE)/train.jsonl: spring_rag/demo/build/export.py .venv/.installed-dev
+	mkdir -p $(MADE)
+	$(BIN)/python -m spring_rag.demo.build.export --package $(SHIPPED) --training $@
+
+demo-tokens: .venv/.installed-dev $(MADE)/train.jsonl  ## train the demo's tokens again, on the backbone that is there
 	$(BIN)/spring-rag train --model $(SHIPPED)/backbone --data $(MADE)/train.jsonl --output $(MADE)/tokens $(TOKENS_RECIPE)
 	mkdir -p $(SHIPPED)/tokens
 	cp $(MADE)/tokens/config.json $(MADE)/tokens/README.md $(MADE)/tokens/virtual_tokens.safetensors $(SHIPPED)/tokens/

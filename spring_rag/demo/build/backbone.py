@@ -106,22 +106,23 @@ def _start_with_circuits(model: LlamaForCausalLM) -> None:
     neighbours and copy what stands there: an induction circuit (Olsson et al. 2022, arXiv 2209.11895) over bags of tokens.
     Weights set by hand as a start: "mimetic" initialisation (Trockman and Kolter 2023, arXiv 2305.09828).
     """
-    hidden, size = model.config.hidden_size, model.config.head_dim
+    hidden = model.config.hidden_size
+    size = hidden // model.config.num_attention_heads
     half, pairs = hidden // 2, size // 2
-    table = model.get_input_embeddings().weight
+    table = cast(torch.Tensor, model.get_input_embeddings().weight)
     table[:, half:] = 0
-    table *= 2**0.5
+    table.mul_(2**0.5)
     # Looking back by an offset needs what every token has: a constant, to which softmax over the tied logits is blind.
     table[:, 0] = 0.15
     frequencies = _ROPE_THETA ** (-torch.arange(pairs) / pairs)
     noted = nn.init.orthogonal_(torch.empty(size, half))
     noted[:, 0] = 0
     copied = nn.init.orthogonal_(torch.empty(half, half))
-    for number, layer in enumerate(model.model.layers):
+    for number, layer in enumerate(cast(nn.ModuleList, model.model.layers)):
         attention = {
-            name: cast(nn.Linear, layer.self_attn.get_submodule(f"{name}_proj")).weight for name in "qkvo"
+            name: cast(nn.Linear, layer.get_submodule(f"self_attn.{name}_proj")).weight for name in "qkvo"
         }
-        cast(nn.Linear, layer.mlp.down_proj).weight.mul_(0.1)
+        cast(nn.Linear, layer.get_submodule("mlp.down_proj")).weight.mul_(0.1)
         if number > len(_LOOKS):
             attention["o"].mul_(0.25)
             continue

@@ -20,7 +20,7 @@ from spring_rag.demo.build.kinds import KINDS
 from spring_rag.demo.build.names import name
 from spring_rag.demo.build.records import Record, passage, question, record
 
-TOP_K = 5
+TOP_K = 10
 
 
 def invent(count: int, rng: Random, held_out: bool) -> list[Record]:
@@ -99,7 +99,7 @@ def main() -> None:
         "--training", type=Path, required=True, help="JSONL file for the tokens' training data"
     )
     parser.add_argument("--documents", type=int, default=400)
-    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--training-documents", type=int, default=4000)
     parser.add_argument("--training-questions", type=int, default=12000)
     parser.add_argument("--seed", type=int, default=1)
