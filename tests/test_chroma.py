@@ -20,8 +20,8 @@ from chroma_spring_rag import (
     open_collection,
     open_or_create_collection,
 )
-from chroma_spring_rag.qa import _stripped
 from spring_rag import RagTemplate, SpringModel
+from spring_rag.backends.base import stripped
 from spring_rag.errors import TokensError
 
 FACTS = {
@@ -363,6 +363,6 @@ def test_a_server_that_dies(tmp_path, model):
     "pieces", [[], [" "], [" a", " ", "\n", "b ", " "], ["a b"], ["", " ", "a", "", " \n", "b\n"]]
 )
 def test_stripped_pieces_make_the_stripped_text(pieces):
-    found = list(_stripped(iter(pieces)))
+    found = list(stripped(piece for piece in pieces))
     assert "".join(found) == "".join(pieces).strip()
     assert all(found)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -77,7 +78,7 @@ def test_answers_of_lessons_end_and_are_short_when_told_so():
     seen_brief = 0
     for _ in range(200):
         segments = lesson(rng, shape(rng, rng.randint(1, 4)), lambda text: len(text) // 4, 400)
-        for before, segment in zip(segments, segments[1:], strict=False):
+        for before, segment in pairwise(segments):
             if segment.answer:
                 assert segment.text.startswith(" ")
                 assert segment.text.endswith(END)

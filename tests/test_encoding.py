@@ -415,6 +415,10 @@ class TestControl:
         assert tokenizer.unk_token_id in encode(text, tokenizer).ids
         assert tokenizer.unk_token_id not in encode("the <unk> s", make("llama-2")).ids
 
+    def test_the_unknown_tokens_own_string_may_be_unknown(self):
+        tokenizer = make("word-level")
+        assert encode("the <unk> ships", tokenizer).ids[1] == tokenizer.unk_token_id
+
     def test_control_ids_are_all_but_whitespace(self, tokenizer):
         expected = set(tokenizer.added_tokens_encoder.values()) | set(tokenizer.all_special_ids)
         expected -= {i for content, i in tokenizer.added_tokens_encoder.items() if not content.strip()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chroma_spring_rag.errors import CollectionError, chroma_errors
+from spring_rag.backends.base import stripped
 from spring_rag.prompt import RagPrompt
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ class ChromaQA:
         pieces = self.model.stream(
             prompt, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens, **settings
         )
-        return AnswerStream(question, passages, _stripped(pieces))
+        return AnswerStream(question, passages, stripped(pieces))
 
     def _retrieve(
         self, questions: Sequence[str], where: Where | None, top_k: int | None
@@ -291,16 +292,3 @@ def _checked_top_k(top_k: int) -> int:
         msg = f"top_k is {top_k}; it must be at least 1"
         raise ValueError(msg)
     return top_k
-
-
-def _stripped(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces of a text without the white space at its ends: held back until more text follows."""
-    held: str | None = None
-    for piece in pieces:
-        text = piece.lstrip() if held is None else held + piece
-        body = text.rstrip()
-        if body:
-            held = text[len(body) :]
-            yield body
-        elif held is not None:
-            held = text

@@ -15,7 +15,7 @@ from langchain_core.messages import UsageMetadata
 from langchain_core.runnables.config import run_in_executor
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from spring_rag.backends.base import Generation, GenerationSettings
+from spring_rag.backends.base import Generation, GenerationSettings, stripped
 from spring_rag.encoding import encode
 from spring_rag.errors import TokensError
 from spring_rag.model import SpringModel
@@ -190,11 +190,7 @@ class SpringParameters(BaseModel):
 
     def _pieces(self, prompt: Prompt) -> Generator[str, None, Generation]:
         """The answer in pieces, without white space at its ends; the whole one as the return value."""
-        pieces = self._spring.stream(prompt, **self._arguments())
-        try:
-            return (yield from _stripped(pieces))
-        finally:
-            pieces.close()
+        return (yield from stripped(self._spring.stream(prompt, **self._arguments())))
 
     def _arguments(self) -> dict[str, Any]:
         arguments = {name: getattr(self, name) for name in (*_PER_CALL, "stop")}
@@ -290,21 +286,3 @@ async def iterate_in_thread(iterator: Generator[T, None, Any]) -> AsyncIterator[
     finally:
         # A cancelled task leaves `pull` running in its thread: close as soon as that has returned.
         _THREADS.submit(close)
-
-
-def _stripped(pieces: Generator[str, None, Generation]) -> Generator[str, None, Generation]:
-    """The pieces of a text without the white space at its ends: held back until more text follows."""
-    held: str | None = None
-    while True:
-        try:
-            piece = next(pieces)
-        except StopIteration as end:
-            generation: Generation = end.value
-            return generation
-        text = piece.lstrip() if held is None else held + piece
-        body = text.rstrip()
-        if body:
-            held = text[len(body) :]
-            yield body
-        elif held is not None:
-            held = text

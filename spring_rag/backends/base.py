@@ -163,3 +163,27 @@ class Backend(Protocol):
         whole answer. Raises what `generate` raises.
         """
         ...
+
+
+def stripped(pieces: Generator[str, None, Generation]) -> Generator[str, None, Generation]:
+    """The pieces of an answer without the white space at its ends, which is held back until more text follows.
+
+    Closing the generator closes `pieces`. It returns what `pieces` returns.
+    """
+    held: str | None = None
+    try:
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                generation: Generation = end.value
+                return generation
+            text = piece.lstrip() if held is None else held + piece
+            body = text.rstrip()
+            if body:
+                held = text[len(body) :]
+                yield body
+            elif held is not None:
+                held = text
+    finally:
+        pieces.close()

@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from spring_rag.encoding import Encoded
 from spring_rag.errors import PromptError, TrainingError, UnsupportedBackboneError
-from spring_rag.splice import InputEmbedding
+from spring_rag.splice import InputEmbedding, evaluating
 
 Example = tuple[Encoded, Sequence[int]]
 
@@ -133,18 +133,14 @@ def _per_example(num_tokens: int | Sequence[int], count: int, rows: int) -> list
 def _frozen(model: PreTrainedModel) -> Iterator[None]:
     """No gradients into the model's own parameters and no dropout; every flag is put back at the end."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    training = [m for m in model.modules() if m.training]
     for parameter in trainable:
         parameter.requires_grad_(False)
-    for module in training:
-        module.training = False
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-        for module in training:
-            module.training = True
 
 
 def _prefill(

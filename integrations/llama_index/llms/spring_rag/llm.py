@@ -28,6 +28,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
 from llama_index.llms.spring_rag.slots import split_at_mark
+from spring_rag.backends.base import stripped
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel, TokensLike
 from spring_rag.prompt import Message, Prompt
@@ -308,24 +309,17 @@ def _completion(
 
 
 def _completions(pieces: Generator[str, None, Generation]) -> CompletionResponseGen:
-    """One response per piece, and a last one without new text that knows how the answer ended.
-
-    White space is held back until more text follows, so that the pieces make up the stripped answer.
-    """
-    text, held = "", ""
-    with closing(pieces):
+    """One response per piece, and a last one without new text that knows how the answer ended."""
+    text = ""
+    with closing(stripped(pieces)) as deltas:
         while True:
             try:
-                piece = next(pieces)
+                delta = next(deltas)
             except StopIteration as end:
                 yield _completion(end.value, text, delta="")
                 return
-            unsent = held + piece if text else piece.lstrip()
-            delta = unsent.rstrip()
-            held = unsent[len(delta) :] if text or delta else ""
-            if delta:
-                text += delta
-                yield CompletionResponse(text=text, delta=delta)
+            text += delta
+            yield CompletionResponse(text=text, delta=delta)
 
 
 def _chat(response: CompletionResponse) -> ChatResponse:
