@@ -17,7 +17,12 @@ from spring_rag.demo.build.names import _HEADS, _MIDDLES, _TAILS, is_held_out, n
 from spring_rag.demo.build.records import long_answer, passage, question, record
 from spring_rag.demo.paths import BACKBONE, DOCUMENTS, QUESTIONS
 
+# Some words of the templates ("Garden") could be invented ones, too.
+TEMPLATE_WORDS = set(
+    re.findall(r"[A-Z][a-z]+", " ".join(pattern for kind in KINDS for pattern in kind.names))
+)
 INVENTED = {head + middle + tail for head in _HEADS for middle in ["", *_MIDDLES] for tail in _TAILS}
+INVENTED -= TEMPLATE_WORDS
 
 
 def invented_words(text: str) -> set[str]:

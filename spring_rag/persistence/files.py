@@ -104,9 +104,9 @@ def own_memory(found: object, path: Path) -> Tensor:
 
 def _refuse_zip_bomb(path: Path) -> None:
     """torch.save stores its records uncompressed, so their sizes can't add up to more than the file."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(record.file_size for record in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
