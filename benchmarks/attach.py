@@ -89,7 +89,7 @@ def main() -> None:
         for way in WAYS:
             runs = [
                 json.loads(subprocess.check_output([sys.executable, __file__, way, str(vocab)]))
-                for _ in range(3)
+                for _ in range(2)
             ]
             found[way] = {key: [run[key] for run in runs] for key in ("seconds", "extra_peak_bytes")}
         found["time_ratio"] = min(found["new_table"]["seconds"]) / min(found["bank"]["seconds"])
