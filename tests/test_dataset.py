@@ -67,6 +67,35 @@ def test_too_long_examples_lose_their_last_ranked_passages(chatty: PreTrainedTok
         assert len(data[0].example[0].ids) + 4 + target <= short.max_length
 
 
+def test_unanswerable_examples_say_so_and_hold_no_answer(chatty: PreTrainedTokenizerFast) -> None:
+    passages = ("It was ANNA.", "B b", "C c", "D d", "Or was it Ann?", "F f")
+    example = RagExample("Who is it?", ("Ann", "Anna"), passages)
+    data = RagExamples([example] * 200, chatty, replace(RECIPE, unanswerable=0.3, min_passages=2))
+    says, answers = encode_target("not stated", chatty), encode_target("Ann", chatty)
+    targets = Counter()
+    for index in range(len(data)):
+        encoded, target = data[index].example
+        context = chatty.decode(encoded.context_ids, skip_special_tokens=True).casefold()
+        assert target == (answers if "ann" in context else says)
+        assert context
+        targets[target] += 1
+    assert 40 <= targets[says] <= 80
+    assert targets.total() == 200
+
+
+def test_answers_out_of_reach_are_trained_as_unanswerable_if_asked_for(
+    chatty: PreTrainedTokenizerFast,
+) -> None:
+    below = RagExample("Who is it?", ("Ann",), ("A a", "B b", "Ann"))
+    nowhere = RagExample("Who is it?", ("Ann",), ("A a", "B b", "C c"))
+    alone = RagExample("Who is it?", ("Ann",), ("Ann",))
+    recipe = replace(RECIPE, min_passages=2, max_passages=2)
+    answers = encode_target("Ann", chatty)
+    assert RagExamples([below], chatty, recipe)[0].example[1] == answers
+    found = RagExamples([below, nowhere, alone], chatty, replace(recipe, unanswerable=1.0))
+    assert [found[i].example[1] for i in range(3)] == [encode_target("not stated", chatty), answers, answers]
+
+
 def test_share_of_chat(chatty: PreTrainedTokenizerFast) -> None:
     text = encode(RagPrompt(question="Who is it?", passages=[]), chatty)
     chat = encode(RagPrompt(question="Who is it?", passages=[], template=RagTemplate(chat=True)), chatty)

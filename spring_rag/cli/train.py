@@ -74,6 +74,17 @@ def train(
             " what fifty can share. sandwich: one, all and one number between, on one cached context."
         ),
     ] = "small",
+    unanswerable: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of examples that lose the passages which hold the answer, and are trained to say so instead of guessing.",
+        ),
+    ] = 0.0,
+    unanswerable_answer: Annotated[
+        str, typer.Option(help="What to answer where the passages don't.")
+    ] = "not stated",
     chat: Annotated[
         float,
         typer.Option(
@@ -124,6 +135,8 @@ def train(
             min_passages=min_passages,
             max_passages=max_passages,
             k_schedule=k_schedule,
+            unanswerable=unanswerable,
+            unanswerable_answer=unanswerable_answer,
             chat=chat,
             seed=seed,
         )

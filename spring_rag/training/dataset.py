@@ -36,6 +36,9 @@ class RagExamples(Dataset[Item]):
     the same. An example takes its m best passages, m drawn from the recipe's range, in random order: as a retriever
     with that top k would bring them, and without teaching the tokens to trust the first.
 
+    Where the recipe asks for `unanswerable` examples, a share loses every passage that holds one of its answers and is trained to
+    say so; and so is an example whose answer stands only in passages that weren't drawn, for that would teach to guess.
+
     Args:
         examples: the data.
         tokenizer: the backbone's.
@@ -59,8 +62,8 @@ class RagExamples(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         rng = self._rng(index)
-        ranked = self._draw(index, rng)
-        target = self._target(self.examples[index], ranked.template)
+        ranked, answer = self._draw(index, rng)
+        target = self._target(answer, ranked.template)
         budget = self._budget(target)
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
         encoded = encode(ranked.with_passages([ranked.passages[i] for i in order]), self.tokenizer)
@@ -72,20 +75,29 @@ class RagExamples(Dataset[Item]):
 
     def length(self, index: int) -> int:
         """Characters of the passages drawn in this epoch."""
-        return sum(map(len, self._draw(index, self._rng(index)).passages))
+        return sum(map(len, self._draw(index, self._rng(index))[0].passages))
 
     def _rng(self, index: int) -> Random:
         return Random(f"{self.recipe.seed}:{self.epoch}:{index}")
 
-    def _draw(self, index: int, rng: Random) -> RagPrompt:
-        example, template = self.examples[index], self.recipe.template
-        if rng.random() < self.recipe.chat:
+    def _draw(self, index: int, rng: Random) -> tuple[RagPrompt, str]:
+        """The prompt with its passages best first, and what is to be answered."""
+        example, template, recipe = self.examples[index], self.recipe.template, self.recipe
+        if rng.random() < recipe.chat:
             template = replace(template, chat=True)
-        count = rng.randint(self.recipe.min_passages, self.recipe.max_passages)
-        return RagPrompt(question=example.question, passages=example.passages[:count], template=template)
+        count = rng.randint(recipe.min_passages, recipe.max_passages)
+        passages, answer = example.passages[:count], example.answers[0]
+        if recipe.unanswerable > 0:
+            others = tuple(passage for passage in example.passages if not _holds(passage, example.answers))
+            told = len(others) < len(example.passages)
+            if told and others and rng.random() < recipe.unanswerable:
+                passages = others[:count]
+            if told and passages and not any(_holds(passage, example.answers) for passage in passages):
+                answer = recipe.unanswerable_answer
+        return RagPrompt(question=example.question, passages=passages, template=template), answer
 
-    def _target(self, example: RagExample, template: RagTemplate) -> tuple[int, ...]:
-        return encode_target(example.answers[0], self.tokenizer, chat=template.chat)
+    def _target(self, answer: str, template: RagTemplate) -> tuple[int, ...]:
+        return encode_target(answer, self.tokenizer, chat=template.chat)
 
     def _budget(self, target: Sequence[int]) -> int:
         return self.recipe.max_length - self.recipe.num_tokens - len(target)
@@ -100,10 +112,12 @@ class RagExamples(Dataset[Item]):
         if self.recipe.chat > 0:
             templates.add(replace(self.recipe.template, chat=True))
         longest = nlargest(_CHECKED, self.examples, key=lambda e: len(e.question) + len(e.answers[0]))
+        instead = [self.recipe.unanswerable_answer] if self.recipe.unanswerable > 0 else []
         for example, template in product(longest, templates):
             alone = RagPrompt(question=example.question, passages=(), template=template)
+            answer = max([example.answers[0], *instead], key=len)
             try:
-                fit(alone, self._budget(self._target(example, template)), self._count)
+                fit(alone, self._budget(self._target(answer, template)), self._count)
             except PromptTooLongError as error:
                 msg = (
                     f"a question and its answer are too long for max_length = {self.recipe.max_length} beside "
@@ -113,6 +127,12 @@ class RagExamples(Dataset[Item]):
 
     def _count(self, prompt: Prompt) -> int:
         return len(encode(prompt, self.tokenizer).ids)
+
+
+def _holds(passage: str, answers: Sequence[str]) -> bool:
+    """Whether an answer stands in a passage, in whatever case; rather once too often than once too rarely."""
+    text = passage.casefold()
+    return any(answer.strip().casefold() in text for answer in answers)
 
 
 class SimilarLengths(Sampler[int]):

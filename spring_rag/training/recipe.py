@@ -41,6 +41,10 @@ class TrainingRecipe:
         k_schedule: how k is drawn for a batch. `uniform`: each of 1…n alike, as the authors do it. `small`: p(k) ~ 1/k,
             and n in a quarter of the batches, since one token must learn what fifty can share. `sandwich`: 1, n and one
             between, on one cached context.
+        unanswerable: share of the examples that lose the passages which hold an answer and are trained to say so; without them
+            the tokens learn that there always is an answer, and guess. Questions whose answers aren't words of a passage
+            (yes, no) stay as they are.
+        unanswerable_answer: what they are trained to say.
         chat: share of the examples rendered with the tokenizer's chat template.
         template: the prompt's wording.
         seed: of every draw.
@@ -62,6 +66,8 @@ class TrainingRecipe:
     min_passages: int = 1
     max_passages: int = 5
     k_schedule: KSchedule = "small"
+    unanswerable: float = 0.0
+    unanswerable_answer: str = "not stated"
     chat: float = 0.0
     template: RagTemplate = field(default_factory=RagTemplate)
     seed: int = 0
@@ -79,7 +85,7 @@ class TrainingRecipe:
             if not getattr(self, name) > 0:
                 msg = f"{name} = {getattr(self, name)}; it must be above 0"
                 raise TrainingError(msg)
-        for name in ("warmup", "chat"):
+        for name in ("warmup", "chat", "unanswerable"):
             if not 0 <= getattr(self, name) <= 1:
                 msg = f"{name} = {getattr(self, name)}; it is a share, from 0 to 1"
                 raise TrainingError(msg)
@@ -88,6 +94,9 @@ class TrainingRecipe:
             raise TrainingError(msg)
         if not 0 <= self.min_passages <= self.max_passages:
             msg = f"min_passages = {self.min_passages}, max_passages = {self.max_passages}; the range must ascend from 0 or more"
+            raise TrainingError(msg)
+        if not self.unanswerable_answer.strip():
+            msg = "unanswerable_answer is blank; give the words that say that there is no answer"
             raise TrainingError(msg)
         for name, choices in (("k_schedule", get_args(KSchedule)), ("precision", get_args(Precision))):
             if getattr(self, name) not in choices:
