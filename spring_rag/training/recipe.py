@@ -40,7 +40,7 @@ class TrainingRecipe:
         max_passages: most passages of an example.
         k_schedule: how k is drawn for a batch. `uniform`: each of 1…n alike, as the authors do it. `small`: p(k) ~ 1/k,
             and n in a quarter of the batches, since one token must learn what fifty can share. `sandwich`: 1, n and one
-            between, on one cached context.
+            between (p(k) ~ 1/k), on one cached context.
         unanswerable: share of the examples that lose the passages which hold an answer and are trained to say so; without them
             the tokens learn that there always is an answer, and guess. Questions whose answers aren't words of a passage
             (yes, no) stay as they are.
@@ -109,13 +109,19 @@ class TrainingRecipe:
         if self.k_schedule == "uniform":
             return [rng.randint(1, n)]
         if self.k_schedule == "sandwich":
-            between = [rng.randint(2, n - 1)] if n > 2 else []
+            between = _small_more_often(2, n - 1, rng) if n > 2 else []
             return sorted({1, *between, n})
         if rng.random() < _SHARE_OF_ALL:
             return [n]
-        return rng.choices(range(1, n + 1), weights=[1 / k for k in range(1, n + 1)])
+        return _small_more_often(1, n, rng)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object with every choice."""
         choices = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "template"}
         return {**choices, "template": self.template.to_dict()}
+
+
+def _small_more_often(least: int, most: int, rng: Random) -> list[int]:
+    """One k, with p(k) ~ 1/k."""
+    ks = range(least, most + 1)
+    return rng.choices(ks, weights=[1 / k for k in ks])
