@@ -28,6 +28,7 @@ from spring_rag.backends.decoding import (
     decoder,
     generation_arguments,
 )
+from spring_rag.backends.gathering import Gathering, longest_decides_positions
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, PromptTooLongError
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
@@ -48,7 +49,8 @@ class LocalBackend:
     """Any causal language model of transformers, with virtual tokens in its input embeddings.
 
     The model and the tokenizer are used as they are, quantised or spread over devices, and never changed. Several threads may
-    call at once: they take turns.
+    call at once: streams and sampled answers take turns, and what is asked for greedily with equal settings meanwhile is gathered
+    into batches. (In half precision the shape of a batch can flip a near-tie, so there an answer may depend on what else is asked.)
 
     What the model's own `generation_config` asks is treated like this:
 
@@ -77,6 +79,7 @@ class LocalBackend:
         self._bank = TokenBank(self.embedding)
         self._decode = decoder(tokenizer)
         self._lock = threading.Lock()
+        self._gathering = Gathering(self._run, self._lock)
 
     @classmethod
     def from_pretrained(
@@ -165,6 +168,8 @@ class LocalBackend:
         if not requests:
             return []
         rows = self._rows_for(requests, settings)
+        if settings.greedy and not longest_decides_positions(self.hf_model.config):
+            return self._gathering.answer(requests, rows, settings)
         with self._lock:
             return self._run(requests, rows, settings)
 
