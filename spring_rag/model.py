@@ -6,7 +6,14 @@ import os
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.backends.base import DEFAULT_TOKENS, Backend, Generation, GenerationSettings, Request
+from spring_rag.backends.base import (
+    BATCH_SIZE,
+    DEFAULT_TOKENS,
+    Backend,
+    Generation,
+    GenerationSettings,
+    Request,
+)
 from spring_rag.encoding import encode
 from spring_rag.errors import TokensError
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
@@ -130,7 +137,7 @@ class SpringModel:
         top_k: int = 0,
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
-        batch_size: int = 32,
+        batch_size: int = BATCH_SIZE,
     ) -> list[Generation]:
         """Answer prompts.
 

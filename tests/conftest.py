@@ -31,6 +31,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from spring_rag.demo import paths
+from spring_rag.model import SpringModel
 from spring_rag.tokens import VirtualTokens
 
 TEXT = [
@@ -176,3 +178,9 @@ def make_tokens() -> Callable[..., VirtualTokens]:
         return VirtualTokens(matrix, **kwargs)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> SpringModel:
+    """The model that ships with the package: it reads simple English and answers from it."""
+    return SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS, device="cpu")

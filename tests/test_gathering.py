@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, Phi3Config
 
-from spring_rag.backends.base import Generation, GenerationSettings, Request, Usage
-from spring_rag.backends.gathering import MOST_ROWS, Gathering, longest_decides_positions
+from spring_rag.backends.base import BATCH_SIZE, Generation, GenerationSettings, Request, Usage
+from spring_rag.backends.gathering import Gathering, longest_decides_positions
 from spring_rag.backends.local import LocalBackend
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, PromptTooLongError
@@ -117,7 +117,7 @@ def test_a_batch_has_a_most_and_goes_by_length(backend, batches, requests):
         batches.go_on.set()
         for each in [first, *others]:
             each.result()
-    assert batches.sizes == [1, MOST_ROWS, MOST_ROWS]
+    assert batches.sizes == [1, BATCH_SIZE, BATCH_SIZE]
     long, short = sorted(lengths[1:], key=max, reverse=True)
     assert min(long) >= max(short)
 

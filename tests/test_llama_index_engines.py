@@ -184,7 +184,11 @@ async def test_chat_engines(index, llm, mode):
     first = engine.chat(QUESTION)
     prompt = llm.model.prompts[-1]
     assert asked(llm)[-1].count(SLOT) == 1
-    assert f"{FACTS[0]}{SLOT}" in asked(llm)[-1]
+    context, question = asked(llm)[-1].split(SLOT)
+    assert FACTS[0] in context
+    assert "Instruction:" not in question, "what the template says of the context stands after the slot"
+    assert question.startswith("Be brief.\n")
+    assert QUESTION in question
     assert str(first) == answer_to(llm, prompt)
 
     llm.model.prompts.clear()

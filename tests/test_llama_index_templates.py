@@ -47,7 +47,6 @@ def rendered_messages(template, **values) -> list[tuple[str, str]]:
         ("{context_str}\n\nQuestion: {query_str}\nAnswer:", f"C1\nC2\n\n{SLOT}Question: Q?\nAnswer:"),
         ("{context_str} / {query_str}", f"C1\nC2{SLOT} / Q?"),
         ("{context_str}\n{query_str}", f"C1\nC2\n{SLOT}Q?"),
-        ("Use this:\n{context_str}\n----\n", f"Use this:\nC1\nC2{SLOT}\n----\n"),
         ("{query_str}\n{context_str}\nAgain: {query_str}", f"Q?\nC1\nC2\n{SLOT}Again: Q?"),
         ("{context_str}\n{query_str}\n{query_str}", f"C1\nC2\n{SLOT}Q?\nQ?"),
         (f"{{context_str}} {SLOT_MARKER}\nso: {{query_str}}", f"C1\nC2 {SLOT}\nso: Q?"),
@@ -57,13 +56,21 @@ def rendered_messages(template, **values) -> list[tuple[str, str]]:
 def test_slot_stands_before_the_questions_line(template, expected, kind):
     if kind == "rich":
         prompt = RichPromptTemplate(template.replace("{", "{{ ").replace("}", " }}"))
-        expected = expected.removesuffix("\n")  # jinja drops a template's last line break
     else:
         prompt = PromptTemplate(template)
     slotted = with_virtual_tokens(prompt)
     assert type(slotted) is type(prompt)
     assert rendered(slotted) == expected
     assert MARK not in prompt.get_template(), "the original was changed"
+
+
+def test_slot_ends_a_template_without_the_question():
+    text = PromptTemplate("Use this:\n{context_str}\n----\nGive details.\n")
+    assert rendered(with_virtual_tokens(text)) == f"Use this:\nC1\nC2\n----\nGive details.\n{SLOT}"
+    rich = RichPromptTemplate("Use this:\n{{ context_str }}\n----\nGive details.\n")
+    assert rendered(with_virtual_tokens(rich)) == f"Use this:\nC1\nC2\n----\nGive details.{SLOT}"
+    rich = RichPromptTemplate("{% chat role='system' %}\n{{ context_str }} (all)\n{% endchat %}\n")
+    assert rendered_messages(with_virtual_tokens(rich)) == [("system", f"C1\nC2 (all){SLOT}")]
 
 
 @pytest.mark.parametrize(

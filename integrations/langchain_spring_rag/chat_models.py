@@ -12,17 +12,19 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams, Langu
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict
 
 from langchain_spring_rag.messages import merged, to_prompt
-from langchain_spring_rag.parameters import SpringParameters, in_thread, iterate_in_thread, usage_metadata
+from langchain_spring_rag.parameters import SpringParameters, usage_metadata
 from langchain_spring_rag.prompts import MarkedPromptValue, MarkedText
-from spring_rag.backends.base import Generation
+from spring_rag.backends.base import BATCH_SIZE, Generation
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptError
 from spring_rag.prompt import Prompt
+from spring_rag.threads import in_thread, iterate_in_thread
 
 
 class ChatSpring(SpringParameters, BaseChatModel):
@@ -106,6 +108,17 @@ class ChatSpring(SpringParameters, BaseChatModel):
         if tools:
             self._refuse_tools()
         return self.bind(tool_choice=tool_choice, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answer many chats, in as many threads as the backbone takes prompts in one batch, if `config` doesn't say how many."""
+        configs = get_config_list(config, len(inputs))
+        at_once: list[RunnableConfig] = [{"max_concurrency": BATCH_SIZE, **each} for each in configs]
+        return super().batch(inputs, at_once, **kwargs)
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         if isinstance(model_input, MarkedText):

@@ -13,16 +13,11 @@ from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 
-from langchain_spring_rag.parameters import (
-    _PER_CALL,
-    SpringParameters,
-    in_thread,
-    iterate_in_thread,
-    usage_metadata,
-)
+from langchain_spring_rag.parameters import _PER_CALL, SpringParameters, usage_metadata
 from langchain_spring_rag.prompts import MarkedPromptValue, mark, marked_buffer
 from spring_rag.backends.base import Generation as Answer
 from spring_rag.prompt import parse_marked
+from spring_rag.threads import in_thread, iterate_in_thread
 
 
 class SpringLLM(SpringParameters, BaseLLM):

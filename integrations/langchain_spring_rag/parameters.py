@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self, TypeVar
+from collections.abc import Generator, Sequence
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import UsageMetadata
-from langchain_core.runnables.config import run_in_executor
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from spring_rag.backends.base import Generation, GenerationSettings, stripped
@@ -21,14 +19,9 @@ from spring_rag.errors import TokensError
 from spring_rag.model import SpringModel
 from spring_rag.prompt import Prompt
 
-T = TypeVar("T")
-
 _PER_CALL = ("num_tokens", "tokens", "max_tokens", "temperature", "top_p", "top_k", "seed")
 _NOT_FOR_LOCAL_MODELS = ("timeout", "max_retries")
 _TOOLS = ("tools", "tool_choice", "functions", "function_call", "response_format")
-
-# Threads that wait for the backbone. asyncio's own pool has a handful, too few for a batch to be gathered from.
-_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="langchain-spring-rag")
 
 _loaded: WeakValueDictionary[str, SpringModel] = WeakValueDictionary()
 _loading = threading.Lock()
@@ -260,29 +253,3 @@ def usage_metadata(generation: Generation) -> UsageMetadata:
         total_tokens=prompt + usage.generated,
         input_token_details=details,
     )
-
-
-async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run something that waits for the backbone."""
-    return await run_in_executor(_THREADS, function, *args, **kwargs)
-
-
-async def iterate_in_thread(iterator: Generator[T, None, Any]) -> AsyncIterator[T]:
-    """What an iterator yields, waited for in a thread. Leaving early closes it, which stops the backbone."""
-    turn = threading.Lock()
-    end = object()
-
-    def pull() -> Any:
-        with turn:
-            return next(iterator, end)
-
-    def close() -> None:
-        with turn:
-            iterator.close()
-
-    try:
-        while (item := await in_thread(pull)) is not end:
-            yield item
-    finally:
-        # A cancelled task leaves `pull` running in its thread: close as soon as that has returned.
-        _THREADS.submit(close)

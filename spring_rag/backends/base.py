@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 DEFAULT_TOKENS = "default"
 """Name of the set that is used when a request names none."""
 
+BATCH_SIZE = 32
+"""Most prompts that run at once, where nobody says otherwise."""
+
 FinishReason = Literal["stop", "length"]
 
 

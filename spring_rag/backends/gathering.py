@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from spring_rag.backends.base import Generation, GenerationSettings, Request
-
-MOST_ROWS = 32
-"""Most prompts of a gathered batch."""
+from spring_rag.backends.base import BATCH_SIZE, Generation, GenerationSettings, Request
 
 WINDOW_SECONDS = 0.005
 """A leader that had company last time begins when nobody new has come for so long."""
@@ -100,7 +97,7 @@ class Gathering:
 
     def _expect_company(self) -> None:
         with self._arrived:
-            while self._had_company and len(self._waiting) < MOST_ROWS:
+            while self._had_company and len(self._waiting) < BATCH_SIZE:
                 if not self._arrived.wait(WINDOW_SECONDS):
                     break
 
@@ -111,7 +108,7 @@ class Gathering:
             alike.sort(key=lambda each: each.length, reverse=True)
             batch: list[_Call] = []
             for each in alike:
-                if sum(len(one.requests) for one in [*batch, each]) > MOST_ROWS:
+                if sum(len(one.requests) for one in [*batch, each]) > BATCH_SIZE:
                     if call in batch:
                         break
                     batch = []

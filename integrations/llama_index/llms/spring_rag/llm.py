@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.base.llms.types import (
@@ -32,13 +30,12 @@ from spring_rag.backends.base import stripped
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel, TokensLike
 from spring_rag.prompt import Message, Prompt
+from spring_rag.threads import in_thread, iterate_in_thread
 
 if TYPE_CHECKING:
     import torch
 
     from spring_rag.backends.base import Generation
-
-Item = TypeVar("Item")
 
 _SETTINGS = ("tokens", "num_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
 
@@ -188,7 +185,7 @@ class SpringLLM(LLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """What `complete` does, in another thread."""
-        generation = await asyncio.to_thread(self._generate, self._text_prompt(prompt, formatted), kwargs)
+        generation = await in_thread(self._generate, self._text_prompt(prompt, formatted), kwargs)
         return _completion(generation)
 
     @llm_completion_callback()
@@ -197,7 +194,7 @@ class SpringLLM(LLM):
     ) -> CompletionResponseAsyncGen:
         """What `stream_complete` does, in another thread. Cancelling it stops the backbone."""
         prompt_ = self._text_prompt(prompt, formatted)
-        return _in_thread(await asyncio.to_thread(self._stream, prompt_, kwargs))
+        return iterate_in_thread(await in_thread(self._stream, prompt_, kwargs))
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -218,14 +215,14 @@ class SpringLLM(LLM):
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """What `chat` does, in another thread."""
-        generation = await asyncio.to_thread(self._generate, self._chat_prompt(messages), kwargs)
+        generation = await in_thread(self._generate, self._chat_prompt(messages), kwargs)
         return _chat(_completion(generation))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """What `stream_chat` does, in another thread. Cancelling it stops the backbone."""
         prompt = self._chat_prompt(messages)
-        return _in_thread(_chats(await asyncio.to_thread(self._stream, prompt, kwargs)))
+        return iterate_in_thread(_chats(await in_thread(self._stream, prompt, kwargs)))
 
     @property
     def _is_chat(self) -> bool:
@@ -336,16 +333,3 @@ def _chats(responses: CompletionResponseGen) -> ChatResponseGen:
     with closing(responses):
         for response in responses:
             yield _chat(response)
-
-
-async def _in_thread(stream: Generator[Item, None, None]) -> AsyncGenerator[Item, None]:
-    """The items of a generator that would block the event loop; it is closed when the asynchronous one is closed or cancelled."""
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spring-rag-stream")
-    loop = asyncio.get_running_loop()
-    try:
-        while (item := await loop.run_in_executor(thread, next, stream, None)) is not None:
-            yield item
-    finally:
-        # A step that still runs comes first, so the generator isn't closed while it executes.
-        thread.submit(stream.close)
-        thread.shutdown(wait=False)

@@ -50,8 +50,10 @@ def with_virtual_tokens(
     r"""A template like this one that has a slot for virtual tokens.
 
     The slot comes right before the line that holds the question; right after the context if they share a line, or if the
-    question comes in another template (as in the chat engines), or before the context, which a warning points out. A
-    template that says itself where, with `spring_rag.prompt.SLOT_MARKER`, gets it there. One that has its slot stays as it is.
+    question comes before the context, which a warning points out. Where the question isn't in the template, as in the chat
+    engines' system message, the slot is the end of the text that holds the context: instructions that follow a context (condense_plus_context asks
+    for details there) belong before the slot, too. A template that says itself where, with `spring_rag.prompt.SLOT_MARKER`,
+    gets it there. One that has its slot stays as it is.
 
     The slot's mark is a secret of this process. Hand a template that was pickled in another process to this function again.
 
@@ -204,12 +206,15 @@ def _offsets(
         line = texts[first.text].rfind("\n", 0, first.start) + 1
         shared = first.text == last.text and line < last.end
         return [after_context] if shared else [(first.text, line), (first.text, first.start), after_context]
-    if questions:
-        msg = (
-            "this prompt puts the question before the context. Virtual tokens were trained to stand between the context and "
-            "the question; here they follow both, and help less. Put the question after the context if you can."
-        )
-        warnings.warn(msg, stacklevel=2)
+    if not questions:
+        text = texts[last.text]
+        # jinja drops a line break at a template's end, but not one in front of a slot.
+        return [(last.text, len(text)), (last.text, len(text.rstrip("\n"))), after_context]
+    msg = (
+        "this prompt puts the question before the context. Virtual tokens were trained to stand between the context and "
+        "the question; here they follow both, and help less. Put the question after the context if you can."
+    )
+    warnings.warn(msg, stacklevel=2)
     return [after_context]
 
 
