@@ -423,6 +423,24 @@ class TestTogether:
         assert found == right
         assert found_chat == right_chat
 
+    async def test_prompts_from_threads_and_tasks_are_gathered(self, chat, spring_model, monkeypatch):
+        """A chat model of LangChain has no batch of its own."""
+        sizes: list[int] = []
+        run = spring_model.backend._gathering._run
+        monkeypatch.setattr(
+            spring_model.backend._gathering,
+            "_run",
+            lambda found, *rest: sizes.append(len(found)) or run(found, *rest),
+        )
+        right = [expected(spring_model).text.strip()] * 32
+        sizes.clear()
+        chain = CHAT | chat | text_of
+        assert chain.batch([VALUES] * 32) == right
+        assert chain.batch([VALUES] * 32, {"max_concurrency": 64}) == right
+        assert await chain.abatch([VALUES] * 32) == right
+        assert sum(sizes) == 96
+        assert len(sizes) <= 24, sizes
+
     async def test_one_bad_prompt_spoils_no_other(self, llm, chat, spring_model):
         long = {"context": "word " * 2000, "question": "?"}
         inputs = [VALUES, long, VALUES]

@@ -1,10 +1,8 @@
 """SpringLLM: the same answers as SpringModel through every method of a LlamaIndex language model."""
 
 import asyncio
-import importlib
 import inspect
 import re
-import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,7 +24,7 @@ from llama_index.llms.spring_rag import (
 from llama_index.llms.spring_rag.llm import _completions
 from spring_rag import Prompt, RagPrompt, RagTemplate, Slot
 from spring_rag.backends.base import Generation, Usage
-from spring_rag.errors import MissingExtraError, PromptError, PromptTooLongError
+from spring_rag.errors import PromptError, PromptTooLongError
 from spring_rag.prompt import SLOT_MARKER, Message, Text
 
 RAG = RagPrompt(QUESTION, FACTS[:2])
@@ -322,6 +320,31 @@ async def test_concurrent_calls_answer_as_alone(llm, model):
     assert [each.text for each in found] == wanted
 
 
+async def test_one_bad_prompt_spoils_no_other(llm, model):
+    right = expected(model, RAG).text.strip()
+    texts = [render_text(RAG), "a" * 20000, render_text(RAG)] * 4
+    with ThreadPoolExecutor(12) as pool:
+        futures = [pool.submit(llm.complete, text) for text in texts]
+    found = await asyncio.gather(*(llm.acomplete(text) for text in texts), return_exceptions=True)
+    for i, (future, other) in enumerate(zip(futures, found, strict=True)):
+        if i % 3 == 1:
+            assert isinstance(future.exception(), PromptTooLongError)
+            assert isinstance(other, PromptTooLongError)
+        else:
+            assert future.result().text == other.text == right
+
+
+async def test_asynchronous_calls_are_gathered(llm, model, monkeypatch):
+    sizes: list[int] = []
+    run = model.backend._gathering._run
+    monkeypatch.setattr(
+        model.backend._gathering, "_run", lambda found, *rest: sizes.append(len(found)) or run(found, *rest)
+    )
+    await asyncio.gather(*(llm.acomplete(render_text(RAG)) for _ in range(32)))
+    assert sum(sizes) == 32
+    assert len(sizes) <= 8, sizes
+
+
 def test_serialises_without_its_model(llm):
     saved = llm.to_dict()
     assert saved["class_name"] == "SpringLLM"
@@ -365,13 +388,3 @@ def test_docstring_examples(documented, llm, capsys, monkeypatch):
         printed = capsys.readouterr().out
         assert "virtual tokens: response_synthesizer:text_qa_template" in printed
         assert "left as it was: response_synthesizer:refine_template" in printed
-
-
-def test_missing_framework_names_the_extra(monkeypatch):
-    for name in list(sys.modules):
-        if name.startswith("llama_index.llms.spring_rag"):
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "llama_index.core.prompts", None)
-    monkeypatch.setitem(sys.modules, "llama_index.core.chat_engine.types", None)
-    with pytest.raises(MissingExtraError, match=r"spring-rag\[llama-index\]"):
-        importlib.import_module("llama_index.llms.spring_rag")
