@@ -1,28 +1,23 @@
-"""LangChain's own suites for chat models."""
+"""LangChain's own suites for chat models, on the demo's model."""
 
 from collections.abc import Iterator
 
 import pytest
-from langchain_parts import make_spring_model, spring_model
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_spring_rag import ChatSpring
+from spring_rag.demo import paths
 
-__all__ = ["make_spring_model", "spring_model"]  # fixtures
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:these virtual tokens don't record", "ignore::langchain_core._api.LangChainDeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainDeprecationWarning")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _in_a_folder_with_a_backbone(spring_model, tmp_path_factory) -> Iterator[None]:
+def _in_a_folder_with_the_demos_model(tmp_path_factory) -> Iterator[None]:
     """So that a relative name loads it, and no path of this machine gets into the snapshot."""
     folder = tmp_path_factory.mktemp("standard")
-    spring_model.backend.hf_model.save_pretrained(folder / "backbone")
-    spring_model.tokenizer.save_pretrained(folder / "backbone")
-    spring_model.backend.tokens().save_pretrained(folder / "tokens")
+    (folder / "backbone").symlink_to(paths.BACKBONE)
+    (folder / "tokens").symlink_to(paths.TOKENS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         # Kept, so that each test's model finds it loaded.
@@ -42,7 +37,7 @@ class _Chat:
 
     @property
     def standard_chat_model_params(self) -> dict[str, object]:
-        # `max_tokens` is ours: a random backbone would go on to the suite's hundred.
+        # `max_tokens` is ours: the suite's hundred takes its time, and what is tested is the interface.
         return {"temperature": 0, "timeout": 60, "stop": [], "max_retries": 2}
 
     # `bind_tools` and `with_structured_output` are there to refuse with a reason, and the suite takes a class that has
@@ -54,6 +49,9 @@ class _Chat:
     @property
     def has_structured_output(self) -> bool:
         return False
+
+    # What else the suite skips is not overridden because it is true as it stands: no images, audio or PDFs (a backbone reads text),
+    # no messages in Anthropic's form (they hold tool calls), no recorded HTTP traffic (there is none).
 
     # `init_from_env_params` stays empty, too: there is no key that an environment variable could hold.
 
@@ -80,4 +78,4 @@ class TestChatSpringUnit(_Chat, ChatModelUnitTests):
 
 
 class TestChatSpring(_Chat, ChatModelIntegrationTests):
-    """On a tiny random backbone: what is tested is the interface, not the answers."""
+    """What is tested is the interface, not the answers."""

@@ -70,7 +70,7 @@ def test_slot_ends_a_template_without_the_question():
     rich = RichPromptTemplate("Use this:\n{{ context_str }}\n----\nGive details.\n")
     assert rendered(with_virtual_tokens(rich)) == f"Use this:\nC1\nC2\n----\nGive details.{SLOT}"
     rich = RichPromptTemplate("{% chat role='system' %}\n{{ context_str }} (all)\n{% endchat %}\n")
-    assert rendered_messages(with_virtual_tokens(rich)) == [("system", f"C1\nC2 (all){SLOT}")]
+    assert rendered_messages(with_virtual_tokens(rich)) == [("system", f"C1\nC2 (all)\n{SLOT}")]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +23,7 @@ from spring_rag.backends.base import BATCH_SIZE, Generation
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptError
 from spring_rag.prompt import Prompt
-from spring_rag.threads import in_thread, iterate_in_thread
+from spring_rag.threads import in_thread
 
 
 class ChatSpring(SpringParameters, BaseChatModel):
@@ -150,43 +149,8 @@ class ChatSpring(SpringParameters, BaseChatModel):
     ) -> ChatResult:
         return await in_thread(self._generate, messages, stop, **kwargs)
 
-    def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
-        with closing(self._chunks(messages, stop, **kwargs)) as chunks:
-            for chunk in chunks:
-                if run_manager:
-                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
-
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        async for chunk in iterate_in_thread(self._chunks(messages, stop, **kwargs)):
-            if run_manager:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
-
-    def _chunks(
-        self, messages: list[BaseMessage], stop: list[str] | None, **kwargs: Any
-    ) -> Generator[ChatGenerationChunk, None, None]:
-        model = self._configured(stop, kwargs)
-        with closing(model._pieces(model._prompt(messages))) as pieces:
-            while True:
-                try:
-                    piece = next(pieces)
-                except StopIteration as end:
-                    yield model._last_chunk(end.value)
-                    return
-                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+    def _chunk(self, piece: str) -> ChatGenerationChunk:
+        return ChatGenerationChunk(message=AIMessageChunk(content=piece))
 
     def _last_chunk(self, generation: Generation) -> ChatGenerationChunk:
         message = AIMessageChunk(
@@ -197,13 +161,13 @@ class ChatSpring(SpringParameters, BaseChatModel):
         )
         return ChatGenerationChunk(message=message)
 
-    def _prompt(self, messages: Sequence[BaseMessage]) -> Prompt:
+    def _prompt(self, given: Sequence[BaseMessage]) -> Prompt:
         """The messages as the chat template takes them.
 
         Raises:
             PromptError: the template refuses them, also with turns merged, or they aren't text.
         """
-        prompt = to_prompt(messages)
+        prompt = to_prompt(given)
         roles = [message.role for message in prompt.messages]
         if "system" in roles or any(role == following for role, following in pairwise(roles)):
             try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -16,8 +15,8 @@ from pydantic import ConfigDict
 from langchain_spring_rag.parameters import _PER_CALL, SpringParameters, usage_metadata
 from langchain_spring_rag.prompts import MarkedPromptValue, mark, marked_buffer
 from spring_rag.backends.base import Generation as Answer
-from spring_rag.prompt import parse_marked
-from spring_rag.threads import in_thread, iterate_in_thread
+from spring_rag.prompt import Prompt, parse_marked
+from spring_rag.threads import in_thread
 
 
 class SpringLLM(SpringParameters, BaseLLM):
@@ -167,7 +166,7 @@ class SpringLLM(SpringParameters, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         model = self._configured(stop, kwargs)
-        found = model._answer([parse_marked(mark(prompt)) for prompt in prompts])
+        found = model._answer([model._prompt(prompt) for prompt in prompts])
         generations: list[Any] = [
             [Generation(text=each.text.strip(), generation_info=model._info(each))] for each in found
         ]
@@ -185,43 +184,14 @@ class SpringLLM(SpringParameters, BaseLLM):
     ) -> LLMResult:
         return await in_thread(self._generate, prompts, stop, **kwargs)
 
-    def _stream(
-        self,
-        prompt: str,
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[GenerationChunk]:
-        with closing(self._chunks(prompt, stop, **kwargs)) as chunks:
-            for chunk in chunks:
-                if run_manager:
-                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+    def _prompt(self, given: str) -> Prompt:
+        return parse_marked(mark(given))
 
-    async def _astream(
-        self,
-        prompt: str,
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[GenerationChunk]:
-        async for chunk in iterate_in_thread(self._chunks(prompt, stop, **kwargs)):
-            if run_manager:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+    def _chunk(self, piece: str) -> GenerationChunk:
+        return GenerationChunk(text=piece)
 
-    def _chunks(
-        self, prompt: str, stop: list[str] | None, **kwargs: Any
-    ) -> Generator[GenerationChunk, None, None]:
-        model = self._configured(stop, kwargs)
-        with closing(model._pieces(parse_marked(mark(prompt)))) as pieces:
-            while True:
-                try:
-                    piece = next(pieces)
-                except StopIteration as end:
-                    yield GenerationChunk(text="", generation_info=model._info(end.value))
-                    return
-                yield GenerationChunk(text=piece)
+    def _last_chunk(self, generation: Answer) -> GenerationChunk:
+        return GenerationChunk(text="", generation_info=self._info(generation))
 
     def _info(self, generation: Answer) -> dict[str, Any]:
         return {

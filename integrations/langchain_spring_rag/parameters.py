@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import UsageMetadata
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
@@ -18,6 +20,7 @@ from spring_rag.encoding import encode
 from spring_rag.errors import TokensError
 from spring_rag.model import SpringModel
 from spring_rag.prompt import Prompt
+from spring_rag.threads import iterate_in_thread
 
 _PER_CALL = ("num_tokens", "tokens", "max_tokens", "temperature", "top_p", "top_k", "seed")
 _NOT_FOR_LOCAL_MODELS = ("timeout", "max_retries")
@@ -184,6 +187,57 @@ class SpringParameters(BaseModel):
     def _pieces(self, prompt: Prompt) -> Generator[str, None, Generation]:
         """The answer in pieces, without white space at its ends; the whole one as the return value."""
         return (yield from stripped(self._spring.stream(prompt, **self._arguments())))
+
+    def _stream(
+        self,
+        prompt: Any,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        with closing(self._chunks(prompt, stop, kwargs)) as chunks:
+            for chunk in chunks:
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        prompt: Any,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        async for chunk in iterate_in_thread(self._chunks(prompt, stop, kwargs)):
+            if run_manager:
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    def _chunks(
+        self, prompt: Any, stop: list[str] | None, changes: dict[str, Any]
+    ) -> Generator[Any, None, None]:
+        """One chunk per piece of the answer, and a last one without text that knows how it ended."""
+        model = self._configured(stop, changes)
+        with closing(model._pieces(model._prompt(prompt))) as pieces:
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    yield model._last_chunk(end.value)
+                    return
+                yield model._chunk(piece)
+
+    def _prompt(self, given: Any) -> Prompt:
+        """What LangChain gives this kind of model, as a prompt of the core."""
+        raise NotImplementedError
+
+    def _chunk(self, piece: str) -> Any:
+        """A piece of an answer, as LangChain wants it of this kind of model."""
+        raise NotImplementedError
+
+    def _last_chunk(self, generation: Generation) -> Any:
+        """What is known once an answer is complete."""
+        raise NotImplementedError
 
     def _arguments(self) -> dict[str, Any]:
         arguments = {name: getattr(self, name) for name in (*_PER_CALL, "stop")}
