@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import product
 from random import Random
+from typing import NamedTuple
 
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
@@ -17,16 +18,24 @@ from spring_rag.training.objective import Example
 from spring_rag.training.recipe import TrainingRecipe
 
 _CHECKED = 200
-_BATCHES_SORTED_TOGETHER = 16
+_STEPS_SORTED_TOGETHER = 16
+
+
+class Place(NamedTuple):
+    """Which example, and in which optimizer step of the epoch it is seen."""
+
+    index: int
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One encoded example, and where it comes from."""
+    """One encoded example, where it comes from, and how many of the drawn passages had no room."""
 
     example: Example
     epoch: int
-    index: int
+    step: int
+    dropped: int = 0
 
 
 class RagExamples(Dataset[Item]):
@@ -60,18 +69,20 @@ class RagExamples(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, place: Place) -> Item:
+        index, step = place
         rng = self._rng(index)
         ranked, answer = self._draw(index, rng)
         target = self._target(answer, ranked.template)
         budget = self._budget(target)
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
-        encoded = encode(ranked.with_passages([ranked.passages[i] for i in order]), self.tokenizer)
+        encoded, kept = encode(ranked.with_passages([ranked.passages[i] for i in order]), self.tokenizer), order
         if len(encoded.ids) > budget:
-            kept = len(fit(ranked, budget, self._count).passages)
-            shuffled = ranked.with_passages([ranked.passages[i] for i in order if i < kept])
-            encoded = encode(fit(shuffled, budget, self._count), self.tokenizer)
-        return Item((encoded, target), self.epoch, index)
+            fitting = len(fit(ranked, budget, self._count).passages)
+            shuffled = ranked.with_passages([ranked.passages[i] for i in order if i < fitting])
+            fitted = fit(shuffled, budget, self._count)
+            encoded, kept = encode(fitted, self.tokenizer), order[: len(fitted.passages)]
+        return Item((encoded, target), self.epoch, step, len(order) - len(kept))
 
     def length(self, index: int) -> int:
         """Characters of the passages drawn in this epoch."""
@@ -86,6 +97,8 @@ class RagExamples(Dataset[Item]):
         if rng.random() < recipe.chat:
             template = replace(template, chat=True)
         count = rng.randint(recipe.min_passages, recipe.max_passages)
+        if rng.random() < recipe.retrieval_free:
+            count = 0
         passages, answer = example.passages[:count], example.answers[0]
         if recipe.unanswerable > 0:
             others = tuple(passage for passage in example.passages if not _holds(passage, example.answers))
@@ -135,17 +148,20 @@ def _holds(passage: str, answers: Sequence[str]) -> bool:
     return any(answer.strip().casefold() in text for answer in answers)
 
 
-class SimilarLengths(Sampler[int]):
+class SimilarLengths(Sampler[Place]):
     """Random order in which neighbours have contexts of similar length, so that batches hold little padding.
+
+    Which examples an optimizer step sees depends on their number alone, not on how many forward passes and processes
+    share them: a run spread over two processes takes the steps that one with the double batch takes.
 
     Args:
         dataset: whose drawn passages are measured (in characters: nothing is tokenized for it).
-        batch_size: examples that come to stand in one batch.
+        step_size: examples of one optimizer step, over all its forward passes and processes.
         seed: of the order.
     """
 
-    def __init__(self, dataset: RagExamples, batch_size: int, seed: int) -> None:
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+    def __init__(self, dataset: RagExamples, step_size: int, seed: int) -> None:
+        self.dataset, self.step_size, self.seed = dataset, step_size, seed
 
     def set_epoch(self, epoch: int) -> None:
         """Order as in this epoch, and let the dataset draw as in it."""
@@ -154,18 +170,19 @@ class SimilarLengths(Sampler[int]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Place]:
         rng = Random(f"{self.seed}:{self.dataset.epoch}:order")
         order = list(range(len(self.dataset)))
         rng.shuffle(order)
-        size = self.batch_size * _BATCHES_SORTED_TOGETHER
-        batches: list[list[int]] = []
+        size = self.step_size * _STEPS_SORTED_TOGETHER
+        steps: list[list[int]] = []
         for start in range(0, len(order), size):
             pool = sorted(order[start : start + size], key=self.dataset.length)
-            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
-        whole = [batch for batch in batches if len(batch) == self.batch_size]
+            steps += [pool[i : i + self.step_size] for i in range(0, len(pool), self.step_size)]
+        whole = [indices for indices in steps if len(indices) == self.step_size]
         rng.shuffle(whole)
-        # A short batch anywhere but at the end would shift all later ones.
-        short = [batch for batch in batches if len(batch) < self.batch_size]
-        for batch in whole + short:
-            yield from batch
+        # A short step anywhere but at the end would shift all later ones.
+        short = [indices for indices in steps if len(indices) < self.step_size]
+        for step, indices in enumerate(whole + short):
+            for index in indices:
+                yield Place(index, step)

@@ -1,6 +1,7 @@
 """How virtual tokens are trained: every choice in one place, written into the artifact."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from math import ceil
 from random import Random
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,9 @@ INIT_TEXT = (
     "According to the previous relevant passages, please answer the following question. "
     "Only return the answer without any other words."
 )
+SCHEDULERS = ("linear", "cosine", "constant_with_warmup")
+"""Those of transformers' that need no further settings."""
+
 _SHARE_OF_ALL = 0.25
 
 
@@ -26,7 +30,7 @@ class TrainingRecipe:
         init_text: the rows start as this text's token embeddings, repeated or cut to n; an instruction is already half
             of what the tokens are to say.
         learning_rate: AdamW's peak. Rows are few and their gradients small, so it is far above that of a model's weights.
-        scheduler: a schedule of transformers, by name.
+        scheduler: how the learning rate falls after the warm-up; one of `SCHEDULERS`.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm.
@@ -38,6 +42,7 @@ class TrainingRecipe:
         max_length: most tokens of an example: prompt, n virtual tokens and answer; the lowest-ranked passages go first.
         min_passages: fewest passages of an example.
         max_passages: most passages of an example.
+        retrieval_free: share of the examples without any passage, so that the tokens do no harm where nothing is retrieved.
         k_schedule: how k is drawn for a batch. `uniform`: each of 1…n alike, as the authors do it. `small`: p(k) ~ 1/k,
             and n in a quarter of the batches, since one token must learn what fifty can share. `sandwich`: 1, n and one
             between (p(k) ~ 1/k), on one cached context.
@@ -65,6 +70,7 @@ class TrainingRecipe:
     max_length: int = 1024
     min_passages: int = 1
     max_passages: int = 5
+    retrieval_free: float = 0.0
     k_schedule: KSchedule = "small"
     unanswerable: float = 0.0
     unanswerable_answer: str = "not stated"
@@ -85,10 +91,13 @@ class TrainingRecipe:
             if not getattr(self, name) > 0:
                 msg = f"{name} = {getattr(self, name)}; it must be above 0"
                 raise TrainingError(msg)
-        for name in ("warmup", "chat", "unanswerable"):
+        for name in ("warmup", "chat", "retrieval_free", "unanswerable"):
             if not 0 <= getattr(self, name) <= 1:
                 msg = f"{name} = {getattr(self, name)}; it is a share, from 0 to 1"
                 raise TrainingError(msg)
+        if self.weight_decay < 0:
+            msg = f"weight_decay = {self.weight_decay}; it must be 0 or more"
+            raise TrainingError(msg)
         if self.max_steps is not None and self.max_steps < 1:
             msg = f"max_steps = {self.max_steps}; it must be at least 1, or None to go by epochs"
             raise TrainingError(msg)
@@ -98,10 +107,23 @@ class TrainingRecipe:
         if not self.unanswerable_answer.strip():
             msg = "unanswerable_answer is blank; give the words that say that there is no answer"
             raise TrainingError(msg)
-        for name, choices in (("k_schedule", get_args(KSchedule)), ("precision", get_args(Precision))):
+        for name, choices in (
+            ("k_schedule", get_args(KSchedule)),
+            ("precision", get_args(Precision)),
+            ("scheduler", SCHEDULERS),
+        ):
             if getattr(self, name) not in choices:
                 msg = f"{name} = {getattr(self, name)!r}; choose one of {', '.join(choices)}"
                 raise TrainingError(msg)
+
+    @property
+    def answer_template(self) -> RagTemplate:
+        """The template that most examples were rendered with: how the tokens are to be used."""
+        return replace(self.template, chat=True) if self.chat > 0.5 else self.template
+
+    def steps_of(self, examples: int, step_size: int) -> int:
+        """How many optimizer steps the run takes over so many examples, `step_size` of them a step."""
+        return self.max_steps or ceil(ceil(examples / step_size) * self.epochs)
 
     def draw_ks(self, rng: Random) -> list[int]:
         """The ks of one batch: one, or three for the sandwich (fewer where n leaves no room)."""
