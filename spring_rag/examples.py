@@ -1,7 +1,8 @@
 """Questions with accepted answers and passages, for training and evaluation alike.
 
-Two formats of JSON lines are read: the authors' `{"question", "target", "ret_passages"}`, whose passages stand in the
-order of their rank, and FlashRAG's `{"id", "question", "golden_answers", "metadata"}`, which has none.
+Two kinds of records are read: the authors' `{"question", "target", "ret_passages"}`, whose passages stand in the
+order of their rank, and FlashRAG's `{"id", "question", "golden_answers", "metadata"}`, which has none. They come as JSON lines, or as
+the rows of a data set that Hugging Face's `datasets` saved to disk.
 """
 
 import hashlib
@@ -9,9 +10,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from spring_rag.errors import DataError
+from spring_rag.extras import extra
 
 _SHOWN_PROBLEMS = 20
 
@@ -42,31 +45,39 @@ class Loaded:
 
 
 def load_examples(path: str | Path, *, skip_bad: bool = False) -> Loaded:
-    """Read a file of JSON lines, in either format.
+    """Read a file of JSON lines or a data set's folder, in either format.
 
     Args:
-        path: the file, UTF-8; empty lines are passed over.
-        skip_bad: leave bad lines out and report them, instead of refusing the file.
+        path: a file, UTF-8, whose empty lines are passed over; or a folder that `Dataset.save_to_disk` wrote.
+        skip_bad: leave bad lines (rows) out and report them, instead of refusing the data.
 
     Raises:
-        DataError: the file can't be read, holds no example, or has bad lines; all of them are named.
+        DataError: the data can't be read, hold no example, or have bad lines; all of them are named.
+        MissingExtraError: `datasets` isn't installed, for a folder.
     """
+    what = "row" if Path(path).is_dir() else "line"
+    loaded = _load_rows(Path(path)) if what == "row" else load_lines(_lines(path))
+    if loaded.bad and not skip_bad:
+        shown = "\n".join(f"  {what} {bad.number}: {bad.reason}" for bad in loaded.bad[:_SHOWN_PROBLEMS])
+        more = len(loaded.bad) - _SHOWN_PROBLEMS
+        rest = f"\n  and {more} more" if more > 0 else ""
+        msg = (
+            f"{path} has {len(loaded.bad)} bad {what}s; mend them, or skip them (--skip-bad):\n{shown}{rest}"
+        )
+        raise DataError(msg)
+    if not loaded.examples:
+        expected = "one JSON object a line" if what == "line" else "rows with a question and its answers"
+        msg = f"{path} holds no examples; expected {expected}"
+        raise DataError(msg)
+    return loaded
+
+
+def _lines(path: str | Path) -> list[str]:
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        return Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path} can't be read as UTF-8 text: {error}"
         raise DataError(msg) from error
-    loaded = load_lines(lines)
-    if loaded.bad and not skip_bad:
-        shown = "\n".join(f"  line {bad.number}: {bad.reason}" for bad in loaded.bad[:_SHOWN_PROBLEMS])
-        more = len(loaded.bad) - _SHOWN_PROBLEMS
-        rest = f"\n  and {more} more" if more > 0 else ""
-        msg = f"{path} has {len(loaded.bad)} bad lines; mend them, or skip them:\n{shown}{rest}"
-        raise DataError(msg)
-    if not loaded.examples:
-        msg = f"{path} holds no examples; expected one JSON object a line"
-        raise DataError(msg)
-    return loaded
 
 
 def load_lines(lines: Iterable[str]) -> Loaded:
@@ -76,14 +87,83 @@ def load_lines(lines: Iterable[str]) -> Loaded:
         if not line.strip():
             continue
         try:
-            loaded.examples.append(_example(json.loads(line)))
+            record = json.loads(line)
         except json.JSONDecodeError as error:
             loaded.bad.append(BadLine(number, f"not JSON ({error.msg}, column {error.colno})"))
         except RecursionError:
             loaded.bad.append(BadLine(number, "not JSON (nested too deeply)"))
-        except DataError as error:
-            loaded.bad.append(BadLine(number, str(error)))
+        else:
+            _sort_in(loaded, number, record)
     return loaded
+
+
+def _load_rows(folder: Path) -> Loaded:
+    """Read a data set that lies in a folder, or the only split of one.
+
+    Raises:
+        DataError: no data set, or several splits to choose from.
+    """
+    with extra("train"):
+        import datasets
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except Exception as error:  # pyarrow and datasets have errors of a dozen kinds
+        msg = f"{folder} isn't a data set that Dataset.save_to_disk wrote: {' '.join(str(error).split())}"
+        raise DataError(msg) from error
+    if isinstance(found, datasets.DatasetDict):
+        if len(found) != 1:
+            msg = f"{folder} has the splits {', '.join(sorted(found)) or '(none)'}; name the folder of one, as {folder / 'train'}"
+            raise DataError(msg)
+        found = next(iter(found.values()))
+    loaded = Loaded([], [])
+    for number, row in enumerate(found, 1):
+        # Columns that only some rows have are None in the others.
+        _sort_in(loaded, number, {key: value for key, value in row.items() if value is not None})
+    return loaded
+
+
+def _sort_in(loaded: Loaded, number: int, record: Any) -> None:
+    try:
+        loaded.examples.append(_example(record))
+    except DataError as error:
+        loaded.bad.append(BadLine(number, str(error)))
+
+
+def write_examples(path: str | Path, examples: Iterable[RagExample]) -> None:
+    """Write examples as the authors' JSON lines; a file that exists is replaced as a whole.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    from spring_rag.persistence.files import replace_files
+
+    lines = []
+    for example in examples:
+        target = example.answers[0] if len(example.answers) == 1 else list(example.answers)
+        record = {"question": example.question, "target": target, "ret_passages": list(example.passages)}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    replace_files(Path(path).parent, {Path(path).name: "".join(lines).encode()})
+
+
+def hold_out(
+    examples: Sequence[RagExample], share: float, seed: int
+) -> tuple[list[RagExample], list[RagExample]]:
+    """Part off a random share of the questions, in their order; one that occurs twice falls to one side only.
+
+    Returns:
+        The examples to train on, and those held out.
+
+    Raises:
+        DataError: nothing would be left on one of the sides.
+    """
+    questions = list(dict.fromkeys(example.question for example in examples))
+    out = set(Random(f"{seed}:held out").sample(questions, round(share * len(questions))))
+    kept = [example for example in examples if example.question not in out]
+    held = [example for example in examples if example.question in out]
+    if not kept or not held:
+        msg = f"a held-out share of {share} of {len(questions)} questions leaves {len(kept)} examples to train on and {len(held)} held out"
+        raise DataError(msg)
+    return kept, held
 
 
 def _example(record: Any) -> RagExample:

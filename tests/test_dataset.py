@@ -93,7 +93,11 @@ def test_answers_out_of_reach_are_trained_as_unanswerable_if_asked_for(
     answers = encode_target("Ann", chatty)
     assert RagExamples([below], chatty, recipe)[Place(0)].example[1] == answers
     found = RagExamples([below, nowhere, alone], chatty, replace(recipe, unanswerable=1.0))
-    assert [found[Place(i)].example[1] for i in range(3)] == [encode_target("not stated", chatty), answers, answers]
+    assert [found[Place(i)].example[1] for i in range(3)] == [
+        encode_target("not stated", chatty),
+        answers,
+        answers,
+    ]
 
 
 def test_share_of_chat(chatty: PreTrainedTokenizerFast) -> None:

@@ -1,13 +1,22 @@
 """`spring-rag train`: virtual tokens for a backbone, from questions with answers and passages."""
 
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spring_rag.cli.console import note, quiet_libraries
+from spring_rag.cli.backbone import load_backbone, load_tokenizer
+from spring_rag.cli.console import note, print_json, quiet_libraries
 from spring_rag.extras import extra
+
+if TYPE_CHECKING:
+    from spring_rag.examples import RagExample
+    from spring_rag.tokens import VirtualTokens
+    from spring_rag.training import Preview
 
 
 def train(
@@ -15,20 +24,49 @@ def train(
     data: Annotated[
         Path,
         typer.Option(
-            metavar="FILE",
-            help='JSON lines: {"question", "target", "ret_passages"}, passages best first; or FlashRAG\'s.',
+            metavar="PATH",
+            help='JSON lines: {"question", "target", "ret_passages"}, passages best first; or FlashRAG\'s; or a folder that'
+            " datasets' save_to_disk wrote, with these columns.",
         ),
     ],
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the trained tokens and checkpoints.")
     ],
-    eval_data: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Held-out examples; their loss is shown.", show_default=False),
-    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out bad lines, and count them.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Train nothing: show three finished prompts, their lengths, and the steps."
+        ),
+    ] = False,
+    eval_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Held-out examples, in the form of --data, answered whenever a checkpoint is saved; the best one is kept.",
+            show_default=False,
+        ),
+    ] = None,
+    eval_share: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Hold out this share of --data for that, instead of --eval-data."),
+    ] = 0.0,
+    eval_k: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K,K,…", help="Numbers of virtual tokens to answer them with.", show_default="1 and n"
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stop after so many evaluations in a row that weren't better than the best.",
+            show_default=False,
+        ),
+    ] = None,
     num_tokens: Annotated[
         int,
         typer.Option(
@@ -46,9 +84,27 @@ def train(
         float,
         typer.Option(help="AdamW's peak; far above that of a model's weights, since only some rows move."),
     ] = 1e-2,
+    scheduler: Annotated[
+        Literal["linear", "cosine", "constant_with_warmup"],
+        typer.Option(help="How the rate falls; to nothing, so that the last rows settle, or not at all."),
+    ] = "linear",
     warmup: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the steps in which the rate rises.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the steps in which the rate rises: AdamW's first steps are its wildest.",
+        ),
     ] = 0.05,
+    weight_decay: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Of AdamW; 0 because it would pull rows to zero, away from real embeddings."
+        ),
+    ] = 0.0,
+    max_grad_norm: Annotated[
+        float, typer.Option(help="Clip gradients to this norm: one odd example shouldn't undo many steps.")
+    ] = 1.0,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps, instead of --epochs.", show_default=False)
@@ -67,6 +123,14 @@ def train(
     max_passages: Annotated[
         int, typer.Option(min=0, help="Most passages of an example; varied, so that any number works later.")
     ] = 5,
+    retrieval_free: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of examples without passages, so that the tokens do no harm without retrieval.",
+        ),
+    ] = 0.0,
     k_schedule: Annotated[
         Literal["uniform", "small", "sandwich"],
         typer.Option(
@@ -96,28 +160,58 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard logs to --output/logs.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto takes CUDA, else MPS, else the CPU.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the backbone: auto, float32, bfloat16, float16.")] = "auto",
+    quantize: Annotated[
+        Literal["8bit", "4bit"] | None,
+        typer.Option(help="Load the backbone in fewer bits, by bitsandbytes.", show_default=False),
+    ] = None,
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|balanced|…",
+            help="Spread one copy of the backbone over all devices, when it doesn't fit on one (one process).",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard",
+            help="Under torchrun or accelerate launch: split the backbone's layers over the processes (FSDP).",
+        ),
+    ] = False,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of the backbone.", show_default=False)
     ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train virtual tokens for a backbone.
 
-    The data is checked before the backbone is loaded.
+    The data is checked before the backbone is loaded. Ctrl-C saves a checkpoint; the same command with --resume goes on.
+    Several devices: torchrun --nproc-per-node N -m spring_rag train …, or accelerate launch -m spring_rag train ….
     """
+    if eval_data is not None and eval_share:
+        msg = "--eval-data and --eval-share exclude each other"
+        raise typer.BadParameter(msg)
+    eval_ks = _parse_ks(eval_k)
     with quiet_libraries():
-        from spring_rag.examples import load_examples
+        from spring_rag.examples import hold_out, load_examples
 
         loaded = load_examples(data, skip_bad=skip_bad)
+        examples = loaded.examples
         held_out = load_examples(eval_data, skip_bad=skip_bad).examples if eval_data else None
-        if loaded.bad:
+        if eval_share:
+            examples, held_out = hold_out(examples, eval_share, seed)
+        if loaded.bad and _is_first_process():
             note(f"{len(loaded.bad)} bad lines skipped, {len(loaded.examples)} examples kept")
         with extra("train"):
             # transformers' Trainer needs it, and says so only when it is made.
             import_module("accelerate")
-        from spring_rag.backends.local import LocalBackend
-        from spring_rag.training import TrainingRecipe, train_tokens
+        from spring_rag.training import TrainingRecipe, preview, shard_backbone, train_tokens
         from spring_rag.training.progress import ProgressBar
         from spring_rag.training.recipe import INIT_TEXT
 
@@ -125,6 +219,9 @@ def train(
             num_tokens=num_tokens,
             init_text=INIT_TEXT if init_text is None else init_text,
             learning_rate=learning_rate,
+            scheduler=scheduler,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
             warmup=warmup,
             epochs=epochs,
             max_steps=max_steps,
@@ -134,22 +231,89 @@ def train(
             max_length=max_length,
             min_passages=min_passages,
             max_passages=max_passages,
+            retrieval_free=retrieval_free,
             k_schedule=k_schedule,
             unanswerable=unanswerable,
             unanswerable_answer=unanswerable_answer,
             chat=chat,
             seed=seed,
         )
-        backend = LocalBackend.from_pretrained(model, device=device, dtype=dtype, revision=revision)
-        tokens = train_tokens(
-            backend.hf_model,
-            backend.tokenizer,
-            loaded.examples,
-            recipe,
-            output,
-            held_out,
-            save_steps=save_steps,
-            resume=resume,
-            callbacks=[ProgressBar()],
+        if dry_run:
+            seen = preview(examples, load_tokenizer(model, revision), recipe)
+        else:
+            backend = load_backbone(
+                model, device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
+            )
+            if shard:
+                shard_backbone(backend.hf_model)
+            tokens = _train(
+                lambda: train_tokens(
+                    backend.hf_model,
+                    backend.tokenizer,
+                    examples,
+                    recipe,
+                    output,
+                    held_out,
+                    eval_ks=eval_ks,
+                    save_steps=save_steps,
+                    patience=patience,
+                    tensorboard=tensorboard,
+                    resume=resume,
+                    callbacks=[ProgressBar()],
+                )
+            )
+    if dry_run:
+        print_json(asdict(seen)) if json else _print_preview(seen, held_out)
+    elif _is_first_process():
+        _print_result(tokens, output, json=json)
+
+
+def _train(run: "Callable[[], VirtualTokens]") -> "VirtualTokens":
+    try:
+        return run()
+    except KeyboardInterrupt as interrupt:
+        note(str(interrupt) or "interrupted; what was saved last can be resumed (--resume)")
+        raise typer.Exit(130) from None
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _parse_ks(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(k) for k in text.split(",") if k.strip()]
+    except ValueError as error:
+        msg = f"{text!r} isn't a list of numbers such as 1,10,50"
+        raise typer.BadParameter(msg, param_hint="--eval-k") from error
+
+
+def _print_preview(seen: "Preview", held_out: "Sequence[RagExample] | None") -> None:
+    for number, prompt in enumerate(seen.prompts, 1):
+        lost = f", {prompt.dropped} passages had no room" if prompt.dropped else ""
+        print(
+            f"--- prompt {number}: {prompt.context} tokens before the slot, {prompt.suffix} after it, "
+            f"{prompt.target} to answer{lost}"
         )
+        print(prompt.text)
+    print("---")
+    print(f"{seen.examples} examples to train on, {len(held_out or [])} held out")
+    print(
+        f"{seen.losing_passages} of {seen.looked_at} examples looked at lose passages to the maximal length; "
+        f"they take {seen.mean_length:.0f} tokens on average, {seen.longest} at most"
+    )
+    print(f"{seen.steps} optimizer steps on one device")
+
+
+def _print_result(tokens: "VirtualTokens", output: Path, *, json: bool) -> None:
+    training = tokens.training or {}
+    if json:
+        facts = {key: value for key, value in training.items() if key != "recipe"}
+        print_json({"output": str(output), "num_tokens": len(tokens), "digest": tokens.digest, **facts})
+        return
     print(f"{len(tokens)} virtual tokens in {output}")
+    if "kept_step" in training:
+        scores = training["evaluation"]
+        print(f"those of step {training['kept_step']}: F1 {scores['eval_f1']:.1%} on the held-out examples")

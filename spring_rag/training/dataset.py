@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import product
 from random import Random
-from typing import NamedTuple
 
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
@@ -21,7 +20,8 @@ _CHECKED = 200
 _STEPS_SORTED_TOGETHER = 16
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Place:
     """Which example, and in which optimizer step of the epoch it is seen."""
 
     index: int
@@ -70,19 +70,22 @@ class RagExamples(Dataset[Item]):
         return len(self.examples)
 
     def __getitem__(self, place: Place) -> Item:
-        index, step = place
+        index = place.index
         rng = self._rng(index)
         ranked, answer = self._draw(index, rng)
         target = self._target(answer, ranked.template)
         budget = self._budget(target)
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
-        encoded, kept = encode(ranked.with_passages([ranked.passages[i] for i in order]), self.tokenizer), order
+        encoded, kept = (
+            encode(ranked.with_passages([ranked.passages[i] for i in order]), self.tokenizer),
+            order,
+        )
         if len(encoded.ids) > budget:
             fitting = len(fit(ranked, budget, self._count).passages)
             shuffled = ranked.with_passages([ranked.passages[i] for i in order if i < fitting])
             fitted = fit(shuffled, budget, self._count)
             encoded, kept = encode(fitted, self.tokenizer), order[: len(fitted.passages)]
-        return Item((encoded, target), self.epoch, step, len(order) - len(kept))
+        return Item((encoded, target), self.epoch, place.step, len(order) - len(kept))
 
     def length(self, index: int) -> int:
         """Characters of the passages drawn in this epoch."""

@@ -1,4 +1,4 @@
-"""A progress bar of a training run, on standard error."""
+"""How a training run gets on, on standard error."""
 
 # ruff: noqa: ARG002 - the signatures are those of `TrainerCallback`.
 
@@ -8,12 +8,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+_STEPS_PER_LINE = 100
+_SHOWN = {
+    "loss": "loss {:.4f}",
+    "eval_loss": "held-out loss {:.4f}",
+    "eval_f1": "held-out F1 {:.1%}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+}
+
 
 class ProgressBar(TrainerCallback):
-    """Steps, the latest loss, and the time left."""
+    """Steps, the latest loss and scores, tokens per second, and the time left; a line now and then where there is no terminal."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
+        console = self._console = Console(stderr=True)
+        self._latest: dict[str, float] = {}
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -50,12 +59,17 @@ class ProgressBar(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the loss of the last steps, and the held-out one beside it."""
-        losses = " ".join(
-            f"{name} {logs[name]:.4f}" for name in ("loss", "eval_loss") if logs and name in logs
-        )
-        if self._task is not None and losses:
-            self._bar.update(self._task, losses=losses)
+        """Show the loss of the last steps, and the held-out scores of the last evaluation beside it."""
+        logs = logs or {}
+        self._latest |= {name: value for name, value in logs.items() if name in _SHOWN}
+        if self._task is None or not self._latest:
+            return
+        shown = "  ".join(form.format(self._latest[n]) for n, form in _SHOWN.items() if n in self._latest)
+        self._bar.update(self._task, losses=shown)
+        is_due = "eval_loss" in logs or ("loss" in logs and state.global_step % _STEPS_PER_LINE == 0)
+        if is_due and not self._console.is_terminal:
+            line = f"step {state.global_step} of {state.max_steps}: {shown}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

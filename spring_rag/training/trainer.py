@@ -1,34 +1,37 @@
-"""The training run: transformers' `Trainer` around a module that holds nothing but the matrix."""
+"""The training run, from examples to a saved artifact."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from random import Random
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from spring_rag.errors import TrainingError
 from spring_rag.examples import RagExample, digest
+from spring_rag.extras import extra
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import BackboneRecord, VirtualTokens
-from spring_rag.training.dataset import Item, RagExamples, SimilarLengths
-from spring_rag.training.objective import Example, objectives
+from spring_rag.training.dataset import RagExamples
+from spring_rag.training.engine import Collator, EvaluateAtTheEnd, TokenModule, TokenTrainer
+from spring_rag.training.heldout import BEST, HeldOut
+from spring_rag.training.interrupt import StopOnInterrupt
 from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.training.resuming import Run
 
 CHECKPOINTS = "checkpoints"
+LOGS = "logs"
 
 
 def train_tokens(
@@ -39,20 +42,30 @@ def train_tokens(
     output_dir: str | Path = "virtual-tokens",
     eval_examples: Sequence[RagExample] | None = None,
     *,
+    eval_ks: Sequence[int] | None = None,
     save_steps: int = 500,
+    patience: int | None = None,
+    tensorboard: bool = False,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> VirtualTokens:
     """Train virtual tokens on a frozen backbone and save them.
+
+    In several processes (`torchrun`, `accelerate launch`) each trains on its share of every optimizer step. The gradient is that of
+    one process with all of the step's examples.
 
     Args:
         hf_model: the backbone, on its device, in any dtype; left as it is.
         tokenizer: the backbone's; left as it is.
         examples: what to train on.
         recipe: how; the defaults if not given.
-        output_dir: where the artifact goes; checkpoints go into a folder in it.
-        eval_examples: held out; their loss with all n tokens is logged whenever a checkpoint is written.
-        save_steps: optimizer steps between checkpoints (a few hundred kilobytes each; the last two are kept).
+        output_dir: where the artifact goes; checkpoints and logs go into folders in it.
+        eval_examples: held out. Whenever a checkpoint is written they are answered greedily, and the rows of the checkpoint with the
+            best F1 become the artifact; without them the last rows do.
+        eval_ks: numbers of virtual tokens to answer them with; 1 and n if not given.
+        save_steps: optimizer steps between checkpoints (a few hundred kilobytes each; the last two and the best are kept).
+        patience: stop after so many evaluations in a row that were no better than the best.
+        tensorboard: write TensorBoard logs to `output_dir/logs`.
         resume: go on from the last checkpoint in `output_dir`, if there is one.
         callbacks: more callbacks for the `Trainer`, for progress and logs.
 
@@ -60,49 +73,80 @@ def train_tokens(
         The trained tokens, as saved.
 
     Raises:
-        TrainingError: no examples, or a recipe that this backbone can't follow.
+        TrainingError: no examples, a recipe that this backbone can't follow, a loss that isn't finite, or a folder with the
+            checkpoints of another run.
         DataError: an example that doesn't fit the recipe's `max_length`.
         UnsupportedBackboneError: the backbone's input embeddings can't be spliced.
+        KeyboardInterrupt: after Ctrl-C; the text says where the checkpoint is. A second Ctrl-C doesn't wait for it.
     """
     recipe = recipe or TrainingRecipe()
     output = Path(output_dir)
-    _check(hf_model, recipe, examples)
+    _check(hf_model, recipe, examples, eval_examples, patience)
     train_data = RagExamples(examples, tokenizer, recipe)
     train_data.check()
-    eval_data = None
-    if eval_examples:
-        eval_data = RagExamples(eval_examples, tokenizer, recipe)
-        eval_data.check()
+    held_out = HeldOut(hf_model, tokenizer, eval_examples, recipe, eval_ks) if eval_examples else None
     module = TokenModule(hf_model, initial_rows(hf_model, tokenizer, recipe.init_text, recipe.num_tokens))
+    interrupt = StopOnInterrupt()
     trainer = TokenTrainer(
         module,
         train_data,
-        args=_arguments(
-            recipe, output / CHECKPOINTS, save_steps, hf_model.device, evaluate=eval_data is not None
-        ),
+        held_out,
+        args=_arguments(recipe, output, save_steps, hf_model.device, evaluate=held_out is not None),
         data_collator=Collator(recipe),
-        eval_dataset=eval_data,
-        callbacks=list(callbacks),
+        callbacks=[
+            *([EarlyStoppingCallback(patience)] if patience else []),
+            *([_tensorboard(output / LOGS)] if tensorboard else []),
+            EvaluateAtTheEnd(),
+            interrupt,
+            *callbacks,
+        ],
     )
     # Both write to standard output, which belongs to a command's result.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    record = BackboneRecord.of(hf_model)
+    data = {"examples": len(examples), "digest": digest(examples)}
+    run = Run(
+        output / CHECKPOINTS,
+        {
+            "recipe": recipe.to_dict(),
+            "data": data,
+            "backbone": _identity(record, hf_model),
+            "evaluation": _evaluation(held_out, eval_examples, save_steps, patience),
+            "processes": trainer.args.world_size,
+        },
+    )
+    checkpoint = None
+    with trainer.args.main_process_first(desc="looking for checkpoints"):
+        if trainer.is_world_process_zero():
+            checkpoint = run.begin(resume=resume)
+        elif resume:
+            checkpoint = run.last_checkpoint()
     started = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=_last_checkpoint(output / CHECKPOINTS) if resume else None)
+    with interrupt:
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if interrupt.stopped_at is not None:
+        msg = (
+            f"stopped after step {interrupt.stopped_at} of {trainer.state.max_steps}; the checkpoint is in {run.folder}. "
+            "Go on with the same call and resume (--resume)"
+        )
+        raise KeyboardInterrupt(msg)
     tokens = VirtualTokens(
         module.matrix.detach().cpu(),
-        backbone=BackboneRecord.of(hf_model),
-        template=recipe.template,
+        backbone=record,
+        template=recipe.answer_template,
         training={
             "recipe": recipe.to_dict(),
-            "data": {"examples": len(examples), "digest": digest(examples)},
+            "data": data,
             "steps": result.global_step,
             "loss": round(result.training_loss, 6),
             "seconds": round(time.perf_counter() - started, 1),
+            **_evaluated(trainer),
         },
     )
     if trainer.is_world_process_zero():
         tokens.save_pretrained(output)
+        run.finish()
     return tokens
 
 
@@ -126,77 +170,18 @@ def initial_rows(
         return table.detach()[rows].to("cpu", torch.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Encoded examples, and the ks that they are trained with."""
-
-    examples: list[Example]
-    ks: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Collator:
-    """Makes batches of items; k depends on the seed and on what is in the batch, so a resumed run draws the same."""
-
-    recipe: TrainingRecipe
-
-    def __call__(self, items: Sequence[Item]) -> dict[str, Batch]:
-        """A batch under the name of `TokenModule.forward`'s argument."""
-        first = items[0]
-        ks = self.recipe.draw_ks(Random(f"{self.recipe.seed}:{first.epoch}:{first.index}:k"))
-        return {"batch": Batch([item.example for item in items], ks)}
-
-
-class TokenModule(nn.Module):
-    """The matrix as a module's only parameter.
-
-    The backbone is kept out of the module's children: it is neither moved, wrapped, counted nor saved with it.
-
-    Args:
-        hf_model: the backbone.
-        rows: initial matrix, `[n, hidden_size]`, any float dtype; trained in float32.
-    """
-
-    def __init__(self, hf_model: PreTrainedModel, rows: Tensor) -> None:
-        super().__init__()
-        self.matrix = nn.Parameter(rows.detach().to(torch.float32).clone())
-        self._backbone = (hf_model, InputEmbedding(hf_model))
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of the batch's ks, summed (the sandwich has several)."""
-        hf_model, embedding = self._backbone
-        return {
-            "loss": objectives(hf_model, batch.examples, self.matrix, batch.ks, embedding=embedding).sum()
-        }
-
-
-class TokenTrainer(Trainer):
-    """`Trainer` for `TokenModule`: batches of similar lengths, and evaluation with all tokens."""
-
-    def __init__(self, module: TokenModule, train_dataset: RagExamples, **kwargs: Any) -> None:
-        self._module, self._examples = module, train_dataset
-        super().__init__(model=module, train_dataset=train_dataset, **kwargs)
-
-    def _get_train_sampler(self, *_: object) -> SimilarLengths:
-        return SimilarLengths(self._examples, self.args.train_batch_size, self.args.seed)
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], *_: object, **__: object
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The loss with all n tokens."""
-        batch: Batch = inputs["batch"]
-        with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(batch=Batch(batch.examples, [len(self._module.matrix)]))
-        return outputs["loss"].detach(), None, None
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    return cast(str | None, get_last_checkpoint(str(folder))) if folder.is_dir() else None
-
-
-def _check(hf_model: PreTrainedModel, recipe: TrainingRecipe, examples: Sequence[RagExample]) -> None:
+def _check(
+    hf_model: PreTrainedModel,
+    recipe: TrainingRecipe,
+    examples: Sequence[RagExample],
+    eval_examples: Sequence[RagExample] | None,
+    patience: int | None,
+) -> None:
     if not examples:
         msg = "there is nothing to train on: the data holds no examples"
+        raise TrainingError(msg)
+    if patience is not None and (patience < 1 or not eval_examples):
+        msg = f"patience = {patience} needs to be at least 1, and examples to evaluate on (--eval-data or --eval-share)"
         raise TrainingError(msg)
     longest = getattr(hf_model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and recipe.max_length > longest:
@@ -204,15 +189,48 @@ def _check(hf_model: PreTrainedModel, recipe: TrainingRecipe, examples: Sequence
         raise TrainingError(msg)
 
 
+def _evaluation(
+    held_out: HeldOut | None, examples: Sequence[RagExample] | None, save_steps: int, patience: int | None
+) -> dict[str, Any] | None:
+    """What decides which checkpoint is kept and when the run stops."""
+    if held_out is None or not examples:
+        return None
+    return {"digest": digest(examples), "ks": held_out.ks, "every": save_steps, "patience": patience}
+
+
+def _identity(record: BackboneRecord, hf_model: PreTrainedModel) -> dict[str, Any]:
+    """Which backbone in which dtype; its name, which may be a folder's that has moved, only where nothing else tells."""
+    described = {**record.to_dict(), "dtype": str(hf_model.dtype)}
+    return {k: v for k, v in described.items() if k != "model_id" or record.fingerprint is None}
+
+
+def _evaluated(trainer: TokenTrainer) -> dict[str, Any]:
+    """For the artifact: the scores of the rows that were kept, and after which step they were."""
+    state = trainer.state
+    step = state.best_global_step
+    if step is None:
+        return {}
+    logged = next(entry for entry in state.log_history if entry["step"] == step and "eval_loss" in entry)
+    scores = {name: round(value, 6) for name, value in logged.items() if name.startswith("eval_")}
+    return {"kept_step": step, "evaluation": scores}
+
+
+def _tensorboard(folder: Path) -> TensorBoardCallback:
+    with extra("train"):
+        from torch.utils.tensorboard import SummaryWriter
+
+        return TensorBoardCallback(SummaryWriter(str(folder)))
+
+
 def _arguments(
-    recipe: TrainingRecipe, folder: Path, save_steps: int, device: torch.device, *, evaluate: bool
+    recipe: TrainingRecipe, output: Path, save_steps: int, device: torch.device, *, evaluate: bool
 ) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=str(folder),
+        # Absolute: a checkpoint remembers where the best one is.
+        output_dir=str((output / CHECKPOINTS).absolute()),
         num_train_epochs=recipe.epochs,
         max_steps=recipe.max_steps or -1,
         per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
         gradient_accumulation_steps=recipe.accumulation,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.scheduler,
@@ -229,7 +247,13 @@ def _arguments(
         save_total_limit=2,
         eval_strategy="steps" if evaluate else "no",
         eval_steps=save_steps,
+        load_best_model_at_end=evaluate,
+        metric_for_best_model=BEST if evaluate else None,
+        greater_is_better=True,
+        # Among them how patient the run has been so far.
+        restore_callback_states_from_checkpoint=True,
         logging_steps=10,
+        logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,

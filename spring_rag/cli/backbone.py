@@ -1,0 +1,83 @@
+"""Loading the backbone that a training command names."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from spring_rag.errors import BackendError, MissingExtraError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from spring_rag.backends.local import LocalBackend
+
+
+def load_tokenizer(model: str, revision: str | None) -> "PreTrainedTokenizerBase":
+    """The tokenizer alone, which is small.
+
+    Raises:
+        BackendError: it can't be loaded; says why.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    except Exception as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds
+        msg = f"can't load the tokenizer of {model!r}: {' '.join(str(error).split())}"
+        raise BackendError(msg) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def load_backbone(
+    model: str,
+    *,
+    device: str,
+    dtype: str,
+    revision: str | None,
+    quantize: str | None,
+    device_map: str | None,
+) -> "LocalBackend":
+    """The backbone, on this process's device.
+
+    Args:
+        model: Hub id or folder.
+        device: "auto" takes the process's own GPU under torchrun and accelerate launch.
+        dtype: as `LocalBackend.from_pretrained` takes it.
+        revision: on the Hub.
+        quantize: "8bit", "4bit" or None.
+        device_map: as transformers takes it, or None.
+
+    Raises:
+        MissingExtraError: bitsandbytes isn't installed.
+        BackendError: the backbone can't be loaded.
+    """
+    import torch
+
+    from spring_rag.backends.local import LocalBackend
+
+    options: dict[str, Any] = {}
+    if device_map is not None:
+        options["device_map"] = device_map
+    if quantize is not None:
+        options["quantization_config"] = _bits(quantize)
+    if device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        if quantize is not None and device_map is None:
+            options["device_map"] = {"": device}
+    return LocalBackend.from_pretrained(model, device=device, dtype=dtype, revision=revision, **options)
+
+
+def _bits(quantize: str) -> Any:
+    from importlib.util import find_spec
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        msg = "--quantize needs the package 'bitsandbytes', which isn't installed: pip install bitsandbytes"
+        raise MissingExtraError(msg)
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )

@@ -1,0 +1,105 @@
+"""How good the rows are while they are being trained: loss and greedy answers on examples that training doesn't see."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spring_rag.backbone import BackboneRecord
+from spring_rag.backends.local import LocalBackend
+from spring_rag.errors import TrainingError
+from spring_rag.evaluation.metrics import exact_match, f1
+from spring_rag.examples import RagExample
+from spring_rag.model import SpringModel
+from spring_rag.prompt import RagPrompt
+from spring_rag.splice import InputEmbedding
+from spring_rag.tokens import VirtualTokens
+from spring_rag.training.dataset import Place, RagExamples
+from spring_rag.training.objective import objective
+from spring_rag.training.recipe import TrainingRecipe
+
+_SPARE_TOKENS = 8
+BEST = "f1"
+"""The score that decides which checkpoint is the best: the mean F1 over the ks."""
+
+
+class HeldOut:
+    """Held-out examples on a backbone.
+
+    Every process evaluates all of them: a backbone that is sharded over processes must be called by all alike.
+
+    Args:
+        hf_model: the backbone.
+        tokenizer: its tokenizer.
+        examples: not trained on.
+        recipe: of the run.
+        ks: numbers of virtual tokens to answer with; none for the first, and all n, is `(1, n)`.
+
+    Raises:
+        TrainingError: a k outside 0…n.
+        DataError: an example that doesn't fit the recipe's `max_length`.
+    """
+
+    def __init__(
+        self,
+        hf_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[RagExample],
+        recipe: TrainingRecipe,
+        ks: Sequence[int] | None = None,
+    ) -> None:
+        self.ks = sorted({1, recipe.num_tokens} if ks is None else set(ks))
+        for k in self.ks:
+            if not 0 <= k <= recipe.num_tokens:
+                msg = f"evaluation with k = {k}, but {recipe.num_tokens} virtual tokens are trained; choose from 0 to {recipe.num_tokens}"
+                raise TrainingError(msg)
+        self._data = RagExamples(examples, tokenizer, recipe)
+        self._data.check()
+        self._hf_model, self._recipe = hf_model, recipe
+        self._backend = LocalBackend(hf_model, tokenizer)
+        self._backbone = BackboneRecord.of(hf_model)
+        self._embedding = InputEmbedding(hf_model)
+        self._prompts = [
+            RagPrompt(e.question, e.passages[: recipe.max_passages], recipe.answer_template) for e in examples
+        ]
+
+    def scores(self, matrix: Tensor) -> dict[str, float]:
+        """What these rows reach.
+
+        Args:
+            matrix: `[n, hidden_size]`.
+
+        Returns:
+            `loss` with all n tokens; `exact_match_k{k}` and `f1_k{k}`, from 0 to 1, for every k; `f1`, their mean, or the
+            loss with a minus where there are no ks.
+        """
+        loss, longest = self._loss(matrix)
+        found = {"loss": loss}
+        self._backend.add_tokens("default", VirtualTokens(matrix, backbone=self._backbone))
+        model = SpringModel.from_backend(self._backend)
+        for k in self.ks:
+            answers = model.generate(
+                self._prompts,
+                num_tokens=k,
+                max_new_tokens=longest + _SPARE_TOKENS,
+                batch_size=self._recipe.batch_size,
+            )
+            pairs = [(a.text.strip(), e.answers) for a, e in zip(answers, self._data.examples, strict=True)]
+            found[f"exact_match_k{k}"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
+            found[f"f1_k{k}"] = sum(f1(*pair) for pair in pairs) / len(pairs)
+        found[BEST] = sum(found[f"f1_k{k}"] for k in self.ks) / len(self.ks) if self.ks else -loss
+        return found
+
+    def _loss(self, matrix: Tensor) -> tuple[float, int]:
+        """Mean loss over the target ids with all tokens, and the length of the longest target."""
+        items = [self._data[Place(i)].example for i in range(len(self._data))]
+        items.sort(key=lambda example: len(example[0].ids))
+        total, count, size = 0.0, 0, self._recipe.batch_size
+        with torch.no_grad():
+            for start in range(0, len(items), size):
+                batch = items[start : start + size]
+                ids = sum(len(target) for _, target in batch)
+                loss = objective(self._hf_model, batch, matrix, len(matrix), embedding=self._embedding)
+                total, count = total + loss.item() * ids, count + ids
+        return total / count, max(len(target) for _, target in items)

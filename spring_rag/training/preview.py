@@ -1,0 +1,96 @@
+"""What a training run would do, without a model: finished prompts, lengths, steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from transformers import PreTrainedTokenizerBase
+
+from spring_rag.examples import RagExample
+from spring_rag.training.dataset import Item, Place, RagExamples
+from spring_rag.training.recipe import TrainingRecipe
+
+_LOOKED_AT = 1000
+SLOT = "⟨virtual tokens⟩"
+TARGET = "⟨answer⟩"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPrompt:
+    """One prompt as the backbone reads it.
+
+    Attributes:
+        text: the ids decoded, control tokens included, with `SLOT` in the slot and `TARGET` before what is to be answered.
+        context: number of ids before the slot.
+        suffix: number of ids after it, without the answer.
+        target: number of ids of the answer.
+        dropped: passages that had no room.
+    """
+
+    text: str
+    context: int
+    suffix: int
+    target: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would see in its first epoch.
+
+    Attributes:
+        prompts: the first examples.
+        examples: number of examples.
+        looked_at: how many were encoded for the numbers below, evenly spaced over the data.
+        losing_passages: how many of them have passages that find no room.
+        mean_length: mean number of tokens, virtual tokens and answer included.
+        longest: most tokens of one.
+        steps: optimizer steps of the whole run, on one device.
+    """
+
+    prompts: list[FinishedPrompt]
+    examples: int
+    looked_at: int
+    losing_passages: int
+    mean_length: float
+    longest: int
+    steps: int
+
+
+def preview(
+    examples: Sequence[RagExample],
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: TrainingRecipe,
+    prompts: int = 3,
+) -> Preview:
+    """Encode a part of the data as training would.
+
+    Raises:
+        DataError: an example that doesn't fit the recipe's `max_length`.
+    """
+    data = RagExamples(examples, tokenizer, recipe)
+    data.check()
+    stride = max(1, len(examples) // _LOOKED_AT)
+    items = [data[Place(i)] for i in range(0, len(examples), stride)]
+    lengths = [len(item.example[0].ids) + recipe.num_tokens + len(item.example[1]) for item in items]
+    return Preview(
+        prompts=[_finished(data[Place(i)], tokenizer) for i in range(min(prompts, len(examples)))],
+        examples=len(examples),
+        looked_at=len(items),
+        losing_passages=sum(item.dropped > 0 for item in items),
+        mean_length=round(mean(lengths), 1),
+        longest=max(lengths),
+        steps=recipe.steps_of(len(examples), recipe.batch_size * recipe.accumulation),
+    )
+
+
+def _finished(item: Item, tokenizer: PreTrainedTokenizerBase) -> FinishedPrompt:
+    encoded, target = item.example
+    pieces = [str(tokenizer.decode(list(ids))) for ids in (encoded.context_ids, encoded.suffix_ids, target)]
+    return FinishedPrompt(
+        text=f"{pieces[0]}{SLOT}{pieces[1]}{TARGET}{pieces[2]}",
+        context=len(encoded.context_ids),
+        suffix=len(encoded.suffix_ids),
+        target=len(target),
+        dropped=item.dropped,
+    )

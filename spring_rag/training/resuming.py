@@ -1,0 +1,126 @@
+"""Checkpoints of a run: which is the last whole one, and whether it belongs to the run that wants to go on."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spring_rag.errors import TrainingError
+from spring_rag.persistence.files import replace_files
+
+_RUN_FILE = "run.json"
+_STATE_FILE = "trainer_state.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder of checkpoints.
+
+    Args:
+        folder: where the `checkpoint-N` folders lie.
+        description: all that decides what the run leads to, as JSON: recipe, data, backbone.
+    """
+
+    folder: Path
+    description: Mapping[str, Any]
+
+    def begin(self, *, resume: bool) -> Path | None:
+        """Claim the folder; only one process may call it, before the others read.
+
+        Returns:
+            The checkpoint to go on from; None to begin at the beginning.
+
+        Raises:
+            TrainingError: what lies there belongs to another run, or to one that isn't finished and shall not be resumed.
+        """
+        recorded = self._recorded()
+        last = self.last_checkpoint()
+        if resume:
+            if last is not None:
+                self._refuse_another(recorded)
+                return last
+        elif last is not None and not recorded.get("finished"):
+            msg = (
+                f"{self.folder.parent} holds a run that stopped at step {_step(last)}; go on with it (--resume), "
+                "choose another folder, or delete this one"
+            )
+            raise TrainingError(msg)
+        for checkpoint in self._checkpoints():
+            _remove(checkpoint)
+        self._write(finished=False)
+        return None
+
+    def finish(self) -> None:
+        """Mark the run as done: the next one may begin anew in this folder."""
+        self._write(finished=True)
+
+    def last_checkpoint(self) -> Path | None:
+        """The latest checkpoint that was written to its end."""
+        return next((one for one in reversed(self._checkpoints()) if _is_whole(one)), None)
+
+    def _checkpoints(self) -> list[Path]:
+        found = [p for p in self.folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+        return sorted(found, key=_step)
+
+    def _recorded(self) -> dict[str, Any]:
+        path = self.folder / _RUN_FILE
+        if not path.is_file():
+            return {}
+        try:
+            recorded = json.loads(path.read_bytes())
+        except ValueError:
+            return {}
+        return recorded if isinstance(recorded, dict) else {}
+
+    def _write(self, *, finished: bool) -> None:
+        content = {"finished": finished, "run": self.description}
+        replace_files(self.folder, {_RUN_FILE: json.dumps(content, indent=2, ensure_ascii=False).encode()})
+
+    def _refuse_another(self, recorded: Mapping[str, Any]) -> None:
+        before = recorded.get("run")
+        if not isinstance(before, Mapping):
+            msg = f"{self.folder} holds checkpoints, but {_RUN_FILE}, which says of what run, is missing or damaged; begin anew in another folder"
+            raise TrainingError(msg)
+        # As JSON gives it back: tuples have become lists.
+        now = json.loads(json.dumps(self.description))
+        differences = list(_differences(before, now))
+        if differences:
+            msg = (
+                f"the run in {self.folder.parent} can't go on under other conditions than it began with: {'; '.join(differences)}. "
+                "Repeat the call of then with --resume, or begin anew in another folder"
+            )
+            raise TrainingError(msg)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in dict.fromkeys([*before, *now]):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key} was {_short(old)} and is now {_short(new)}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """`Trainer` writes its state last, so a process that was killed while saving leaves none, or half of one."""
+    try:
+        json.loads((checkpoint / _STATE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _remove(checkpoint: Path) -> None:
+    for file in checkpoint.iterdir():
+        file.unlink()
+    checkpoint.rmdir()
