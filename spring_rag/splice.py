@@ -211,7 +211,7 @@ class TokenBank:
             tokens: of the embeddings' hidden size.
         """
         sets = {known: one for known, (one, _) in self._sets.items()} | {name: tokens}
-        matrix = torch.cat([one.matrix for one in sets.values()])
+        matrix = torch.cat([one.in_table_space(self._embedding.scale) for one in sets.values()])
         parts = torch.split(
             matrix.to(self._embedding.device, self._embedding.dtype), [len(one) for one in sets.values()]
         )

@@ -30,6 +30,8 @@ class VirtualTokens:
             with a warning.
         template: layout of the prompts that it was trained with; None is the default layout.
         training: how it was trained, as JSON; kept in config.json and shown in the model card.
+        after_scaling: the rows stand behind the scaling that the backbone's embedding layer applies (Gemma's), as PEFT's do; they are
+            divided by it where they are attached. Without effect on backbones that don't scale.
 
     Raises:
         TokensError: the matrix isn't 2-D, is empty, isn't of floats, or holds NaN or infinite values; its
@@ -43,6 +45,7 @@ class VirtualTokens:
         backbone: BackboneRecord | None = None,
         template: RagTemplate | None = None,
         training: Mapping[str, Any] | None = None,
+        after_scaling: bool = False,
     ) -> None:
         self._matrix = _checked(matrix)
         if backbone is not None and backbone.hidden_size != self.hidden_size:
@@ -54,6 +57,7 @@ class VirtualTokens:
         self._backbone = backbone
         self._template = template
         self._training = _as_json(training) if training is not None else None
+        self._after_scaling = after_scaling
 
     @property
     def matrix(self) -> Tensor:
@@ -74,6 +78,22 @@ class VirtualTokens:
     def training(self) -> dict[str, Any] | None:
         """How the tokens were trained, if known; a JSON object."""
         return self._training
+
+    @property
+    def after_scaling(self) -> bool:
+        """Whether the rows stand behind the scaling of the backbone's embedding layer, as PEFT's do, and not before it."""
+        return self._after_scaling
+
+    def in_table_space(self, scale: float) -> Tensor:
+        """The rows as the backbone's embedding table would hold them.
+
+        Args:
+            scale: what the backbone's embedding layer multiplies rows of its table by; 1 on all families but Gemma's and its like.
+
+        Returns:
+            Shape `[n, hidden_size]`, float32, on the CPU; `matrix` itself unless the rows are `after_scaling`.
+        """
+        return self._matrix / scale if self._after_scaling else self._matrix
 
     @property
     def hidden_size(self) -> int:
@@ -107,6 +127,7 @@ class VirtualTokens:
         prefix = object.__new__(VirtualTokens)
         prefix._matrix = self._matrix[:k]  # no constructor: an empty prefix is legal, an empty artifact isn't
         prefix._backbone, prefix._template, prefix._training = self._backbone, self._template, self._training
+        prefix._after_scaling = self._after_scaling
         return prefix
 
     def __repr__(self) -> str:
@@ -182,7 +203,8 @@ class VirtualTokens:
     def save_pt(self, path: str | os.PathLike[str]) -> None:
         """Write the authors' format, atomically: one float32 tensor `[n, hidden_size]` by `torch.save`.
 
-        It holds the rows only; backbone, template and training are lost.
+        It holds the rows only; backbone, template and training are lost. Rows that are `after_scaling` are written as they are, with a
+        warning.
 
         Raises:
             TokensError: there are no rows to save.

@@ -25,8 +25,10 @@ from transformers import (
 )
 
 from spring_rag.backbone import BackboneRecord, Fingerprint
+from spring_rag.encoding import Encoded
 from spring_rag.errors import BackboneMismatchError, TokensError
 from spring_rag.prompt import RagTemplate
+from spring_rag.splice import InputEmbedding, TokenBank, splice_batch
 from spring_rag.tokens import VirtualTokens
 
 N, HIDDEN, VOCAB = 6, 32, 160
@@ -517,6 +519,42 @@ class TestPeftAdapter:
         (folder / "adapter_model.safetensors").unlink()
         torch.save({"prompt_embeddings": expected}, folder / "adapter_model.bin")
         assert torch.equal(VirtualTokens.from_pretrained(folder).matrix, expected)
+
+    @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3"])
+    def test_answers_as_peft_does(
+        self, family: str, build_model: Any, tokenizer: Any, tmp_path: Path
+    ) -> None:
+        """PEFT's rows come first, so the prompt has no context; they stand behind the scaling of Gemma's embeddings."""
+        from peft import PromptTuningConfig, TaskType, get_peft_model
+
+        model = build_model(family)
+        config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=N)
+        wrapped = get_peft_model(build_model(family), config).eval()
+        with torch.no_grad():
+            wrapped.prompt_encoder["default"].embedding.weight.mul_(2).add_(0.3)
+        wrapped.save_pretrained(str(tmp_path))
+        ids = torch.tensor([[5, 9, 7, 11]])
+        with torch.no_grad():
+            expected = wrapped(ids).logits[0, -1]
+
+        tokens = VirtualTokens.from_pretrained(tmp_path)
+        tokens.save_pretrained(tmp_path / "ours")
+        for one in (tokens, VirtualTokens.from_pretrained(tmp_path / "ours")):
+            embedding = InputEmbedding(model)
+            bank = TokenBank(embedding)
+            bank.add("default", one)
+            batch = splice_batch(embedding, [Encoded((5, 9, 7, 11), 0)], [bank.rows("default")])
+            with torch.no_grad():
+                found = model(inputs_embeds=batch.inputs_embeds).logits[0, -1]
+            assert torch.allclose(found, expected, atol=1e-4), (found - expected).abs().max()
+
+    def test_export_warns_that_the_rows_are_scaled(
+        self, adapter: tuple[Path, torch.Tensor], tmp_path: Path
+    ) -> None:
+        tokens = VirtualTokens.from_pretrained(adapter[0])
+        with pytest.warns(UserWarning, match="Gemma"):
+            tokens.save_pt(tmp_path / "x.pt")
+        assert torch.equal(VirtualTokens.from_pretrained(tmp_path / "x.pt").matrix, tokens.matrix)
 
     def test_refuses_another_method(self, adapter: tuple[Path, torch.Tensor]) -> None:
         path = adapter[0] / "adapter_config.json"

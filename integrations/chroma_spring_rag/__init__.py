@@ -6,7 +6,8 @@ with extra("chroma"):
     from chroma_spring_rag.embedding import HashedWords, embedding_named
     from chroma_spring_rag.errors import CollectionError, DocumentError
     from chroma_spring_rag.indexing import IndexReport, index_files
-    from chroma_spring_rag.qa import Answer, AnswerStream, ChromaQA, Passage
+    from chroma_spring_rag.qa import Answer, AnswerStream, ChromaQA
+    from chroma_spring_rag.retrieval import Passage, read_texts, search
     from chroma_spring_rag.store import (
         connect_folder,
         connect_server,
@@ -29,4 +30,6 @@ __all__ = [
     "index_files",
     "open_collection",
     "open_or_create_collection",
+    "read_texts",
+    "search",
 ]

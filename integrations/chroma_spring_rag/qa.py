@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from chroma_spring_rag.errors import CollectionError, chroma_errors
+from chroma_spring_rag.errors import CollectionError
+from chroma_spring_rag.retrieval import Passage, checked_top_k, search
 from spring_rag.backends.base import stripped
 from spring_rag.prompt import RagPrompt
 
@@ -19,22 +20,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TOP_K = 5
 DEFAULT_MAX_NEW_TOKENS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """One retrieved text.
-
-    Attributes:
-        text: as it stands in the collection.
-        source: its metadata's `source`; its id where there is none.
-        score: higher is closer. Cosine similarity or inner product, as the collection measures; for squared
-            Euclidean distance, that distance with a minus.
-    """
-
-    text: str
-    source: str
-    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +111,7 @@ class ChromaQA:
     ) -> None:
         self.model = model
         self.collection = collection
-        self.top_k = _checked_top_k(top_k)
+        self.top_k = checked_top_k(top_k)
         self.template = template
 
     def retrieve(self, question: str, where: Where | None = None, top_k: int | None = None) -> list[Passage]:
@@ -144,7 +129,7 @@ class ChromaQA:
             CollectionError: an empty collection, a filter that isn't one, another embedding function than the
                 collection's, or a server that doesn't answer.
         """
-        return self._retrieve([question], where, top_k)[0]
+        return search(self.collection, [question], self._top_k(top_k), where)[0]
 
     def ask(
         self,
@@ -190,7 +175,7 @@ class ChromaQA:
         """
         if not questions:
             return []
-        found = self._retrieve(questions, where, top_k)
+        found = search(self.collection, questions, self._top_k(top_k), where)
         names = [tokens] * len(questions) if tokens is None or isinstance(tokens, str) else tokens
         prompts = [
             self._prompt(question, passages, name, where)
@@ -232,38 +217,8 @@ class ChromaQA:
         )
         return AnswerStream(question, passages, stripped(pieces))
 
-    def _retrieve(
-        self, questions: Sequence[str], where: Where | None, top_k: int | None
-    ) -> list[list[Passage]]:
-        name = self.collection.name
-        with chroma_errors(f"searching the collection {name!r}"):
-            result = self.collection.query(
-                query_texts=list(questions),
-                n_results=self.top_k if top_k is None else _checked_top_k(top_k),
-                where=where,
-                include=["documents", "metadatas", "distances"],
-            )
-            is_empty = not any(result["ids"]) and self.collection.count() == 0
-        if is_empty:
-            msg = f"the collection {name!r} is empty; index files into it first (spring-rag index)"
-            raise CollectionError(msg)
-        assert result["documents"] is not None
-        assert result["metadatas"] is not None
-        assert result["distances"] is not None
-        to_score = _scoring(self.collection)
-        answers = []
-        for ids, texts, metadatas, distances in zip(
-            result["ids"], result["documents"], result["metadatas"], result["distances"], strict=True
-        ):
-            passages = []
-            for id_, text, metadata, distance in zip(ids, texts, metadatas, distances, strict=True):
-                if text is None:
-                    msg = f"the entry {id_!r} of the collection {name!r} has no document text to answer from"
-                    raise CollectionError(msg)
-                source = (metadata or {}).get("source", id_)
-                passages.append(Passage(text, str(source), to_score(distance)))
-            answers.append(passages)
-        return answers
+    def _top_k(self, top_k: int | None) -> int:
+        return self.top_k if top_k is None else top_k
 
     def _prompt(
         self, question: str, passages: Sequence[Passage], tokens: str | None, where: Where | None
@@ -276,19 +231,3 @@ class ChromaQA:
             passages=[passage.text for passage in passages],
             template=self.template or self.model.template(tokens),
         )
-
-
-def _scoring(collection: Collection) -> Callable[[float], float]:
-    """How a distance of this collection becomes a score."""
-    configuration = collection.configuration_json
-    index = configuration.get("hnsw") or configuration.get("spann") or {}
-    if index.get("space") in ("cosine", "ip"):
-        return lambda distance: 1 - distance
-    return lambda distance: -distance
-
-
-def _checked_top_k(top_k: int) -> int:
-    if top_k < 1:
-        msg = f"top_k is {top_k}; it must be at least 1"
-        raise ValueError(msg)
-    return top_k

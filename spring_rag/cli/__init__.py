@@ -10,7 +10,7 @@ import traceback
 
 import typer
 
-from spring_rag.cli import ask, demo, index, tokens, train
+from spring_rag.cli import ask, data, demo, index, tokens, train
 from spring_rag.cli.console import note, show_warnings_in_one_line
 from spring_rag.errors import SpringError
 
@@ -30,6 +30,7 @@ app.command("demo")(demo.demo)
 app.command("index")(index.index)
 app.command("ask")(ask.ask)
 app.command("train")(train.train)
+app.add_typer(data.app, name="data")
 app.add_typer(tokens.app, name="tokens")
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -124,6 +125,12 @@ def write_pt(tokens: VirtualTokens, path: Path) -> None:
         TokensError: there are no rows to save.
     """
     refuse_empty(tokens)
+    if tokens.after_scaling:
+        msg = (
+            f"{path} gets the rows as PEFT wrote them, behind the scaling of the backbone's embedding layer; on a backbone "
+            "that scales (Gemma) they are not what other readers of such a file expect"
+        )
+        warnings.warn(msg, stacklevel=3)
     buffer = io.BytesIO()
     torch.save(tokens.matrix.clone(), buffer)  # a slice would save the whole table's storage
     replace_files(path.parent, {path.name: buffer.getvalue()})

@@ -88,6 +88,7 @@ def read_lone_safetensors(path: Path) -> VirtualTokens:
 
 
 def _config(tokens: VirtualTokens) -> dict[str, Any]:
+    scaling = {"after_scaling": True} if tokens.after_scaling else {}
     return {
         "schema_version": SCHEMA_VERSION,
         "num_tokens": len(tokens),
@@ -96,6 +97,7 @@ def _config(tokens: VirtualTokens) -> dict[str, Any]:
         "backbone": tokens.backbone.to_dict() if tokens.backbone else None,
         "template": tokens.template.to_dict() if tokens.template else None,
         "training": tokens.training,
+        **scaling,
     }
 
 
@@ -125,6 +127,7 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> VirtualTo
         template = RagTemplate.from_dict(config["template"]) if config["template"] is not None else None
         expected = (config["num_tokens"], config["hidden_size"], config["digest"])
         training = config["training"]
+        after_scaling = bool(config.get("after_scaling", False))
     except TokensError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -132,7 +135,9 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> VirtualTo
             f"the description of virtual tokens in {origin} is malformed ({error!r}); save the artifact again"
         )
         raise TokensError(msg) from error
-    tokens = VirtualTokens(tensor, backbone=backbone, template=template, training=training)
+    tokens = VirtualTokens(
+        tensor, backbone=backbone, template=template, training=training, after_scaling=after_scaling
+    )
     found = (len(tokens), tokens.hidden_size, tokens.digest)
     if found != expected:
         msg = (
@@ -157,8 +162,7 @@ def _require_known_schema(config: Mapping[str, Any], origin: Path) -> None:
 def _read_adapter(folder: Path) -> VirtualTokens:
     """Read an adapter that PEFT's prompt tuning saved.
 
-    PEFT's rows stand after any scaling by the embedding layer, ours before; the two differ on Gemma only,
-    whose adapters must be divided by the layer's scale.
+    PEFT puts its rows beside the output of the embedding layer, so they stand after any scaling by it (Gemma's).
 
     Raises:
         TokensError: it is another kind of adapter, or damaged.
@@ -185,7 +189,9 @@ def _read_adapter(folder: Path) -> VirtualTokens:
         msg = f"{path} names {n!r} virtual tokens, but the adapter's weights have {len(rows)} rows"
         raise TokensError(msg)
     record = BackboneRecord(backbone_id, rows.hidden_size) if isinstance(backbone_id, str) else None
-    return VirtualTokens(rows.matrix, backbone=record, training={"method": "PEFT prompt tuning"})
+    return VirtualTokens(
+        rows.matrix, backbone=record, training={"method": "PEFT prompt tuning"}, after_scaling=True
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""Retrieved passages for questions that have answers but no passages."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from random import Random
+from typing import Literal
+
+from spring_rag.errors import DataError
+from spring_rag.evaluation.metrics import contains
+from spring_rag.examples import RagExample
+
+Retriever = Callable[[Sequence[str], int], list[list[str]]]
+"""Called with questions and a top k; for each question the texts found, best first."""
+
+AnswerPassage = Literal["any", "guarantee", "forbid"]
+Mix = Literal["draw", "merge"]
+
+_BATCH = 128
+_DEEPER = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Examples with their passages.
+
+    Attributes:
+        examples: those that have passages as asked for, in their order.
+        left_out: questions that have not.
+        found: share of the examples among whose passages an accepted answer stands.
+    """
+
+    examples: list[RagExample]
+    left_out: list[str]
+    found: float
+
+
+def attach(
+    examples: Sequence[RagExample],
+    retrievers: Sequence[Retriever],
+    *,
+    top_k: int = 5,
+    answer_passage: AnswerPassage = "any",
+    mix: Mix = "draw",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Attached:
+    """Retrieve passages for questions; passages that an example has already are replaced.
+
+    Args:
+        examples: questions with accepted answers.
+        retrievers: where passages come from.
+        top_k: passages per question.
+        answer_passage: `any`: what is found, as it is. `guarantee`: where no passage holds an accepted answer, one from further down
+            takes the last place; questions for which there is none are left out. `forbid`: passages that hold one are passed over.
+        mix: with several retrievers. `draw`: each question asks one of them, drawn at random, as the paper trains with several
+            retrievers. `merge`: it asks all, and takes their best in turns.
+        seed: of `draw`.
+        progress: called with the number of questions done, and of all.
+
+    Raises:
+        DataError: no retriever.
+    """
+    if not retrievers:
+        msg = "there is nothing to retrieve from; give at least one collection"
+        raise DataError(msg)
+    depth = top_k if answer_passage == "any" else top_k * _DEEPER
+    rng = Random(f"{seed}:retrievers")
+    attached: list[RagExample] = []
+    left_out: list[str] = []
+    for start in range(0, len(examples), _BATCH):
+        batch = examples[start : start + _BATCH]
+        for example, ranked in zip(batch, _retrieve(batch, retrievers, depth, mix, rng), strict=True):
+            passages = _choose(ranked, example.answers, top_k, answer_passage)
+            if passages:
+                attached.append(replace(example, passages=tuple(passages)))
+            else:
+                left_out.append(example.question)
+        if progress is not None:
+            progress(start + len(batch), len(examples))
+    found = sum(any(contains(p, e.answers) for p in e.passages) for e in attached)
+    return Attached(attached, left_out, found / len(attached) if attached else 0.0)
+
+
+def _retrieve(
+    batch: Sequence[RagExample], retrievers: Sequence[Retriever], depth: int, mix: Mix, rng: Random
+) -> list[list[str]]:
+    questions = [example.question for example in batch]
+    if mix == "merge":
+        rankings = [retriever(questions, depth) for retriever in retrievers]
+        return [_in_turns(lists) for lists in zip(*rankings, strict=True)]
+    chosen = [rng.randrange(len(retrievers)) for _ in batch]
+    found: dict[int, list[str]] = {}
+    for number, retriever in enumerate(retrievers):
+        asking = [i for i, choice in enumerate(chosen) if choice == number]
+        if asking:
+            found.update(zip(asking, retriever([questions[i] for i in asking], depth), strict=True))
+    return [found[i] for i in range(len(batch))]
+
+
+def _in_turns(rankings: Sequence[Sequence[str]]) -> list[str]:
+    """The first of each, then the second of each; what several found, once."""
+    turns = chain.from_iterable(zip_longest(*rankings))
+    return list(dict.fromkeys(text for text in turns if text is not None))
+
+
+def _choose(ranked: Sequence[str], answers: Sequence[str], top_k: int, wanted: AnswerPassage) -> list[str]:
+    """The best `top_k` as asked for; none if there are none such."""
+    best = list(ranked[:top_k])
+    if wanted == "forbid":
+        return [text for text in ranked if not contains(text, answers)][:top_k]
+    if wanted == "guarantee" and not any(contains(text, answers) for text in best):
+        holding = next((text for text in ranked[top_k:] if contains(text, answers)), None)
+        return [*best[:-1], holding] if holding is not None else []
+    return best

@@ -1,0 +1,251 @@
+"""`spring-rag train`: killed, interrupted, resumed, refused, previewed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from spring_rag.cli import main
+from spring_rag.tokens import VirtualTokens
+
+MODULE = [sys.executable, "-m", "spring_rag"]
+NAMES = ["Arlo", "Bina", "Cato", "Dora", "Egon", "Fina"]
+PLACES = ["Rome", "Oslo", "Lima", "Bern", "Kyiv", "Doha"]
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> Path:
+    """A folder with `backbone` and `train.jsonl`."""
+    folder = tmp_path_factory.mktemp("train")
+    llama.save_pretrained(folder / "backbone")
+    tokenizer.save_pretrained(folder / "backbone")
+    rng = Random(0)
+    with (folder / "train.jsonl").open("w") as file:
+        for number in range(60):
+            name, place = f"{rng.choice(NAMES)} {number}", rng.choice(PLACES)
+            passages = [f"{name} is in {place}.", f"{rng.choice(NAMES)} likes {rng.choice(PLACES)}."]
+            record = {"question": f"Where is {name}?", "target": place, "ret_passages": passages}
+            file.write(json.dumps(record) + "\n")
+    return folder
+
+
+def command(folder: Path, output: Path, *more: object, **options: object) -> list[str]:
+    """A short run; options replace those given here, None leaves one out."""
+    chosen = {
+        "model": folder / "backbone",
+        "data": folder / "train.jsonl",
+        "output": output,
+        "num-tokens": 6,
+        "max-steps": 40,
+        "save-steps": 5,
+        "batch-size": 4,
+        "max-length": 200,
+        "learning-rate": 0.05,
+    } | {name.replace("_", "-"): value for name, value in options.items()}
+    words = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", value)]
+    return [*MODULE, "train", *map(str, words), *map(str, more)]
+
+
+def run(arguments: list[str]) -> Done:
+    """The command in this process, where torch is loaded already."""
+    out, err = StringIO(), StringIO()
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        patch.object(sys, "argv", ["spring-rag", *arguments[len(MODULE) :]]),
+    ):
+        try:
+            main()
+            code = 0
+        except SystemExit as left:
+            code = int(left.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def matrix(output: Path) -> torch.Tensor:
+    return VirtualTokens.from_pretrained(output).matrix
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """A run that nothing stopped."""
+    output = folder / "whole"
+    done = run(command(folder, output, "--json", "--tensorboard", eval_share=0.1, patience=50))
+    assert done.returncode == 0, done.stderr
+    (folder / "whole.json").write_text(done.stdout)
+    return output
+
+
+def stopped(arguments: list[str], output: Path, number: int, after: int) -> subprocess.Popen[str]:
+    """The process, sent the signal once there is the checkpoint of step `after`."""
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not (output / "checkpoints" / f"checkpoint-{after}" / "trainer_state.json").exists():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(number)
+    process.wait(timeout=60)
+    return process
+
+
+def test_killed_run_resumes_to_the_same_bits(folder: Path, whole: Path, tmp_path: Path) -> None:
+    arguments = command(folder, tmp_path, eval_share=0.1, patience=50)
+    assert stopped(arguments, tmp_path, signal.SIGKILL, 10).returncode == -signal.SIGKILL
+    assert not (tmp_path / "config.json").exists()
+    # As if the kill had come while a checkpoint was being written.
+    half = tmp_path / "checkpoints" / "checkpoint-39"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    anew = run(arguments)
+    assert anew.returncode == 1
+    assert "stopped at step" in anew.stderr
+    assert "--resume" in anew.stderr
+
+    resumed = run([*arguments, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    assert torch.equal(matrix(tmp_path), matrix(whole))
+
+
+def test_interrupted_run_saves_says_so_and_resumes_to_the_same_bits(
+    folder: Path, whole: Path, tmp_path: Path
+) -> None:
+    arguments = command(folder, tmp_path, eval_share=0.1, patience=50)
+    process = stopped(arguments, tmp_path, signal.SIGINT, 5)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.returncode == 130, said
+    assert process.stdout.read() == ""
+    assert "Traceback" not in said
+    assert "of 40; the checkpoint is in" in said
+    assert "--resume" in said
+
+    resumed = run([*arguments, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    assert torch.equal(matrix(tmp_path), matrix(whole))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"learning_rate": 0.04}, "recipe.learning_rate was 0.05 and is now 0.04"),
+        ({"data": "other.jsonl"}, "data.digest was"),
+        ({"dtype": "bfloat16"}, "backbone.dtype was"),
+        ({"eval_share": None}, "evaluation was"),
+    ],
+)
+def test_resuming_under_other_conditions_is_refused(
+    change: dict[str, Any], said: str, folder: Path, whole: Path
+) -> None:
+    if "data" in change:
+        lines = (folder / "train.jsonl").read_text().replace("Where is", "Where now is")
+        (folder / "other.jsonl").write_text(lines)
+        change = {"data": folder / "other.jsonl"}
+    before = matrix(whole)
+    done = run(command(folder, whole, "--resume", **{"eval_share": 0.1, "patience": 50} | change))
+    if "eval_share" in change:
+        # Without held-out examples there is no patience either: another error comes first.
+        done = run(command(folder, whole, "--resume"))
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert torch.equal(matrix(whole), before)
+
+
+def test_result_says_how_the_run_went(folder: Path, whole: Path) -> None:
+    result = json.loads((folder / "whole.json").read_text())
+    training = VirtualTokens.from_pretrained(whole).training
+    assert training is not None
+    assert result["kept_step"] == training["kept_step"]
+    assert result["evaluation"].keys() >= {"eval_loss", "eval_f1", "eval_exact_match_k1", "eval_f1_k6"}
+    assert result["data"]["examples"] == 54
+    assert list((whole / "logs").glob("events.out.tfevents.*"))
+    kept = whole / "checkpoints" / f"checkpoint-{result['kept_step']}"
+    state = json.loads((whole / "checkpoints" / "checkpoint-40" / "trainer_state.json").read_text())
+    scores = {e["step"]: e["eval_f1"] for e in state["log_history"] if "eval_f1" in e}
+    assert sorted(scores) == list(range(5, 41, 5))
+    assert scores[result["kept_step"]] == max(scores.values())
+    assert kept.is_dir()
+    assert any(entry.get("tokens_per_second", 0) > 0 for entry in state["log_history"])
+
+
+def test_finished_run_may_be_followed_by_another(folder: Path, tmp_path: Path) -> None:
+    assert run(command(folder, tmp_path, max_steps=2)).returncode == 0
+    done = run(command(folder, tmp_path, max_steps=3, num_tokens=2))
+    assert done.returncode == 0, done.stderr
+    assert len(VirtualTokens.from_pretrained(tmp_path)) == 2
+
+
+def test_dry_run_shows_prompts_and_trains_nothing(folder: Path, tmp_path: Path) -> None:
+    arguments = command(folder, tmp_path / "none", "--dry-run", max_steps=None, epochs=2, max_length=60)
+    done = run([*arguments, "--json"])
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert (seen["examples"], seen["looked_at"], seen["steps"]) == (60, 60, 30)
+    assert seen["losing_passages"] > 0
+    assert seen["longest"] <= 60
+    assert len(seen["prompts"]) == 3
+    prompt = seen["prompts"][0]
+    assert prompt["text"].startswith("<s>")
+    assert "⟨virtual tokens⟩Question: Where is" in prompt["text"]
+    assert prompt["text"].endswith("</s>")
+    assert not (tmp_path / "none").exists()
+    printed = run(arguments).stdout
+    assert prompt["text"] in printed
+    assert "30 optimizer steps" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ({"patience": 2}, 1, "--eval-share"),
+        ({"eval_share": 0.5, "eval_data": "x"}, 2, "exclude each other"),
+        ({"eval_k": "1,x"}, 2, "isn't a list of numbers"),
+        ({"eval_k": "7", "eval_share": 0.1}, 1, "choose from 0 to 6"),
+        ({"eval_share": 0.001}, 1, "0 held out"),
+        ({"model": "no/such-model"}, 1, "no/such-model"),
+        ({"data": "absent.jsonl"}, 1, "absent.jsonl"),
+        ({"init_text": ""}, 1, "no tokens"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    options: dict[str, Any], code: int, said: str, folder: Path, tmp_path: Path
+) -> None:
+    done = run(command(folder, tmp_path, **options))
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_quantised_backbones_need_bitsandbytes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    done = run(command(folder, tmp_path, quantize="4bit"))
+    assert done.returncode == 1
+    assert "pip install bitsandbytes" in done.stderr
