@@ -18,8 +18,8 @@ demo: .venv/.installed-demo  ## index files, ask questions, compare answers with
 MADE := build/demo-model
 SHIPPED := spring_rag/demo
 
-TOKENS_RECIPE := --learning-rate 0.005 --batch-size 16 --max-steps 500 --max-passages 10 --precision bfloat16 --chat 0.3 --k-schedule sandwich \
-	--init-text "Answer with a few words only. Give only the answer, not a sentence. Reply with the name, word or number alone."
+TOKENS_RECIPE := --learning-rate 0.01 --batch-size 16 --max-steps 500 --max-passages 10 --chat 0.3 --k-schedule sandwich --unanswerable 0.1 \
+	--init-text "Answer with a few words only. Give only the answer, not a sentence. If the passages do not say, answer: not stated."
 
 demo-model: .venv/.installed-dev  ## rebuild what the demo ships: documents, questions, backbone, tokens (half an hour on 2 cores)
 	$(BIN)/python -m spring_rag.demo.build.pretrain --output $(MADE)/backbone --compile

@@ -22,7 +22,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for top_k in (5, 10):
             examples, retrieved = run.retrieve(run.build_index(model, Path(folder), top_k), questions)
-            results[f"{top_k} passages"] = run.answer(model, examples, retrieved, KS).to_dict()
+            result, _ = run.answer(model, questions, examples, retrieved, KS)
+            results[f"{top_k} passages"] = result.to_dict()
     save("demo", {"what": f"{len(questions)} questions on records that no training saw", "results": results})
 
 

@@ -1,11 +1,14 @@
 """`spring-rag demo`: the whole path on the model that ships with the package."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spring_rag.cli.console import note, print_json, progress, quiet_libraries
+
+if TYPE_CHECKING:
+    from spring_rag.evaluation import Sweep
 
 _SHOWN_QUESTIONS = 3
 
@@ -38,9 +41,10 @@ def demo(
         with progress("indexing") as report:
             qa = run.build_index(model, db, top_k, report)
         with progress("retrieving") as report:
-            examples, retrieved = run.retrieve(qa, run.load_questions(limit=questions), report)
+            asked = run.load_questions(limit=questions)
+            examples, retrieved = run.retrieve(qa, asked, report)
         with progress("answering") as report:
-            result = run.answer(model, examples, retrieved, ks, report)
+            result, parts = run.answer(model, asked, examples, retrieved, ks, report)
     if json:
         print_json(result.to_dict())
         return
@@ -50,10 +54,31 @@ def demo(
 
     console = Console()
     console.print(score_table(result, title=f"{len(examples)} questions, {top_k} passages each"))
-    console.print(f"The passage that holds the answer was retrieved for {retrieved:.1%} of the questions.\n")
+    if run.WITH in parts:
+        console.print(
+            _exact_matches(f"{len(parts[run.WITH].examples)} that a document answers", parts[run.WITH])
+        )
+        console.print(f"The passage that holds the answer was retrieved for {retrieved:.1%} of these.")
+    if run.WITHOUT in parts:
+        console.print(
+            _exact_matches(
+                f"{len(parts[run.WITHOUT].examples)} that none answers, where the answer is “not stated”",
+                parts[run.WITHOUT],
+            )
+        )
+    console.print()
     for index in telling_examples(result, _SHOWN_QUESTIONS):
         console.print(side_by_side(result, index))
     note(f'ask your own: spring-rag ask "{examples[0].question}" --db {db}')
+
+
+def _exact_matches(which: str, part: "Sweep") -> str:
+    """One line with the exact match of every run."""
+    scores = (
+        f"{run.mean('exact_match'):.1%} (k = {run.k}{', told in words' if run.instruction else ''})"
+        for run in part.all_runs
+    )
+    return f"Exact match of the {which}: {', '.join(scores)}."
 
 
 def parse_ks(text: str) -> list[int]:

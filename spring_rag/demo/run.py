@@ -7,23 +7,24 @@ from pathlib import Path
 
 from chroma_spring_rag import ChromaQA, connect_folder, index_files, open_or_create_collection
 from spring_rag.demo import paths
-from spring_rag.evaluation import Sweep, sweep
+from spring_rag.evaluation import Run, Sweep, sweep
 from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
 
 COLLECTION = "documents"
 MAX_NEW_TOKENS = 48
+WITH, WITHOUT = "with_answer", "without_answer"
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class DemoQuestion:
-    """A question, its answer, and the name of the document that holds it."""
+    """A question, its answer, and the name of the document that holds it; None where no document does."""
 
     question: str
     answer: str
-    source: str
+    source: str | None
 
 
 def load_questions(path: Path = paths.QUESTIONS, limit: int | None = None) -> list[DemoQuestion]:
@@ -43,24 +44,45 @@ def build_index(model: SpringModel, db: Path, top_k: int, progress: Progress | N
 def retrieve(
     qa: ChromaQA, questions: Sequence[DemoQuestion], progress: Progress | None = None
 ) -> tuple[list[RagExample], float]:
-    """Each question with the passages found for it, and the share of questions whose document is among them."""
-    examples, found = [], 0
+    """Each question with the passages found for it, and how many of those that have a document got it among them, as a share."""
+    examples, found = [], []
     for number, question in enumerate(questions, 1):
         passages = qa.retrieve(question.question)
-        found += any(Path(passage.source).name == question.source for passage in passages)
+        if question.source is not None:
+            found.append(any(Path(passage.source).name == question.source for passage in passages))
         examples.append(RagExample(question.question, (question.answer,), tuple(p.text for p in passages)))
         if progress is not None:
             progress(number, len(questions))
-    return examples, found / len(questions)
+    return examples, sum(found) / max(1, len(found))
 
 
 def answer(
     model: SpringModel,
+    questions: Sequence[DemoQuestion],
     examples: Sequence[RagExample],
     retrieved: float,
     ks: Sequence[int],
     progress: Progress | None = None,
-) -> Sweep:
-    """All answers and their scores."""
+) -> tuple[Sweep, dict[str, Sweep]]:
+    """All answers and their scores; and those of the questions that a document answers, and that none does, by `WITH` and `WITHOUT`."""
     result = sweep(model, examples, ks, max_new_tokens=MAX_NEW_TOKENS, progress=progress)
-    return replace(result, extra={"retrieved": round(retrieved, 4)})
+    numbers: dict[str, list[int]] = {WITH: [], WITHOUT: []}
+    for number, question in enumerate(questions):
+        numbers[WITHOUT if question.source is None else WITH].append(number)
+    parts = {name: _only(result, some) for name, some in numbers.items() if some}
+    extra = {"retrieved": round(retrieved, 4), **{name: part.to_dict() for name, part in parts.items()}}
+    return replace(result, extra=extra), parts
+
+
+def _only(result: Sweep, numbers: Sequence[int]) -> Sweep:
+    """The same runs on some of the questions."""
+
+    def part(run: Run) -> Run:
+        return replace(run, answers=tuple(run.answers[number] for number in numbers))
+
+    return replace(
+        result,
+        examples=tuple(result.examples[number] for number in numbers),
+        runs=tuple(map(part, result.runs)),
+        instructed=part(result.instructed) if result.instructed is not None else None,
+    )

@@ -3,7 +3,8 @@
 `python -m spring_rag.demo.build.export --package DIR --training FILE`
 
 Documents and questions speak of records named with held-out words only. The training data come from other records; each
-question's passages are what the demo's own retriever brings, hard rivals included.
+question's passages are what the demo's own retriever brings, hard rivals included. Some questions have no answer in any document:
+they ask for a fact that was left out, or for a record that was.
 """
 
 import argparse
@@ -19,8 +20,10 @@ from chroma_spring_rag.embedding import HashedWords
 from spring_rag.demo.build.kinds import KINDS
 from spring_rag.demo.build.names import name
 from spring_rag.demo.build.records import Record, passage, question, record
+from spring_rag.training.recipe import TrainingRecipe
 
 TOP_K = 10
+NOT_STATED = TrainingRecipe().unanswerable_answer
 
 
 def invent(count: int, rng: Random, held_out: bool) -> list[Record]:
@@ -51,10 +54,24 @@ def retrieve(questions: Sequence[str], documents: Sequence[str], top_k: int) -> 
     return ranked
 
 
-def write_package(folder: Path, documents: int, questions: int, seed: int) -> None:
-    """The demo's documents, one record each, and its questions, at most one for a fact."""
+def left_out(records: Sequence[Record], rng: Random) -> list[tuple[Record, str]]:
+    """One fact of each record that its document doesn't state; records that state all there is have none."""
+    found = []
+    for rec in records:
+        missing = [key for key in rec.kind.attributes if key not in rec.facts]
+        if missing:
+            found.append((rec, rng.choice(missing)))
+    return found
+
+
+def write_package(folder: Path, documents: int, questions: int, unanswerable: int, seed: int) -> None:
+    """The demo's documents, one record each, and its questions, at most one for a fact.
+
+    Half of those without an answer ask for a fact that a document leaves out, half for a record without a document.
+    """
     rng = Random(f"demo:{seed}")
     records = invent(documents, rng, held_out=True)
+    names = {rec.name for rec in records}
     shutil.rmtree(folder / "documents", ignore_errors=True)
     (folder / "documents").mkdir(parents=True)
     facts: list[tuple[Record, str, str]] = []
@@ -62,26 +79,42 @@ def write_package(folder: Path, documents: int, questions: int, seed: int) -> No
         source = "-".join(rec.name.lower().replace("'", "").split()) + ".txt"
         (folder / "documents" / source).write_text(passage(rec, rng) + "\n", encoding="utf-8")
         facts += [(rec, key, source) for key in rec.facts]
+    lines = [
+        {"question": question(rec, key, rng), "target": rec.facts[key], "source": source}
+        for rec, key, source in rng.sample(facts, questions)
+    ]
+    strangers = [rec for rec in invent(4 * documents, rng, held_out=True) if rec.name not in names]
+    hopeless = rng.sample(left_out(records, rng), unanswerable // 2)
+    hopeless += [
+        (rec, rng.choice(list(rec.facts))) for rec in rng.sample(strangers, unanswerable - unanswerable // 2)
+    ]
+    lines += [
+        {"question": question(rec, key, rng), "target": NOT_STATED, "source": None} for rec, key in hopeless
+    ]
+    rng.shuffle(lines)
     with (folder / "questions.jsonl").open("w", encoding="utf-8") as file:
-        for rec, key, source in rng.sample(facts, questions):
-            line = {"question": question(rec, key, rng), "target": rec.facts[key], "source": source}
-            file.write(json.dumps(line) + "\n")
+        file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
-def write_training(path: Path, documents: int, questions: int, seed: int) -> None:
-    """Training data in the authors' JSONL form; questions whose document isn't retrieved are left out."""
+def write_training(path: Path, documents: int, questions: int, unanswerable: int, seed: int) -> None:
+    """Training data in the authors' JSONL form; questions whose document isn't retrieved are left out.
+
+    `unanswerable` more ask for a fact that a document leaves out. (For records without a document the recipe has an option.)
+    """
     rng = Random(f"training:{seed}")
     records = invent(documents, rng, held_out=False)
     texts = [passage(rec, rng) for rec in records]
     facts = [(index, key) for index, rec in enumerate(records) for key in rec.facts]
     drawn = rng.sample(facts, questions)
+    numbers = {id(rec): index for index, rec in enumerate(records)}
+    drawn += [(numbers[id(rec)], key) for rec, key in rng.sample(left_out(records, rng), unanswerable)]
     asked = [question(records[index], key, rng) for index, key in drawn]
     with path.open("w", encoding="utf-8") as file:
         for (index, key), text, found in zip(drawn, asked, retrieve(asked, texts, TOP_K), strict=True):
             if index in found:
                 line = {
                     "question": text,
-                    "target": records[index].facts[key],
+                    "target": records[index].facts.get(key, NOT_STATED),
                     "ret_passages": [texts[i] for i in found],
                 }
                 file.write(json.dumps(line) + "\n")
@@ -100,12 +133,16 @@ def main() -> None:
     )
     parser.add_argument("--documents", type=int, default=400)
     parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--unanswerable", type=int, default=60)
     parser.add_argument("--training-documents", type=int, default=4000)
     parser.add_argument("--training-questions", type=int, default=12000)
+    parser.add_argument("--training-unanswerable", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    write_package(args.package, args.documents, args.questions, args.seed)
-    write_training(args.training, args.training_documents, args.training_questions, args.seed)
+    write_package(args.package, args.documents, args.questions, args.unanswerable, args.seed)
+    write_training(
+        args.training, args.training_documents, args.training_questions, args.training_unanswerable, args.seed
+    )
 
 
 if __name__ == "__main__":
