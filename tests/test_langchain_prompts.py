@@ -96,8 +96,9 @@ class TestStringPrompts:
 
     def test_a_question_before_the_context_warns(self):
         template = PromptTemplate.from_template("Question: {question}\nContext: {context}\nAnswer:")
-        with pytest.warns(UserWarning, match="question stands before the context"):
+        with pytest.warns(UserWarning, match="question stands before the context") as caught:
             prompt = with_virtual_tokens(template)
+        assert caught[0].filename == __file__
         assert string_sides(prompt) == (
             "Question: Who built it?\nContext: Hale and Sons built it.",
             "\nAnswer:",

@@ -154,7 +154,7 @@ def test_upgrade_changes_this_engine_only(index, llm):
 def test_upgrade_warns_where_the_question_comes_first(index, text_llm):
     template = PromptTemplate("Question: {query_str}\nContext: {context_str}\nAnswer:")
     engine = index.as_query_engine(llm=text_llm, text_qa_template=template, similarity_top_k=1)
-    with pytest.warns(UserWarning, match="question before the context"):
+    with pytest.warns(UserWarning, match="question stands before the context"):
         upgrade_engine(engine)
     engine.query(QUESTION)
     assert asked(text_llm) == [f"Question: {QUESTION}\nContext: {FACTS[0]}{SLOT}\nAnswer:"]

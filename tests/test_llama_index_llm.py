@@ -251,6 +251,22 @@ def test_roles_of_other_makers(chat_llm, chat_model):
     ]
 
 
+def test_chat_templates_that_want_turns(tokenizer, make_tokens):
+    """Mistral's and Gemma's refuse what the chat engines send: a system message, or two of the user's."""
+    model = spring_model(tokenizer, make_tokens(6, template=RagTemplate(chat=True)), chat=True)
+    model.tokenizer.chat_template = (
+        "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
+    )
+    llm = SpringLLM(model=model, max_tokens=2)
+    template = with_virtual_tokens(PromptTemplate("Facts: {context_str}"))
+    system = ChatMessage(role="system", content=template.format(context_str="C"))
+    llm.chat([system, ChatMessage("Q?"), ChatMessage("And?")])
+    assert shown_prompt(model.prompts[-1]) == f"[user] Facts: C{SLOT}\n\nQ?\n\nAnd?"
+    with pytest.raises(PromptError, match="alternate"):
+        llm.chat([ChatMessage(role="assistant", content="first")])
+
+
 def test_images_are_refused(chat_llm):
     message = ChatMessage(role="user", blocks=[ImageBlock(url="https://example.org/a.png")])
     with pytest.raises(PromptError, match="image"):

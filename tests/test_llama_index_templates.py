@@ -84,8 +84,9 @@ def test_slot_ends_a_template_without_the_question():
     ],
 )
 def test_question_before_the_context_warns(prompt):
-    with pytest.warns(UserWarning, match="question before the context"):
+    with pytest.warns(UserWarning, match="question stands before the context") as caught:
         slotted = with_virtual_tokens(prompt)
+    assert caught[0].filename == __file__
     assert rendered_messages(slotted) == [("user", f"Question: Q?\nContext: C1\nC2{SLOT}\nAnswer:")]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -16,14 +15,13 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict
 
-from langchain_spring_rag.messages import merged, to_prompt
+from langchain_spring_rag.messages import to_prompt
 from langchain_spring_rag.parameters import SpringParameters, usage_metadata
 from langchain_spring_rag.prompts import MarkedPromptValue, MarkedText
 from spring_rag.backends.base import BATCH_SIZE, Generation
-from spring_rag.encoding import encode
-from spring_rag.errors import PromptError
 from spring_rag.prompt import Prompt
 from spring_rag.threads import in_thread
+from spring_rag.turns import in_turns
 
 
 class ChatSpring(SpringParameters, BaseChatModel):
@@ -167,14 +165,7 @@ class ChatSpring(SpringParameters, BaseChatModel):
         Raises:
             PromptError: the template refuses them, also with turns merged, or they aren't text.
         """
-        prompt = to_prompt(given)
-        roles = [message.role for message in prompt.messages]
-        if "system" in roles or any(role == following for role, following in pairwise(roles)):
-            try:
-                encode(prompt, self._spring.tokenizer)
-            except PromptError:
-                return merged(prompt)
-        return prompt
+        return in_turns(to_prompt(given), self._spring.tokenizer)
 
     def _metadata(self, generation: Generation) -> dict[str, Any]:
         return {"finish_reason": generation.finish_reason, "model_name": self.model_name}

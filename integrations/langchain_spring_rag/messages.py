@@ -82,22 +82,6 @@ def to_prompt(messages: Sequence[BaseMessage]) -> Prompt:
     return Prompt(messages=tuple(Message(_role(message), tuple(_parts(message))) for message in messages))
 
 
-def merged(prompt: Prompt) -> Prompt:
-    """The same chat for templates that want user and assistant to take turns.
-
-    Neighbours of one role become one message, and a system message the first part of the user's.
-    """
-    turns: list[tuple[str, list[Part]]] = []
-    for message in prompt.messages:
-        role = "user" if message.role == "system" else message.role
-        if turns and turns[-1][0] == role:
-            turns[-1][1].append(Text("\n\n"))
-            turns[-1][1].extend(message.parts)
-        else:
-            turns.append((role, list(message.parts)))
-    return Prompt(messages=tuple(Message(role, tuple(parts)) for role, parts in turns))
-
-
 def _text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 

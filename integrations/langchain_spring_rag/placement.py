@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from langchain_spring_rag.messages import is_slot
 from langchain_spring_rag.prompts import QuestionPlaceholder, slotted
 from langchain_spring_rag.syntax import Use, uses
 from spring_rag.errors import PromptError
+from spring_rag.placement import Place, slot_offsets
 from spring_rag.prompt import SLOT_MARKER
 
 PromptT = TypeVar("PromptT", bound=BasePromptTemplate[Any])
@@ -122,20 +122,18 @@ def _place(texts: list[_Text], context: str, question: str) -> _Place:
     if texts[last].is_placeholder:
         msg = f"the context is a placeholder for messages, {context!r}; virtual tokens need it as text in a message"
         raise PromptError(msg)
-    after_context = _Place(texts[last], use.end)
-    following = [(i, each) for i, each in questions if (i, each.start) > (last, use.start)]
-    if not following:
-        msg = (
-            "the question stands before the context, so virtual tokens go right after the context. They are trained to stand "
-            "between context and question and help most there: better move the question to the prompt's end"
-        )
-        warnings.warn(msg, stacklevel=3)
-        return after_context
-    index, first = following[0]
-    line = texts[index].template.rfind("\n", 0, first.start) + 1
-    if index == last and (line < use.end or (first.trims_before and not use.trims_after)):
-        return after_context
-    return _Place(texts[index], line)
+    offsets = slot_offsets(
+        ["" if text.is_placeholder else text.template for text in texts],
+        [Place(i, each.start, each.end) for i, each in contexts],
+        [Place(i, each.start, each.end) for i, each in questions],
+        stacklevel=3,
+    )
+    index, position = offsets[0]
+    first = next((each for i, each in questions if i == index and each.start >= position), None)
+    # A tag that trims the text before it would reach over the slot; right after a context that trims nothing it is safe.
+    if index == last and first is not None and first.trims_before and not use.trims_after:
+        index, position = offsets[-1]
+    return _Place(texts[index], position)
 
 
 def _names(texts: list[_Text]) -> set[str]:

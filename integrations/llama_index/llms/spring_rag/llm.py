@@ -31,6 +31,7 @@ from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel, TokensLike
 from spring_rag.prompt import Message, Prompt
 from spring_rag.threads import in_thread, iterate_in_thread
+from spring_rag.turns import in_turns
 
 if TYPE_CHECKING:
     import torch
@@ -200,7 +201,8 @@ class SpringLLM(LLM):
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a chat, laid out by the tokenizer's chat template; where it has none, by `messages_to_prompt`.
 
-        Takes the settings that `complete` takes, and raises what it raises.
+        Where a template wants user and assistant to take turns, neighbouring messages of one role are joined, and a system
+        message becomes the first part of the user's. Takes the settings that `complete` takes, and raises what it raises.
 
         Raises:
             PromptError: a message with something else than text, or one that the chat template refuses.
@@ -258,12 +260,13 @@ class SpringLLM(LLM):
             or not self.model.tokenizer.chat_template
         ):
             return Prompt(parts=split_at_mark(self.messages_to_prompt(messages)))
-        return Prompt(
+        prompt = Prompt(
             messages=tuple(
                 Message(_ROLES.get(message.role, message.role.value), split_at_mark(message.content or ""))
                 for message in messages
             )
         )
+        return in_turns(prompt, self.model.tokenizer)
 
     def _generate(self, prompt: Prompt, overrides: Mapping[str, Any]) -> Generation:
         return self.model.generate([prompt], **self._settings(overrides))[0]

@@ -1,9 +1,7 @@
 """Prompt templates of LlamaIndex with a slot for virtual tokens."""
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from llama_index.core.base.llms.types import ChatMessage, TextBlock
@@ -18,6 +16,7 @@ from llama_index.core.prompts import (
 from llama_index.llms.spring_rag import jinja
 from llama_index.llms.spring_rag.slots import MARK, adopt
 from spring_rag.errors import PromptError
+from spring_rag.placement import Place, slot_offsets
 
 CONTEXT_VARIABLES = ("context_str", "context_messages")
 """What LlamaIndex calls the context in its templates that answer a question."""
@@ -25,21 +24,6 @@ CONTEXT_VARIABLES = ("context_str", "context_messages")
 QUESTION_VARIABLE = "query_str"
 
 Template = TypeVar("Template", bound=BasePromptTemplate)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """Where a variable stands.
-
-    Attributes:
-        text: index of the text among a template's texts.
-        start: its first character.
-        end: the one after its last.
-    """
-
-    text: int
-    start: int
-    end: int
 
 
 def with_virtual_tokens(
@@ -82,7 +66,7 @@ def with_virtual_tokens(
     if isinstance(prompt, RichPromptTemplate):
         return _copy(prompt, template_str=_in_jinja(prompt.template_str, contexts, question))
     if isinstance(prompt, PromptTemplate):
-        return _copy(prompt, template=_in_texts([prompt.template], contexts, question)[0])
+        return _copy(prompt, template=_in_texts([prompt.template], contexts, question, stacklevel=3)[0])
     if isinstance(prompt, ChatPromptTemplate):
         return _copy(prompt, message_templates=_in_messages(prompt.message_templates, contexts, question))
     msg = (
@@ -142,7 +126,7 @@ def _in_messages(
 ) -> list[ChatMessage]:
     copies = [message.model_copy(deep=True) for message in messages]
     blocks = _text_blocks(copies)
-    texts = _in_texts([block.text for block in blocks], contexts, question)
+    texts = _in_texts([block.text for block in blocks], contexts, question, stacklevel=4)
     for block, text in zip(blocks, texts, strict=True):
         block.text = text
     return copies
@@ -152,12 +136,14 @@ def _text_blocks(messages: Iterable[ChatMessage]) -> list[TextBlock]:
     return [block for message in messages for block in message.blocks if isinstance(block, TextBlock)]
 
 
-def _in_texts(texts: Sequence[str], contexts: Sequence[str], question: str) -> list[str]:
+def _in_texts(texts: Sequence[str], contexts: Sequence[str], question: str, stacklevel: int) -> list[str]:
     """The texts of a template in `{variable}` syntax, one of them with the mark."""
     adopted = [adopt(text) for text in texts]
     if _marked(adopted):
         return adopted
-    text, offset = _offsets(texts, _find(texts, contexts), _find(texts, [question]), contexts)[0]
+    if not (found := _find(texts, contexts)):
+        raise _no_context(contexts)
+    text, offset = slot_offsets(texts, found, _find(texts, [question]), stacklevel=stacklevel)[0]
     adopted[text] = texts[text][:offset] + MARK + texts[text][offset:]
     return adopted
 
@@ -179,43 +165,15 @@ def _in_jinja(source: str, contexts: Sequence[str], question: str) -> str:
         ]
 
     texts = [source[first:last] for first, last in ranges]
-    offsets = _offsets(texts, find(contexts), find([question]), contexts)
+    if not (found := find(contexts)):
+        raise _no_context(contexts)
+    offsets = slot_offsets(texts, found, find([question]), stacklevel=3)
     return jinja.insert(source, MARK, [ranges[text][0] + offset for text, offset in offsets])
 
 
 def _find(texts: Sequence[str], names: Sequence[str]) -> list[Place]:
     pattern = re.compile("|".join(rf"\{{{re.escape(name)}\}}" for name in names))
     return [Place(i, *match.span()) for i, text in enumerate(texts) for match in pattern.finditer(text)]
-
-
-def _offsets(
-    texts: Sequence[str], contexts: Sequence[Place], questions: Sequence[Place], names: Sequence[str]
-) -> list[tuple[int, int]]:
-    """Where the slot may go, as index of a text and character in it, best first.
-
-    Raises:
-        PromptError: no context.
-    """
-    if not contexts:
-        raise _no_context(names)
-    last = max(contexts)
-    after_context = (last.text, last.end)
-    later = [place for place in questions if (place.text, place.start) >= after_context]
-    if later:
-        first = min(later)
-        line = texts[first.text].rfind("\n", 0, first.start) + 1
-        shared = first.text == last.text and line < last.end
-        return [after_context] if shared else [(first.text, line), (first.text, first.start), after_context]
-    if not questions:
-        text = texts[last.text]
-        # jinja drops a line break at a template's end, but not one in front of a slot.
-        return [(last.text, len(text)), (last.text, len(text.rstrip("\n"))), after_context]
-    msg = (
-        "this prompt puts the question before the context. Virtual tokens were trained to stand between the context and "
-        "the question; here they follow both, and help less. Put the question after the context if you can."
-    )
-    warnings.warn(msg, stacklevel=2)
-    return [after_context]
 
 
 def _marked(texts: Sequence[str]) -> bool:
