@@ -59,8 +59,8 @@ def command(folder: Path, output: Path, *more: object, **options: object) -> lis
         "data": folder / "train.jsonl",
         "output": output,
         "num-tokens": 6,
-        "max-steps": 40,
-        "save-steps": 5,
+        "max-steps": 24,
+        "save-steps": 4,
         "batch-size": 4,
         "max-length": 200,
         "learning-rate": 0.05,
@@ -114,10 +114,10 @@ def stopped(arguments: list[str], output: Path, number: int, after: int) -> subp
 
 def test_killed_run_resumes_to_the_same_bits(folder: Path, whole: Path, tmp_path: Path) -> None:
     arguments = command(folder, tmp_path, eval_share=0.1, patience=50)
-    assert stopped(arguments, tmp_path, signal.SIGKILL, 10).returncode == -signal.SIGKILL
+    assert stopped(arguments, tmp_path, signal.SIGKILL, 8).returncode == -signal.SIGKILL
     assert not (tmp_path / "config.json").exists()
     # As if the kill had come while a checkpoint was being written.
-    half = tmp_path / "checkpoints" / "checkpoint-39"
+    half = tmp_path / "checkpoints" / "checkpoint-23"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     anew = run(arguments)
@@ -134,14 +134,14 @@ def test_interrupted_run_saves_says_so_and_resumes_to_the_same_bits(
     folder: Path, whole: Path, tmp_path: Path
 ) -> None:
     arguments = command(folder, tmp_path, eval_share=0.1, patience=50)
-    process = stopped(arguments, tmp_path, signal.SIGINT, 5)
+    process = stopped(arguments, tmp_path, signal.SIGINT, 4)
     assert process.stdout is not None
     assert process.stderr is not None
     said = process.stderr.read()
     assert process.returncode == 130, said
     assert process.stdout.read() == ""
     assert "Traceback" not in said
-    assert "of 40; the checkpoint is in" in said
+    assert "of 24; the checkpoint is in" in said
     assert "--resume" in said
 
     resumed = run([*arguments, "--resume"])
@@ -172,7 +172,7 @@ def test_resuming_under_other_conditions_is_refused(
         done = run(command(folder, whole, "--resume"))
     assert done.returncode == 1
     assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
     assert torch.equal(matrix(whole), before)
 
 
@@ -185,9 +185,9 @@ def test_result_says_how_the_run_went(folder: Path, whole: Path) -> None:
     assert result["data"]["examples"] == 54
     assert list((whole / "logs").glob("events.out.tfevents.*"))
     kept = whole / "checkpoints" / f"checkpoint-{result['kept_step']}"
-    state = json.loads((whole / "checkpoints" / "checkpoint-40" / "trainer_state.json").read_text())
+    state = json.loads((whole / "checkpoints" / "checkpoint-24" / "trainer_state.json").read_text())
     scores = {e["step"]: e["eval_f1"] for e in state["log_history"] if "eval_f1" in e}
-    assert sorted(scores) == list(range(5, 41, 5))
+    assert sorted(scores) == list(range(4, 25, 4))
     assert scores[result["kept_step"]] == max(scores.values())
     assert kept.is_dir()
     assert any(entry.get("tokens_per_second", 0) > 0 for entry in state["log_history"])
