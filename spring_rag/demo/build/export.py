@@ -79,7 +79,7 @@ def write_package(folder: Path, documents: int, questions: int, unanswerable: in
         source = "-".join(rec.name.lower().replace("'", "").split()) + ".txt"
         (folder / "documents" / source).write_text(passage(rec, rng) + "\n", encoding="utf-8")
         facts += [(rec, key, source) for key in rec.facts]
-    lines = [
+    lines: list[dict[str, str | None]] = [
         {"question": question(rec, key, rng), "target": rec.facts[key], "source": source}
         for rec, key, source in rng.sample(facts, questions)
     ]
