@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Cache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -29,6 +30,7 @@ from spring_rag.backends.decoding import (
     generation_arguments,
 )
 from spring_rag.backends.gathering import Gathering, longest_decides_positions
+from spring_rag.backends.prefix import parts
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, PromptTooLongError
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
@@ -273,30 +275,48 @@ class LocalBackend:
         cancelled: threading.Event | None = None,
     ) -> list[Generation]:
         """Generate; the caller has the lock."""
-        encoded = [request.encoded for request in requests]
-        eos_ids = self._eos_ids()
+        answers: dict[int, Generation] = {}
         with torch.no_grad(), evaluating(self.hf_model):
-            batch = splice_batch(self.embedding, encoded, rows)
-            plain_ids = _plain_ids(encoded, batch.inputs_embeds.shape[1]).to(self.embedding.device)
-            stops = (
-                StopStrings(self._decode, settings.stop, plain_ids.shape[1], len(encoded))
-                if settings.stop
-                else None
-            )
-            criteria: list[StoppingCriteria] = [stops] if stops else []
-            if cancelled is not None:
-                criteria.append(Cancellation(cancelled))
-            assert self.hf_model.generation_config is not None
-            generate: Callable[..., Tensor] = cast(Any, self.hf_model).generate
-            sequences = generate(
-                plain_ids,
-                inputs_embeds=batch.inputs_embeds,
-                attention_mask=batch.attention_mask,
-                logits_processor=self._samplers(settings, len(encoded)),
-                stopping_criteria=StoppingCriteriaList(criteria),
-                streamer=streamer,
-                **generation_arguments(self.hf_model.generation_config, settings, eos_ids),
-            )
+            encoded = [request.encoded for request in requests]
+            for part in parts(self.hf_model, self.embedding, encoded, [len(virtual) for virtual in rows]):
+                prompts, virtual = [encoded[row] for row in part.rows], [rows[row] for row in part.rows]
+                found = self._decode_part(prompts, virtual, part.cache, settings, streamer, cancelled)
+                answers.update(zip(part.rows, found, strict=True))
+        return [answers[row] for row in range(len(requests))]
+
+    def _decode_part(
+        self,
+        encoded: Sequence[Encoded],
+        rows: Sequence[Tensor],
+        cache: Cache | None,
+        settings: GenerationSettings,
+        streamer: TextStreamer | None,
+        cancelled: threading.Event | None,
+    ) -> list[Generation]:
+        """Generate for prompts of which `cache`, if there is one, holds the first columns."""
+        eos_ids = self._eos_ids()
+        batch = splice_batch(self.embedding, encoded, rows)
+        plain_ids = _plain_ids(encoded, batch.inputs_embeds.shape[1]).to(self.embedding.device)
+        stops = (
+            StopStrings(self._decode, settings.stop, plain_ids.shape[1], len(encoded))
+            if settings.stop
+            else None
+        )
+        criteria: list[StoppingCriteria] = [stops] if stops else []
+        if cancelled is not None:
+            criteria.append(Cancellation(cancelled))
+        assert self.hf_model.generation_config is not None
+        generate: Callable[..., Tensor] = cast(Any, self.hf_model).generate
+        sequences = generate(
+            plain_ids,
+            inputs_embeds=batch.inputs_embeds,
+            attention_mask=batch.attention_mask,
+            logits_processor=self._samplers(settings, len(encoded)),
+            stopping_criteria=StoppingCriteriaList(criteria),
+            streamer=streamer,
+            **({} if cache is None else {"past_key_values": cache}),
+            **generation_arguments(self.hf_model.generation_config, settings, eos_ids),
+        )
         generated = sequences[:, plain_ids.shape[1] :].tolist()
         ends = stops.ends if stops else [None] * len(encoded)
         return [

@@ -1,0 +1,192 @@
+"""Contexts that several rows of one batch have in common, computed once.
+
+The context stands before the slot and attention is causal, so its keys and values depend neither on the set of virtual tokens
+nor on k. They are computed once per distinct context and copied to each row in the layout that the row has without this:
+padded on the left, so that what counts columns instead of positions (sliding windows, ALiBi) sees nothing new.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from spring_rag.encoding import Encoded
+from spring_rag.splice import InputEmbedding
+
+_LEAST_SHARE, _LEAST_COLUMNS = 0.25, 256
+"""What sharing must save of the columns computed otherwise: with less, passing the model more often costs what is saved."""
+
+_TURNED_BY_LENGTH = {"dynamic", "longrope"}
+"""Kinds of rotary positions with which a token's key depends on how many tokens follow it."""
+
+_ROOM = 32
+"""Columns by which a cache grows at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of a batch that are decoded together.
+
+    Attributes:
+        rows: their numbers in the batch.
+        cache: the first columns of their prompts, padded on the left; None where nothing of them is computed yet.
+    """
+
+    rows: tuple[int, ...]
+    cache: DynamicCache | None = None
+
+
+def parts(
+    model: PreTrainedModel, embedding: InputEmbedding, encoded: Sequence[Encoded], virtual: Sequence[int]
+) -> Iterator[Part]:
+    """Divide a batch into what is decoded together, the contexts that rows share computed once.
+
+    Rows without virtual tokens come apart from those with: the plain backbone's answers are longer, and in a batch all wait for the
+    longest. The whole batch is one part, without a cache, where sharing saves too little or isn't possible with this backbone.
+
+    Args:
+        model: the backbone, with dropout off; gradients must be off too.
+        embedding: of the backbone.
+        encoded: the batch's prompts.
+        virtual: number of virtual tokens of each.
+    """
+    layouts = [_layout(encoded, virtual, rows) for rows in _plain_and_others(virtual)]
+    contexts = list(dict.fromkeys(prompt.context_ids for prompt in encoded))
+    states = None
+    if _worthwhile(contexts, layouts, _layout(encoded, virtual, range(len(encoded)))) and _possible(model):
+        states = _keys_and_values(model, embedding, contexts)
+    if states is None:
+        yield Part(tuple(range(len(encoded))))
+        return
+    numbers = {context: number for number, context in enumerate(contexts)}
+    for layout in layouts:
+        which = [numbers[encoded[row].context_ids] for row in layout.rows]
+        yield Part(layout.rows, _cache(model, states, which, layout) if layout.cached > 0 else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How rows stand in a batch: `lengths` of their prompts, virtual tokens included, and the columns that a cache may hold."""
+
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+    cached: int
+
+    @property
+    def width(self) -> int:
+        return max(self.lengths)
+
+
+def _layout(encoded: Sequence[Encoded], virtual: Sequence[int], rows: Sequence[int]) -> _Layout:
+    lengths = tuple(len(encoded[row].ids) + virtual[row] for row in rows)
+    contexts = (len(encoded[row].context_ids) for row in rows)
+    # The longest row from its slot on; one column at least is left, which tells the first token of the answer.
+    tail = max(1, *(length - context for length, context in zip(lengths, contexts, strict=True)))
+    return _Layout(tuple(rows), lengths, max(lengths) - tail)
+
+
+def _plain_and_others(virtual: Sequence[int]) -> list[list[int]]:
+    groups = [[row for row, k in enumerate(virtual) if k == 0], [row for row, k in enumerate(virtual) if k]]
+    return [rows for rows in groups if rows]
+
+
+def _worthwhile(contexts: Sequence[tuple[int, ...]], layouts: Sequence[_Layout], whole: _Layout) -> bool:
+    prefill = len(contexts) * max(map(len, contexts))
+    rest = sum(len(part.rows) * (part.width - part.cached) for part in layouts)
+    otherwise = len(whole.rows) * whole.width
+    return otherwise - prefill - rest >= max(_LEAST_SHARE * otherwise, _LEAST_COLUMNS)
+
+
+def _possible(model: PreTrainedModel) -> bool:
+    """Whether a token's keys and values are all that later tokens need of it, and stay as they are."""
+    own = model.generation_config
+    if own is not None and (own.cache_implementation or own.prefill_chunk_size):
+        return False  # another kind of cache, or another way to fill it, is asked for
+    rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    by_layer_type = [one for one in rope.values() if isinstance(one, Mapping)]
+    if any(one.get("rope_type") in _TURNED_BY_LENGTH for one in (by_layer_type or [rope])):
+        return False
+    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
+    return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+
+def _keys_and_values(
+    model: PreTrainedModel, embedding: InputEmbedding, contexts: Sequence[tuple[int, ...]]
+) -> list[tuple[Tensor, Tensor]] | None:
+    """Per layer, shapes `[contexts, heads, width, head_dim]`; a shorter context's last columns hold nothing of use.
+
+    None if the backbone didn't fill the cache as one of keys and values. Layers with a sliding window keep all columns, too.
+    """
+    width = max(map(len, contexts))
+    ids = torch.tensor([[*context, *context[:1] * (width - len(context))] for context in contexts])
+    # Causality alone keeps padding on the right apart; without a mask attention is faster.
+    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    cache = DynamicCache()
+    model(inputs_embeds=embedding.embed(ids), past_key_values=cache, use_cache=True, **keep)
+    layers = cast(list[DynamicLayer], cache.layers)
+    states = [(layer.keys, layer.values) for layer in layers]
+    filled = all(
+        one is not None and one.dim() == 4 and one.shape[:3:2] == (len(contexts), width)
+        for pair in states
+        for one in pair
+    )
+    expected = len(DynamicCache(config=model.config).layers)
+    return cast(list[tuple[Tensor, Tensor]], states) if filled and len(states) == expected else None
+
+
+def _cache(
+    model: PreTrainedModel, states: Sequence[tuple[Tensor, Tensor]], which: Sequence[int], layout: _Layout
+) -> DynamicCache:
+    """The first `layout.cached` columns of each row, whose context is number `which`."""
+    padding = layout.width - torch.tensor(layout.lengths)
+    # What the attention mask hides repeats the first column.
+    columns = (torch.arange(layout.cached) - padding[:, None]).clamp(min=0)
+    rows = torch.tensor(which)[:, None]
+    cache = DynamicCache(config=model.config)
+    layers = cast(list[DynamicLayer], cache.layers)
+    for number, (keys, values) in enumerate(states):
+        if type(layers[number]) is DynamicLayer:
+            layers[number] = RoomyLayer()
+        at = rows.to(keys.device), columns.to(keys.device)
+        layers[number].update(
+            keys.transpose(1, 2)[at].transpose(1, 2), values.transpose(1, 2)[at].transpose(1, 2)
+        )
+    return cache
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values that grow in place for some columns; a plain layer copies all that it holds for every new token."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._room: list[Tensor | None] = [None, None]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append; shapes `[B, heads, new, head_dim]`. Gives all keys and values."""
+        if not self.is_initialized:
+            super().update(key_states, value_states, *args, **kwargs)
+        else:
+            self.keys, self._room[0] = _grown(self.keys, self._room[0], key_states)
+            self.values, self._room[1] = _grown(self.values, self._room[1], value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
+
+def _grown(held: Tensor | None, room: Tensor | None, new: Tensor) -> tuple[Tensor, Tensor]:
+    """What is held with new columns behind it, and the tensor with room for more that it lies in."""
+    assert held is not None
+    start = held.shape[2]
+    end = start + new.shape[2]
+    if room is None or room.shape[2] < end:
+        room = held.new_empty(*held.shape[:2], end + _ROOM, held.shape[3])
+        room[:, :, :start] = held
+    room[:, :, start:end] = new
+    return room[:, :, :end], room
