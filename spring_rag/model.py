@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spring_rag.backends.base import (
@@ -14,7 +14,7 @@ from spring_rag.backends.base import (
     GenerationSettings,
     Request,
 )
-from spring_rag.encoding import encode
+from spring_rag.encoding import Encoded, encode
 from spring_rag.errors import TokensError
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
 from spring_rag.tokens import VirtualTokens
@@ -138,6 +138,7 @@ class SpringModel:
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
         batch_size: int = BATCH_SIZE,
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[Generation]:
         """Answer prompts.
 
@@ -151,7 +152,9 @@ class SpringModel:
             top_k: number of tokens that are sampled from; 0 turns it off.
             stop: strings that end an answer; it is cut before them.
             seed: makes sampling repeat; the same for each prompt, whatever else is answered with it.
-            batch_size: most prompts that run at once; prompts of similar length run together.
+            batch_size: most prompts that run at once. Those with the same context run together, so that it is computed once; else
+                those of similar length.
+            progress: called after each batch with the number of answers so far, and of all.
 
         Returns:
             One `Generation` per prompt, in the order of the prompts; a list also for one prompt.
@@ -172,13 +175,12 @@ class SpringModel:
             self._request(prompt, name, count, settings)
             for prompt, name, count in zip(many, names, counts, strict=True)
         ]
-        # Longest first: what doesn't fit into memory fails at once, and little padding is computed.
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].encoded.ids), reverse=True)
         answers: dict[int, Generation] = {}
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in _batches([request.encoded for request in requests], batch_size):
             found = self.backend.generate([requests[i] for i in batch], settings)
             answers.update(zip(batch, found, strict=True))
+            if progress is not None:
+                progress(len(answers), len(requests))
         return [answers[i] for i in range(len(requests))]
 
     def stream(
@@ -261,6 +263,28 @@ class SpringModel:
 
     def _count(self, prompt: Prompt) -> int:
         return len(encode(prompt, self.tokenizer).ids)
+
+
+def _batches(prompts: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
+    """Numbers of the prompts that run together.
+
+    Longest first: what doesn't fit into memory fails at once, and little padding is computed. Prompts of one context are torn apart
+    only where a batch can't hold them.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        groups.setdefault(prompt.context_ids, []).append(number)
+    batch: list[int] = []
+    for group in sorted(groups.values(), key=lambda group: -max(len(prompts[i].ids) for i in group)):
+        if batch and len(batch) + len(group) > batch_size:
+            yield batch
+            batch = []
+        batch += sorted(group, key=lambda i: -len(prompts[i].ids))
+        while len(batch) > batch_size:
+            yield batch[:batch_size]
+            batch = batch[batch_size:]
+    if batch:
+        yield batch
 
 
 def _load(tokens: TokensLike) -> VirtualTokens:
