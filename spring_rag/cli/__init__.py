@@ -11,6 +11,7 @@ import traceback
 import typer
 
 from spring_rag.cli import ask, data, demo, index, tokens, train
+from spring_rag.cli import eval as eval_command
 from spring_rag.cli.console import note, show_warnings_in_one_line
 from spring_rag.errors import SpringError
 
@@ -31,6 +32,7 @@ app.command("index")(index.index)
 app.command("ask")(ask.ask)
 app.command("train")(train.train)
 app.add_typer(data.app, name="data")
+app.command("eval")(eval_command.evaluate)
 app.add_typer(tokens.app, name="tokens")
 
 

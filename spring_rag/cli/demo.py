@@ -81,8 +81,8 @@ def _exact_matches(which: str, part: "Sweep") -> str:
     return f"Exact match of the {which}: {', '.join(scores)}."
 
 
-def parse_ks(text: str) -> list[int]:
-    """The ks of an option such as `0,1,10,50`, each once, ascending.
+def parse_ks(text: str, option: str = "--k") -> list[int]:
+    """The numbers of an option such as `0,1,10,50`, each once, ascending.
 
     Raises:
         typer.BadParameter: something else than whole numbers from 0.
@@ -90,5 +90,5 @@ def parse_ks(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         msg = f"{text!r} isn't a list of whole numbers such as 0,1,10,50"
-        raise typer.BadParameter(msg, param_hint="--k")
+        raise typer.BadParameter(msg, param_hint=option)
     return sorted({int(part) for part in parts})

@@ -31,9 +31,14 @@ def score_table(sweep: Sweep, title: str | None = None) -> Table:
 
 def telling_examples(sweep: Sweep, count: int) -> list[int]:
     """Indices of the questions where more virtual tokens bring most; the earlier one where they bring the same."""
-    fewest, most = min(sweep.runs, key=_k), max(sweep.runs, key=_k)
-    gains = [after.f1 - before.f1 for before, after in zip(fewest.answers, most.answers, strict=True)]
+    gains = _gains(sweep)
     return sorted(range(len(gains)), key=lambda i: -gains[i])[:count]
+
+
+def losing_examples(sweep: Sweep, count: int) -> list[int]:
+    """Indices of the questions where more virtual tokens bring least; the worse answered one where they bring the same."""
+    gains, after = _gains(sweep), max(sweep.runs, key=_k)
+    return sorted(range(len(gains)), key=lambda i: (gains[i], after.answers[i].f1))[:count]
 
 
 def side_by_side(sweep: Sweep, index: int) -> Panel:
@@ -50,11 +55,21 @@ def side_by_side(sweep: Sweep, index: int) -> Panel:
     return Panel(Group(accepted, table), title=_shown(example.question), title_align="left")
 
 
+def shown(text: str) -> str:
+    """Text on one line, cut to what fits a report."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def _gains(sweep: Sweep) -> list[float]:
+    fewest, most = min(sweep.runs, key=_k), max(sweep.runs, key=_k)
+    return [after.f1 - before.f1 for before, after in zip(fewest.answers, most.answers, strict=True)]
+
+
 def _k(run: Run) -> int:
     return run.k
 
 
 def _shown(text: str) -> Text:
-    """Text on one line, cut, and never read as markup: it comes from documents."""
-    line = " ".join(text.split())
-    return Text(line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…")
+    """Never read as markup: it comes from documents."""
+    return Text(shown(text))

@@ -187,7 +187,7 @@ def sweep(
         answer([way], sample)
         seconds = time.perf_counter() - started
         answers = [
-            _score(reply, e.answers) for reply, e in zip(found[number :: len(ways)], examples, strict=True)
+            score(reply, e.answers) for reply, e in zip(found[number :: len(ways)], examples, strict=True)
         ]
         name = way.tokens if not isinstance(tokens, str) and way.k else None
         runs.append(
@@ -226,7 +226,8 @@ def _prompts(
     return prompts
 
 
-def _score(reply: "Generation", accepted: Sequence[str]) -> Answer:
+def score(reply: "Generation", accepted: Sequence[str]) -> Answer:
+    """The answer, stripped at both ends, and its scores against the accepted ones."""
     text = reply.text.strip()
     scores = exact_match(text, accepted), f1(text, accepted), contains(text, accepted)
     return Answer(text, reply.usage.generated, *scores, cut=reply.finish_reason == "length")

@@ -1,0 +1,41 @@
+"""The general-ability check: with k = 0, the backbone is what it was, logit for logit."""
+
+from collections.abc import Sequence
+
+import torch
+
+from spring_rag.backends.local import LocalBackend
+from spring_rag.encoding import encode
+from spring_rag.examples import RagExample
+from spring_rag.model import SpringModel
+from spring_rag.prompt import RagPrompt
+from spring_rag.splice import evaluating, splice_batch
+
+
+def plain_difference(model: SpringModel, examples: Sequence[RagExample]) -> float | None:
+    """Largest difference of a logit between the plain backbone and ours with k = 0, in a call of the same shape.
+
+    Args:
+        model: with its virtual tokens attached.
+        examples: whose prompts are tried, each alone.
+
+    Returns:
+        0.0, unless something is wrong; None where the backbone doesn't run in this process.
+    """
+    backend = model.backend
+    if not isinstance(backend, LocalBackend):
+        return None
+    largest = 0.0
+    none = torch.empty(0, backend.hidden_size)
+    with torch.no_grad(), evaluating(backend.hf_model):
+        for example in examples:
+            prompt = RagPrompt(example.question, example.passages, model.template())
+            encoded = encode(prompt, model.tokenizer)
+            batch = splice_batch(backend.embedding, [encoded], [none])
+            ids = torch.tensor([encoded.ids], device=batch.attention_mask.device)
+            plain = backend.hf_model(input_ids=ids, attention_mask=batch.attention_mask).logits
+            ours = backend.hf_model(
+                inputs_embeds=batch.inputs_embeds, attention_mask=batch.attention_mask
+            ).logits
+            largest = max(largest, (plain.float() - ours.float()).abs().max().item())
+    return largest

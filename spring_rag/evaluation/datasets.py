@@ -1,0 +1,48 @@
+"""Sets of questions for evaluation: files, and folders in FlashRAG's layout (arXiv 2405.13576)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spring_rag.errors import DataError
+from spring_rag.evaluation.metrics import contains
+from spring_rag.examples import RagExample, load_examples
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Questions under a name; `skipped` counts the bad lines that were left out."""
+
+    name: str
+    examples: tuple[RagExample, ...]
+    skipped: int = 0
+
+
+def load_dataset(
+    path: Path, split: str = "test", *, skip_bad: bool = False, limit: int | None = None
+) -> Dataset:
+    """Read a file of questions, or one split of a folder `name/{train,dev,test}.jsonl`.
+
+    Args:
+        path: a file of JSON lines in one of the formats of `spring_rag.examples`, or the folder.
+        split: which file of a folder.
+        skip_bad: leave bad lines out, and count them.
+        limit: only the first so many questions.
+
+    Raises:
+        DataError: no such file, split or questions; or bad lines.
+    """
+    file = path
+    if path.is_dir():
+        file = path / f"{split}.jsonl"
+        if not file.is_file():
+            there = ", ".join(sorted(one.stem for one in path.glob("*.jsonl"))) or "none"
+            msg = f"{path} has no split {split!r} (a file {file.name}); splits there: {there}"
+            raise DataError(msg)
+    loaded = load_examples(file, skip_bad=skip_bad)
+    name = path.resolve().name if path.is_dir() else path.stem
+    return Dataset(name, tuple(loaded.examples[:limit]), len(loaded.bad))
+
+
+def answer_retrieved(example: RagExample) -> bool:
+    """Whether an accepted answer stands in one of the passages, as whole words."""
+    return any(contains(passage, example.answers) for passage in example.passages)

@@ -1,0 +1,141 @@
+"""The report's folder: Markdown, HTML that stands alone, plots, the numbers, and every answer."""
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from spring_rag.evaluation.plots import score_over_k, score_over_passages
+from spring_rag.evaluation.report import losing_examples, shown, telling_examples
+from spring_rag.evaluation.runner import Sweep
+from spring_rag.evaluation.study import Part, Study
+from spring_rag.persistence.files import replace_files
+
+_EXAMPLES = 5
+
+
+def write_report(study: Study, folder: Path, about: dict[str, Any]) -> None:
+    """Write `report.md`, `report.html`, `results.json`, `answers.jsonl` and the plots; files that are there are replaced.
+
+    Args:
+        study: what was answered.
+        folder: is made if it isn't there.
+        about: what was evaluated, by name, as shown on top.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    plots = _plots(study)
+    pages = _environment()
+    values = {
+        "about": about,
+        "study": study,
+        "parts": _tables(study),
+        "examples": _examples(study.overall.main),
+    }
+    results = {"about": about, **study.to_dict()}
+    contents = {
+        "answers.jsonl": "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _answers(study)),
+        "results.json": json.dumps(results, ensure_ascii=False, indent=2) + "\n",
+        **{f"{name}.svg": svg for name, svg in plots.items()},
+        "report.md": pages.get_template("report.md.jinja").render(values, plots=plots),
+        "report.html": pages.get_template("report.html.jinja").render(values, plots=plots),
+    }
+    replace_files(folder, {name: text.encode() for name, text in contents.items()})
+
+
+def _plots(study: Study) -> dict[str, str]:
+    overall = study.overall
+    plots = {"score-over-k": score_over_k(overall.main)}
+    counts = [count for count in study.passages if count is not None]
+    if len(counts) > 1:
+        plots["score-over-passages"] = score_over_passages(counts, overall.sweeps)
+    return plots
+
+
+def _tables(study: Study) -> list[dict[str, Any]]:
+    """A table per set of questions, and one for all where there are several: its rows with their labels."""
+    parts = [study.overall, *study.parts] if len(study.parts) > 1 else list(study.parts)
+    return [
+        {"name": part.name, "retrieved": part.retrieved, "n": len(part.main.examples), "rows": _rows(part)}
+        for part in parts
+    ]
+
+
+def _rows(part: Part) -> list[dict[str, Any]]:
+    found = part.to_dict()
+    by_run = list(zip(part.main.runs, found["results"], strict=True))
+    if part.main.instructed is not None:
+        by_run.append((part.main.instructed, found["instructed"]))
+    return [
+        {"label": run.label, **next(row for other, row in by_run if other is run)}
+        for run in part.main.all_runs
+    ]
+
+
+def _examples(found: Sweep) -> list[dict[str, Any]]:
+    groups = {"Where virtual tokens bring most": telling_examples, "Where they bring least": losing_examples}
+    return [
+        {"title": title, "questions": [_example(found, at) for at in pick(found, _EXAMPLES)]}
+        for title, pick in groups.items()
+    ]
+
+
+def _example(found: Sweep, at: int) -> dict[str, Any]:
+    example = found.examples[at]
+    answers = [
+        (run.label, run.answers[at].exact_match > 0, shown(run.answers[at].text)) for run in found.all_runs
+    ]
+    return {
+        "question": shown(example.question),
+        "accepted": shown(" | ".join(example.answers)),
+        "answers": answers,
+    }
+
+
+def _answers(study: Study) -> Iterator[dict[str, Any]]:
+    for part in study.parts:
+        for count, found in zip(study.passages, part.sweeps, strict=True):
+            for at, example in enumerate(found.examples):
+                for run in found.all_runs:
+                    answer = run.answers[at]
+                    yield {
+                        "dataset": part.name,
+                        "passages": len(example.passages) if count is None else count,
+                        "question": example.question,
+                        "accepted": example.answers,
+                        "k": run.k,
+                        "tokens": run.tokens,
+                        "instruction": run.instruction,
+                        "answer": answer.text,
+                        "exact_match": answer.exact_match,
+                        "f1": round(answer.f1, 4),
+                        "contains": answer.contains,
+                        "answer_tokens": answer.num_tokens,
+                        "cut": answer.cut,
+                    }
+
+
+def _environment() -> Environment:
+    pages = Environment(
+        loader=PackageLoader("spring_rag.evaluation"),
+        autoescape=lambda name: bool(name and name.endswith(".html.jinja")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    pages.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    pages.filters["p"] = lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}"
+    pages.filters["markdown"] = _markdown
+    return pages
+
+
+def _markdown(text: object) -> str:
+    """Text that Markdown shows as it is, also in a cell of a table."""
+    line = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", line)
