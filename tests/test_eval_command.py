@@ -1,0 +1,331 @@
+"""`spring-rag eval` and its report, on a tiny random backbone, FlashRAG's layout and a real Chroma."""
+
+import copy
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import typer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from chroma_spring_rag import connect_folder, index_files, open_or_create_collection
+from spring_rag.cli.eval import evaluate
+from spring_rag.errors import DataError, TokensError
+from spring_rag.evaluation import plain_difference, sweep
+from spring_rag.evaluation.datasets import load_dataset
+from spring_rag.evaluation.study import merged
+from spring_rag.examples import RagExample
+from spring_rag.model import SpringModel
+from spring_rag.prompt import RagTemplate
+from spring_rag.tokens import BackboneRecord, VirtualTokens
+
+app = typer.Typer()
+app.command()(evaluate)
+
+FACTS = ["Arlo lives in Rome.", "Bina | lives in Oslo.", "<b>Cato</b> lives in Lima."]
+QUESTIONS = [f"Where does {fact.split()[0]} live?" for fact in FACTS]
+
+
+@pytest.fixture(scope="module")
+def folder(
+    build_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+    make_tokens: Callable[..., VirtualTokens],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A backbone, two sets of virtual tokens, a file of questions and a folder in FlashRAG's layout."""
+    root = tmp_path_factory.mktemp("eval")
+    model = build_model("llama")
+    model.save_pretrained(root / "backbone")
+    copy.deepcopy(tokenizer).save_pretrained(root / "backbone")
+    record = BackboneRecord.of(model, str(root / "backbone"))
+    for name, n, seed in (("four", 4, 0), ("six", 6, 1)):
+        make_tokens(n, seed=seed, backbone=record).save_pretrained(root / name)
+    own = [
+        {"question": q, "target": f.split()[-1][:-1], "ret_passages": FACTS}
+        for q, f in zip(QUESTIONS, FACTS, strict=True)
+    ]
+    (root / "own.jsonl").write_text("\n".join(map(json.dumps, own)))
+    (root / "nq").mkdir()
+    (root / "nq" / "test.jsonl").write_text(
+        "\n".join(
+            json.dumps({"id": f"test_{i}", "question": one["question"], "golden_answers": [one["target"], "nowhere"], "metadata": {}})
+            for i, one in enumerate(own)
+        )
+    )  # fmt: skip
+    (root / "documents").mkdir()
+    for i, fact in enumerate(FACTS):
+        (root / "documents" / f"{i}.txt").write_text(fact)
+    index_files(
+        open_or_create_collection(connect_folder(root / "db", create=True), "documents"), [root / "documents"]
+    )
+    return root
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [*map(str, arguments), "--max-new-tokens", "6"], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed, and collects texts and what is fetched from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.texts, self.fetched = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [
+            value for name, value in attrs if name in ("src", "href") and not str(value).startswith("#")
+        ]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_report_and_json(folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    out = run(
+        "--tokens",
+        folder / "four",
+        "--data",
+        folder / "own.jsonl",
+        "--passages",
+        "3,1",
+        "--report",
+        report,
+        "--json",
+    )
+    found = json.loads(out)
+    assert [row["k"] for row in found["results"]] == [0, 1, 4]
+    assert found["instructed"]["instruction"] == "Answer with a few words only.\n"
+    assert found["retrieved"] == 1.0
+    assert found["largest_difference_of_logits_at_k_0"] == 0.0
+    assert [one["passages"] for one in found["passages"]] == [1, 3]
+    for row in found["results"]:
+        assert row["exact_match_interval"][0] <= row["exact_match"] <= row["exact_match_interval"][1]
+        assert row["answers_per_second"] > 0
+        assert row["n"] == 3
+    assert "beside_plain" not in found["results"][0]
+    assert 0 < found["results"][2]["beside_plain"]["f1"]["p"] <= 1
+
+    assert {path.name for path in report.iterdir()} == {
+        "report.md", "report.html", "results.json", "answers.jsonl", "score-over-k.svg", "score-over-passages.svg"
+    }  # fmt: skip
+    assert json.loads((report / "results.json").read_text())["results"] == found["results"]
+    answers = [json.loads(line) for line in (report / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 3 * 2 * 4
+    assert {one["passages"] for one in answers} == {1, 3}
+    mean = sum(one["exact_match"] for one in answers if one["k"] == 4 and one["passages"] == 3) / 3
+    assert mean == pytest.approx(found["results"][2]["exact_match"], abs=1e-4)
+
+    page = Page((report / "report.html").read_text())
+    assert page.fetched == []
+    assert "Where does <b>Cato</b> live?" in page.texts
+    assert "k = 0, “Answer with a few words only.”" in page.texts
+    markdown = (report / "report.md").read_text()
+    assert "![score-over-k](score-over-k.svg)" in markdown
+    assert "<b>" not in markdown
+    for table in markdown.split("\n\n"):
+        rows = [line.replace(r"\|", "") for line in table.splitlines() if line.startswith("|")]
+        assert len({row.count("|") for row in rows}) <= 1, table
+
+
+def test_several_sets_and_folders(folder: Path) -> None:
+    sets = ["--tokens", folder / "four", "--tokens", folder / "six"]
+    data = ["--data", folder / "nq", "--data", folder / "nq", "--db", folder / "db", "--top-k", "1"]
+    found = json.loads(run(*sets, *data, "--k", "0,2,6", "--instruction", "", "--json"))
+    assert "instructed" not in found
+    assert [(row["k"], Path(row.get("tokens", "-")).name) for row in found["results"]] == [
+        (0, "-"),
+        (2, "four"),
+        (2, "six"),
+        (6, "six"),
+    ]
+    assert [part["name"] for part in found["datasets"]] == ["nq", "nq (2)"]
+    assert found["results"][1]["n"] == 6
+    assert found["retrieved"] == 1.0
+
+
+def test_table_for_people(folder: Path) -> None:
+    out = run("--tokens", folder / "six", "--data", folder / "own.jsonl", "--k", "0,6", "--limit", "2")
+    assert "own: 2 questions" in out
+    assert "k = 6 beside k = 0: exact match" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        (["--k", "0,7"], TokensError, "asks for 7 virtual tokens, but there are 6"),
+        (["--passages", "1,9"], DataError, "asks for 9, but no question has more than 3"),
+        (["--data", "nq", "--split", "dev"], DataError, "no split 'dev'.*splits there: test"),
+        (["--data", "nowhere.jsonl"], DataError, "nowhere.jsonl"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    folder: Path, arguments: list[str], error: type[Exception], match: str
+) -> None:
+    given = [str(folder / one) if one in ("nq", "nowhere.jsonl") else one for one in arguments]
+    data = [] if "--data" in given else ["--data", folder / "own.jsonl"]
+    with pytest.raises(error, match=match):
+        run("--tokens", folder / "six", *data, *given)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--data", "x", "--k", "a"], ["--data", "x", "--passages", "0,-1"]]
+)
+def test_wrong_usage(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_without_tokens_the_plain_backbone_is_scored(folder: Path) -> None:
+    found = json.loads(run("--model", folder / "backbone", "--data", folder / "own.jsonl", "--json"))
+    assert [row["k"] for row in found["results"]] == [0]
+
+
+def test_limit_and_names(folder: Path) -> None:
+    dataset = load_dataset(folder / "nq", limit=2)
+    assert (dataset.name, len(dataset.examples), dataset.examples[0].answers) == (
+        "nq",
+        2,
+        ("Rome", "nowhere"),
+    )
+    assert load_dataset(folder / "own.jsonl").name == "own"
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> SpringModel:
+    return SpringModel.from_pretrained(folder / "backbone", tokens=folder / "six")
+
+
+def test_k_0_is_the_plain_backbone(model: SpringModel, folder: Path) -> None:
+    examples = load_dataset(folder / "own.jsonl").examples
+    assert plain_difference(model, examples) == 0.0
+    weight = model.backend.hf_model.model.layers[0].mlp.up_proj.weight  # type: ignore[attr-defined]
+    handle = model.backend.hf_model.register_forward_pre_hook(  # type: ignore[attr-defined]
+        lambda module, args, kwargs: (
+            (args, {**kwargs, "inputs_embeds": kwargs["inputs_embeds"] + 1e-3})
+            if kwargs.get("inputs_embeds") is not None
+            else None
+        ),
+        with_kwargs=True,
+    )
+    assert weight is not None
+    found = plain_difference(model, examples)
+    handle.remove()
+    assert found is not None
+    assert found > 0
+
+
+def test_all_ways_see_the_same_passages(model: SpringModel) -> None:
+    """The context holds 256 tokens; beside 6 virtual tokens a passage less fits than beside none."""
+    passage = "law books and ships, " * 3
+    tries = [RagExample("Who?", ("Ann",), (passage + "x" * i,) * 9) for i in range(40)]
+    used = [0, 0]
+    kept = []
+    for example in tries:
+        for at, k in enumerate((0, 6)):
+            sweep(model, [example], [k], instruction=None, max_new_tokens=1, timed=0)
+            used[at] += 1
+        kept.append(_contexts(model, example))
+    assert used == [40, 40]
+    assert any(separate[0] != separate[1] for separate, _ in kept)
+    assert all(together[0] == together[1] for _, together in kept)
+
+
+def _contexts(model: SpringModel, example: RagExample) -> tuple[list[int], list[int]]:
+    """Tokens of the context for k = 0 and k = 6, asked apart and together."""
+    seen: list[int] = []
+    generate = model.backend.generate
+
+    def watch(requests, settings):
+        seen.extend(len(one.encoded.context_ids) for one in requests)
+        return generate(requests, settings)
+
+    model.backend.generate = watch  # type: ignore[method-assign]
+    try:
+        for ks in ([0], [6], [0, 6]):
+            sweep(model, [example], ks, instruction=None, max_new_tokens=1, timed=0)
+    finally:
+        model.backend.generate = generate  # type: ignore[method-assign]
+    return seen[:2], seen[2:]
+
+
+def test_sets_keep_their_own_templates(folder: Path) -> None:
+    model = SpringModel.from_pretrained(folder / "backbone", tokens=folder / "four")
+    other = VirtualTokens.from_pretrained(folder / "six")
+    layout = RagTemplate(question="Q: {question}\nA:")
+    model.add_tokens("own", folder / "four")
+    model.add_tokens("other", VirtualTokens(other.matrix, backbone=other.backbone, template=layout))
+    example = RagExample("Who?", ("Ann",), ("Ann did.",))
+    found = sweep(model, [example], [0, 4], tokens=["own", "other"], max_new_tokens=4, timed=0)
+    expected = model.answer("Who?", ["Ann did."], num_tokens=4, tokens="other", max_new_tokens=4)
+    assert [(run.k, run.tokens) for run in found.runs] == [(0, None), (4, "own"), (4, "other")]
+    assert found.runs[2].answers[0].text == expected
+
+
+def test_merged_sweeps(model: SpringModel) -> None:
+    examples = [RagExample(q, ("Rome",), tuple(FACTS)) for q in QUESTIONS]
+    whole = sweep(model, examples, [0, 6], max_new_tokens=4)
+    parts = [sweep(model, part, [0, 6], max_new_tokens=4) for part in (examples[:1], examples[1:])]
+    joined = merged(parts)
+    assert [run.answers for run in joined.all_runs] == [run.answers for run in whole.all_runs]
+    speed = joined.runs[0].answers_per_second
+    assert speed is not None
+    assert (
+        min(p.runs[0].answers_per_second or 0 for p in parts)
+        <= speed
+        <= max(p.runs[0].answers_per_second or 0 for p in parts)
+    )
+
+
+def test_papers_table(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script runs from end to end on a folder in FlashRAG's layout that carries passages."""
+    scripts = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(scripts)
+    spec = importlib.util.spec_from_file_location("paper", scripts / "paper.py")
+    assert spec is not None
+    assert spec.loader is not None
+    paper = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(paper)
+    monkeypatch.setattr(sys.modules["measure"], "RESULTS", folder / "results")
+    sets = folder / "sets" / "hotpotqa"
+    sets.mkdir(parents=True)
+    lines = [json.loads(line) for line in (folder / "nq" / "test.jsonl").read_text().splitlines()]
+    (sets / "dev.jsonl").write_text("\n".join(json.dumps({**line, "ret_passages": FACTS}) for line in lines))
+    arguments = [
+        "--backbone",
+        folder / "backbone",
+        "--tokens",
+        folder / "six",
+        "--dataset",
+        sets,
+        "--split",
+        "dev",
+        "--passages",
+        "2",
+    ]
+    monkeypatch.setattr(sys, "argv", ["paper.py", *map(str, arguments)])
+    paper.main()
+    assert "| set | score | n | k = 0 | k = 6 | published |\n" in (printed := capsys.readouterr().out)
+    assert printed.splitlines()[-1].startswith("| hotpotqa | F1 | 3 |")
+    assert printed.splitlines()[-1].endswith("| 42.6 |")
+    assert json.loads((folder / "results" / "paper.json").read_text())["results"][0]["n"] == 3
