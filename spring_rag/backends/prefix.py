@@ -6,7 +6,7 @@ padded on the left, so that what counts columns instead of positions (sliding wi
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,14 +15,12 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from spring_rag.backends.gathering import longest_decides_positions
 from spring_rag.encoding import Encoded
 from spring_rag.splice import InputEmbedding
 
 _LEAST_SHARE, _LEAST_COLUMNS = 0.25, 256
 """What sharing must save of the columns computed otherwise: with less, passing the model more often costs what is saved."""
-
-_TURNED_BY_LENGTH = {"dynamic", "longrope"}
-"""Kinds of rotary positions with which a token's key depends on how many tokens follow it."""
 
 _ROOM = 32
 """Columns by which a cache grows at a time."""
@@ -107,10 +105,8 @@ def _possible(model: PreTrainedModel) -> bool:
     own = model.generation_config
     if own is not None and (own.cache_implementation or own.prefill_chunk_size):
         return False  # another kind of cache, or another way to fill it, is asked for
-    rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    by_layer_type = [one for one in rope.values() if isinstance(one, Mapping)]
-    if any(one.get("rope_type") in _TURNED_BY_LENGTH for one in (by_layer_type or [rope])):
-        return False
+    if longest_decides_positions(model.config):
+        return False  # a token's key depends on how many tokens follow it
     kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
     return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
