@@ -200,6 +200,7 @@ def evaluate(work: Path) -> None:
     common = {"max_new_tokens": NEW_TOKENS, "timed": 0}
     plain = sweep(model, examples, [0, *KS], instruction=BRIEF, **common)
     told = sweep(model, examples, [50], instruction=TOLD, tokens="shipped", **common)
+    prefix = f"PEFT prompt tuning, {RECIPE.num_tokens} tokens in front"
     assert plain.instructed is not None
     assert told.instructed is not None
     ours = {f"virtual tokens, k = {run.k}": run.answers for run in plain.runs if run.k}
@@ -207,12 +208,12 @@ def evaluate(work: Path) -> None:
         "plain": plain.runs[0].answers,
         "told to be brief": plain.instructed.answers,
         'told to be brief, and to say "not stated"': told.instructed.answers,
-        "PEFT prompt tuning, 50 tokens in front": answer_prefix(work, examples),
+        prefix: answer_prefix(work, examples),
         "LoRA, rank 8": answer_lora(work, examples),
         **ours,
         "the demo's shipped tokens, k = 50": told.runs[0].answers,
     }
-    cost = {"PEFT prompt tuning, 50 tokens in front": "prefix", "LoRA, rank 8": "lora"}
+    cost = {prefix: "prefix", "LoRA, rank 8": "lora"}
     training = {
         name: json.loads((work / folder / "training.json").read_text()) for name, folder in cost.items()
     }
