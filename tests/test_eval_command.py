@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import datasets
 import pytest
 import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -207,6 +208,10 @@ def test_limit_and_names(folder: Path) -> None:
         ("Rome", "nowhere"),
     )
     assert load_dataset(folder / "own.jsonl").name == "own"
+    rows = [{"question": "Who?", "target": "Ann", "ret_passages": ["Ann did."]}]
+    datasets.Dataset.from_list(rows).save_to_disk(folder / "saved")
+    saved = load_dataset(folder / "saved")
+    assert (saved.name, saved.examples) == ("saved", (RagExample("Who?", ("Ann",), ("Ann did.",)),))
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +222,6 @@ def model(folder: Path) -> SpringModel:
 def test_k_0_is_the_plain_backbone(model: SpringModel, folder: Path) -> None:
     examples = load_dataset(folder / "own.jsonl").examples
     assert plain_difference(model, examples) == 0.0
-    weight = model.backend.hf_model.model.layers[0].mlp.up_proj.weight  # type: ignore[attr-defined]
     handle = model.backend.hf_model.register_forward_pre_hook(  # type: ignore[attr-defined]
         lambda module, args, kwargs: (
             (args, {**kwargs, "inputs_embeds": kwargs["inputs_embeds"] + 1e-3})
@@ -226,7 +230,6 @@ def test_k_0_is_the_plain_backbone(model: SpringModel, folder: Path) -> None:
         ),
         with_kwargs=True,
     )
-    assert weight is not None
     found = plain_difference(model, examples)
     handle.remove()
     assert found is not None
@@ -236,15 +239,7 @@ def test_k_0_is_the_plain_backbone(model: SpringModel, folder: Path) -> None:
 def test_all_ways_see_the_same_passages(model: SpringModel) -> None:
     """The context holds 256 tokens; beside 6 virtual tokens a passage less fits than beside none."""
     passage = "law books and ships, " * 3
-    tries = [RagExample("Who?", ("Ann",), (passage + "x" * i,) * 9) for i in range(40)]
-    used = [0, 0]
-    kept = []
-    for example in tries:
-        for at, k in enumerate((0, 6)):
-            sweep(model, [example], [k], instruction=None, max_new_tokens=1, timed=0)
-            used[at] += 1
-        kept.append(_contexts(model, example))
-    assert used == [40, 40]
+    kept = [_contexts(model, RagExample("Who?", ("Ann",), (passage + "x" * i,) * 9)) for i in range(20)]
     assert any(separate[0] != separate[1] for separate, _ in kept)
     assert all(together[0] == together[1] for _, together in kept)
 

@@ -20,23 +20,22 @@ class Dataset:
 def load_dataset(
     path: Path, split: str = "test", *, skip_bad: bool = False, limit: int | None = None
 ) -> Dataset:
-    """Read a file of questions, or one split of a folder `name/{train,dev,test}.jsonl`.
+    """Read whatever `load_examples` reads, or one split of a folder `name/{train,dev,test}.jsonl`.
 
     Args:
-        path: a file of JSON lines in one of the formats of `spring_rag.examples`, or the folder.
-        split: which file of a folder.
+        path: the file or folder.
+        split: which file of such a folder.
         skip_bad: leave bad lines out, and count them.
         limit: only the first so many questions.
 
     Raises:
         DataError: no such file, split or questions; or bad lines.
     """
-    file = path
-    if path.is_dir():
+    file, splits = path, sorted(one.stem for one in path.glob("*.jsonl"))
+    if splits:
         file = path / f"{split}.jsonl"
-        if not file.is_file():
-            there = ", ".join(sorted(one.stem for one in path.glob("*.jsonl"))) or "none"
-            msg = f"{path} has no split {split!r} (a file {file.name}); splits there: {there}"
+        if split not in splits:
+            msg = f"{path} has no split {split!r} (a file {file.name}); splits there: {', '.join(splits)}"
             raise DataError(msg)
     loaded = load_examples(file, skip_bad=skip_bad)
     name = path.resolve().name if path.is_dir() else path.stem
