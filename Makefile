@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-model demo-tokens test lint
+.PHONY: help demo demo-model demo-tokens notebooks test lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -36,6 +36,9 @@ demo-tokens: .venv/.installed-dev $(MADE)/train.jsonl  ## train the demo's token
 	$(BIN)/spring-rag train --model $(SHIPPED)/backbone --data $(MADE)/train.jsonl --output $(MADE)/tokens $(TOKENS_RECIPE)
 	mkdir -p $(SHIPPED)/tokens
 	cp $(MADE)/tokens/config.json $(MADE)/tokens/README.md $(MADE)/tokens/virtual_tokens.safetensors $(SHIPPED)/tokens/
+
+notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 test: .venv/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest

@@ -24,7 +24,7 @@ from spring_rag.threads import in_thread
 from spring_rag.turns import in_turns
 
 
-class ChatSpring(SpringParameters, BaseChatModel):
+class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_stream`'s prompt has a name for both models
     r"""A backbone that answers chats, with virtual tokens where a prompt has a slot.
 
     Prompts from `with_virtual_tokens` or `rag_prompt` have one; any other is answered by the plain backbone. The chat is laid
