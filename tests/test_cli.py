@@ -69,7 +69,15 @@ def indexed(tmp_path_factory):
 
 class TestLightness:
     @pytest.mark.parametrize(
-        "arguments", [["--help"], ["ask", "--help"], ["index", "--help"], ["tokens", "--help"]]
+        "arguments",
+        [
+            ["--help"],
+            ["ask", "--help"],
+            ["index", "--help"],
+            ["tokens", "--help"],
+            ["train", "--help"],
+            ["data", "make", "--help"],
+        ],
     )
     def test_help_loads_nothing_heavy(self, arguments):
         code = (

@@ -3,7 +3,8 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.errors import BackendError, MissingExtraError
+from spring_rag.errors import BackendError
+from spring_rag.extras import extra
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,14 +69,13 @@ def load_backbone(
 
 
 def _bits(quantize: str) -> Any:
-    from importlib.util import find_spec
+    from importlib import import_module
 
     import torch
     from transformers import BitsAndBytesConfig
 
-    if find_spec("bitsandbytes") is None:
-        msg = "--quantize needs the package 'bitsandbytes', which isn't installed: pip install bitsandbytes"
-        raise MissingExtraError(msg)
+    with extra("quantize"):
+        import_module("bitsandbytes")
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
