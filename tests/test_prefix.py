@@ -98,7 +98,9 @@ def test_rows_answer_as_they_do_without_sharing(backend, make_requests, forwards
     shared = backend.generate(requests, SETTINGS)
     longest = max(len(request.encoded.context_ids) for request in requests)
     assert seen[0] == (3, longest)
-    assert {rows for rows, _ in seen[1:]} == {9, 36}  # plain ones apart, and nobody waits for them
+    decoded = {rows for rows, width in seen[1:] if width == 1}
+    assert {9, 36} <= decoded  # plain ones apart, and nobody waits for them
+    assert max(decoded) == 36
     assert max(width for _, width in seen[1:]) < longest
     monkeypatch.setattr(prefix, "_possible", lambda model: False)
     seen.clear()

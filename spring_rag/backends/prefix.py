@@ -12,15 +12,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from spring_rag.backends.gathering import longest_decides_positions
 from spring_rag.encoding import Encoded
-from spring_rag.splice import InputEmbedding
+from spring_rag.splice import InputEmbedding, SplicedBatch, splice_batch
 
 _LEAST_SHARE, _LEAST_COLUMNS = 0.25, 256
 """What sharing must save of the columns computed otherwise: with less, passing the model more often costs what is saved."""
+
+_ALIKE, _SHORT = 1.5, 16
+"""Rows are read together up to this ratio of their lengths from the slot on, and whatever the ratio up to this length."""
 
 _ROOM = 32
 """Columns by which a cache grows at a time."""
@@ -32,7 +36,7 @@ class Part:
 
     Attributes:
         rows: their numbers in the batch.
-        cache: the first columns of their prompts, padded on the left; None where nothing of them is computed yet.
+        cache: the first columns of their prompts, padded on the left; None where the whole batch is to be computed.
     """
 
     rows: tuple[int, ...]
@@ -40,20 +44,21 @@ class Part:
 
 
 def parts(
-    model: PreTrainedModel, embedding: InputEmbedding, encoded: Sequence[Encoded], virtual: Sequence[int]
+    model: PreTrainedModel, embedding: InputEmbedding, encoded: Sequence[Encoded], rows: Sequence[Tensor]
 ) -> Iterator[Part]:
     """Divide a batch into what is decoded together, the contexts that rows share computed once.
 
-    Rows without virtual tokens come apart from those with: the plain backbone's answers are longer, and in a batch all wait for the
+    Prompts without virtual tokens come apart from those with: the plain backbone's answers are longer, and in a batch all wait for the
     longest. The whole batch is one part, without a cache, where sharing saves too little or isn't possible with this backbone.
 
     Args:
         model: the backbone, with dropout off; gradients must be off too.
         embedding: of the backbone.
         encoded: the batch's prompts.
-        virtual: number of virtual tokens of each.
+        rows: the virtual tokens of each, shape `[k, hidden_size]`.
     """
-    layouts = [_layout(encoded, virtual, rows) for rows in _plain_and_others(virtual)]
+    virtual = [len(one) for one in rows]
+    layouts = [_layout(encoded, virtual, some) for some in _plain_and_others(virtual)]
     contexts = list(dict.fromkeys(prompt.context_ids for prompt in encoded))
     states = None
     if _worthwhile(contexts, layouts, _layout(encoded, virtual, range(len(encoded)))) and _possible(model):
@@ -63,8 +68,20 @@ def parts(
         return
     numbers = {context: number for number, context in enumerate(contexts)}
     for layout in layouts:
-        which = [numbers[encoded[row].context_ids] for row in layout.rows]
-        yield Part(layout.rows, _cache(model, states, which, layout) if layout.cached > 0 else None)
+        alike = [_layout(encoded, virtual, some) for some in _alike(encoded, virtual, layout.rows)]
+        caches = []
+        for one in alike:
+            which = [numbers[encoded[row].context_ids] for row in one.rows]
+            caches.append(_cache(model, states, which, one))
+        if len(alike) == 1:
+            yield Part(layout.rows, caches[0])
+            continue
+        for one, cache in zip(alike, caches, strict=True):
+            batch = splice_batch(
+                embedding, [encoded[row] for row in one.rows], [rows[row] for row in one.rows]
+            )
+            _read(model, batch, one.cached, cache)
+        yield Part(tuple(row for one in alike for row in one.rows), _stacked(model, caches))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +108,19 @@ def _layout(encoded: Sequence[Encoded], virtual: Sequence[int], rows: Sequence[i
 def _plain_and_others(virtual: Sequence[int]) -> list[list[int]]:
     groups = [[row for row, k in enumerate(virtual) if k == 0], [row for row, k in enumerate(virtual) if k]]
     return [rows for rows in groups if rows]
+
+
+def _alike(encoded: Sequence[Encoded], virtual: Sequence[int], rows: Sequence[int]) -> list[list[int]]:
+    """Rows with about as many tokens from their slots on, so that little padding is computed between contexts and answers."""
+    tails = {row: len(encoded[row].ids) - len(encoded[row].context_ids) + virtual[row] for row in rows}
+    groups: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: -tails[row]):
+        longest = tails[groups[-1][0]] if groups else 0
+        if groups and longest <= max(_SHORT, _ALIKE * tails[row]):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def _worthwhile(contexts: Sequence[tuple[int, ...]], layouts: Sequence[_Layout], whole: _Layout) -> bool:
@@ -124,8 +154,7 @@ def _keys_and_values(
     keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     cache = DynamicCache()
     model(inputs_embeds=embedding.embed(ids), past_key_values=cache, use_cache=True, **keep)
-    layers = cast(list[DynamicLayer], cache.layers)
-    states = [(layer.keys, layer.values) for layer in layers]
+    states = [(layer.keys, layer.values) for layer in _layers(cache)]
     filled = all(
         one is not None and one.dim() == 4 and one.shape[:3:2] == (len(contexts), width)
         for pair in states
@@ -143,16 +172,57 @@ def _cache(
     # What the attention mask hides repeats the first column.
     columns = (torch.arange(layout.cached) - padding[:, None]).clamp(min=0)
     rows = torch.tensor(which)[:, None]
-    cache = DynamicCache(config=model.config)
-    layers = cast(list[DynamicLayer], cache.layers)
-    for number, (keys, values) in enumerate(states):
-        if type(layers[number]) is DynamicLayer:
-            layers[number] = RoomyLayer()
+    cache = _empty(model)
+    if layout.cached == 0:
+        return cache
+    for layer, (keys, values) in zip(_layers(cache), states, strict=True):
         at = rows.to(keys.device), columns.to(keys.device)
-        layers[number].update(
-            keys.transpose(1, 2)[at].transpose(1, 2), values.transpose(1, 2)[at].transpose(1, 2)
-        )
+        layer.update(keys.transpose(1, 2)[at].transpose(1, 2), values.transpose(1, 2)[at].transpose(1, 2))
     return cache
+
+
+def _read(model: PreTrainedModel, batch: SplicedBatch, cached: int, cache: DynamicCache) -> None:
+    """Add all columns of a batch to its cache, of which it holds the first ones, but for the last: that one `generate` reads."""
+    last = batch.inputs_embeds.shape[1] - 1
+    if cached == last:
+        return
+    names = inspect.signature(model.forward).parameters
+    inputs: dict[str, Any] = {"position_ids": batch.position_ids[:, cached:last], "logits_to_keep": 1}
+    model(
+        inputs_embeds=batch.inputs_embeds[:, cached:last],
+        attention_mask=batch.attention_mask[:, :last],
+        past_key_values=cache,
+        use_cache=True,
+        **{name: value for name, value in inputs.items() if name in names},
+    )
+
+
+def _stacked(model: PreTrainedModel, caches: Sequence[DynamicCache]) -> DynamicCache:
+    """The rows of all caches in one, which end together; columns that are added on the left are padding of their rows."""
+    width = max(int(cache.get_seq_length()) for cache in caches)
+    whole = _empty(model)
+    for number, layer in enumerate(_layers(whole)):
+        held = [_layers(cache)[number] for cache in caches]
+        layer.update(_side_by_side([one.keys for one in held]), _side_by_side([one.values for one in held]))
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            layer.cumulative_length = width
+    return whole
+
+
+def _side_by_side(states: Sequence[Tensor | None]) -> Tensor:
+    found = [one for one in states if one is not None]
+    width = max(one.shape[2] for one in found)
+    return torch.cat([functional.pad(one, (0, 0, width - one.shape[2], 0)) for one in found])
+
+
+def _empty(model: PreTrainedModel) -> DynamicCache:
+    cache = DynamicCache(config=model.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _layers(cache: DynamicCache) -> list[DynamicLayer]:
+    return cast(list[DynamicLayer], cache.layers)
 
 
 class RoomyLayer(DynamicLayer):
