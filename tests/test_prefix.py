@@ -18,6 +18,7 @@ from spring_rag.backends import prefix
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
 from spring_rag.encoding import Encoded
+from spring_rag.errors import PromptError
 
 pytestmark = pytest.mark.filterwarnings("ignore:these virtual tokens don't record their backbone")
 
@@ -133,6 +134,17 @@ def test_prompts_without_a_slot_share_too(llama_backend, tokenizer, forwards):
     assert seen[1] == (12, 1)
 
 
+def test_slots_at_the_start_and_wrong_ids_are_no_trouble(llama_backend, make_requests):
+    at_the_start = [Request(Encoded((5, 6, 7) * 9, 0), None, k) for k in (0, 1, 6, 6)] * 4
+    for requests in (at_the_start, at_the_start + make_requests(CONTEXTS[:1])):
+        together = llama_backend.generate(requests, GenerationSettings(max_new_tokens=6))
+        for number in (0, 2, len(requests) - 1):
+            alone = llama_backend.generate([requests[number]], GenerationSettings(max_new_tokens=6))
+            assert together[number] == alone[0]
+    with pytest.raises(PromptError, match="another model"):
+        llama_backend.generate([Request(Encoded((5, 999) * 20, 30))] * 12, SETTINGS)
+
+
 def test_nothing_to_share_runs_as_one_batch(llama_backend, make_requests, forwards):
     seen = forwards(llama_backend.hf_model)
     requests = make_requests(ks=())[::3]  # one for each context
@@ -179,8 +191,10 @@ def test_a_recurrent_state_is_not_shared(tokenizer, make_tokens, make_requests):
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_roomy_layer_holds_what_a_plain_one_does(steps):
-    plain, roomy = DynamicLayer(), prefix.RoomyLayer()
-    for width in [7, *[steps] * 60]:
+    plain, first = DynamicLayer(), (torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4))
+    plain.update(*(one[:, :, :7] for one in first))
+    roomy = prefix.RoomyLayer(*first, 7)
+    for width in [steps] * 60:
         keys, values = torch.randn(2, 3, width, 4), torch.randn(2, 3, width, 4)
         for expected, found in zip(plain.update(keys, values), roomy.update(keys, values), strict=True):
             assert torch.equal(expected, found)

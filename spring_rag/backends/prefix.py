@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from spring_rag.backends.gathering import longest_decides_positions
 from spring_rag.encoding import Encoded
-from spring_rag.splice import InputEmbedding, SplicedBatch, splice_batch
+from spring_rag.splice import InputEmbedding, splice_batch
 
 _LEAST_SHARE, _LEAST_COLUMNS = 0.25, 256
 """What sharing must save of the columns computed otherwise: with less, passing the model more often costs what is saved."""
@@ -57,77 +57,58 @@ def parts(
         encoded: the batch's prompts.
         rows: the virtual tokens of each, shape `[k, hidden_size]`.
     """
-    virtual = [len(one) for one in rows]
-    layouts = [_layout(encoded, virtual, some) for some in _plain_and_others(virtual)]
-    contexts = list(dict.fromkeys(prompt.context_ids for prompt in encoded))
+    prompts = [_Prompt(one, virtual) for one, virtual in zip(encoded, rows, strict=True)]
+    contexts = list(dict.fromkeys(one.context_ids for one in encoded))
+    plain = [row for row, one in enumerate(rows) if not len(one)]
+    others = [row for row, one in enumerate(rows) if len(one)]
+    groups = [_alike(prompts, some) for some in (plain, others) if some]
     states = None
-    if _worthwhile(contexts, layouts, _layout(encoded, virtual, range(len(encoded)))) and _possible(model):
+    if _worthwhile(contexts, prompts, groups) and _possible(model):
         states = _keys_and_values(model, embedding, contexts)
     if states is None:
         yield Part(tuple(range(len(encoded))))
         return
     numbers = {context: number for number, context in enumerate(contexts)}
-    for layout in layouts:
-        alike = [_layout(encoded, virtual, some) for some in _alike(encoded, virtual, layout.rows)]
-        caches = []
-        for one in alike:
-            which = [numbers[encoded[row].context_ids] for row in one.rows]
-            caches.append(_cache(model, states, which, one))
-        if len(alike) == 1:
-            yield Part(layout.rows, caches[0])
-            continue
-        for one, cache in zip(alike, caches, strict=True):
-            batch = splice_batch(
-                embedding, [encoded[row] for row in one.rows], [rows[row] for row in one.rows]
-            )
-            _read(model, batch, one.cached, cache)
-        yield Part(tuple(row for one in alike for row in one.rows), _stacked(model, caches))
+    which = [numbers[one.context_ids] for one in encoded]
+    for some in groups:
+        cache = _cache(model, embedding, prompts, which, some, states)
+        yield Part(tuple(row for group in some for row in group), cache)
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """How rows stand in a batch: `lengths` of their prompts, virtual tokens included, and the columns that a cache may hold."""
+class _Prompt:
+    """A prompt with the virtual tokens that go into its slot; `tail` counts the tokens from the slot on, at least one."""
 
-    rows: tuple[int, ...]
-    lengths: tuple[int, ...]
-    cached: int
+    encoded: Encoded
+    virtual: Tensor
 
     @property
-    def width(self) -> int:
-        return max(self.lengths)
+    def length(self) -> int:
+        return len(self.encoded.ids) + len(self.virtual)
+
+    @property
+    def tail(self) -> int:
+        return max(1, self.length - len(self.encoded.context_ids))
 
 
-def _layout(encoded: Sequence[Encoded], virtual: Sequence[int], rows: Sequence[int]) -> _Layout:
-    lengths = tuple(len(encoded[row].ids) + virtual[row] for row in rows)
-    contexts = (len(encoded[row].context_ids) for row in rows)
-    # The longest row from its slot on; one column at least is left, which tells the first token of the answer.
-    tail = max(1, *(length - context for length, context in zip(lengths, contexts, strict=True)))
-    return _Layout(tuple(rows), lengths, max(lengths) - tail)
-
-
-def _plain_and_others(virtual: Sequence[int]) -> list[list[int]]:
-    groups = [[row for row, k in enumerate(virtual) if k == 0], [row for row, k in enumerate(virtual) if k]]
-    return [rows for rows in groups if rows]
-
-
-def _alike(encoded: Sequence[Encoded], virtual: Sequence[int], rows: Sequence[int]) -> list[list[int]]:
-    """Rows with about as many tokens from their slots on, so that little padding is computed between contexts and answers."""
-    tails = {row: len(encoded[row].ids) - len(encoded[row].context_ids) + virtual[row] for row in rows}
+def _alike(prompts: Sequence[_Prompt], rows: Sequence[int]) -> list[list[int]]:
+    """Rows with tails of about one length, longest first, so that little padding is computed between contexts and answers."""
     groups: list[list[int]] = []
-    for row in sorted(rows, key=lambda row: -tails[row]):
-        longest = tails[groups[-1][0]] if groups else 0
-        if groups and longest <= max(_SHORT, _ALIKE * tails[row]):
+    for row in sorted(rows, key=lambda row: -prompts[row].tail):
+        if groups and prompts[groups[-1][0]].tail <= max(_SHORT, _ALIKE * prompts[row].tail):
             groups[-1].append(row)
         else:
             groups.append([row])
     return groups
 
 
-def _worthwhile(contexts: Sequence[tuple[int, ...]], layouts: Sequence[_Layout], whole: _Layout) -> bool:
+def _worthwhile(
+    contexts: Sequence[tuple[int, ...]], prompts: Sequence[_Prompt], groups: Sequence[Sequence[Sequence[int]]]
+) -> bool:
     prefill = len(contexts) * max(map(len, contexts))
-    rest = sum(len(part.rows) * (part.width - part.cached) for part in layouts)
-    otherwise = len(whole.rows) * whole.width
-    return otherwise - prefill - rest >= max(_LEAST_SHARE * otherwise, _LEAST_COLUMNS)
+    tails = sum(len(group) * prompts[group[0]].tail for some in groups for group in some)
+    otherwise = len(prompts) * max(prompt.length for prompt in prompts)
+    return otherwise - prefill - tails >= max(_LEAST_SHARE * otherwise, _LEAST_COLUMNS)
 
 
 def _possible(model: PreTrainedModel) -> bool:
@@ -149,7 +130,9 @@ def _keys_and_values(
     None if the backbone didn't fill the cache as one of keys and values. Layers with a sliding window keep all columns, too.
     """
     width = max(map(len, contexts))
-    ids = torch.tensor([[*context, *context[:1] * (width - len(context))] for context in contexts])
+    if width == 0 or max(map(max, filter(None, contexts))) >= embedding.vocab_size:
+        return None  # nothing to share, or an id that `splice_batch` refuses with a word about why
+    ids = torch.tensor([[*context, *[0] * (width - len(context))] for context in contexts])
     # Causality alone keeps padding on the right apart; without a mask attention is faster.
     keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     cache = DynamicCache()
@@ -165,93 +148,129 @@ def _keys_and_values(
 
 
 def _cache(
-    model: PreTrainedModel, states: Sequence[tuple[Tensor, Tensor]], which: Sequence[int], layout: _Layout
+    model: PreTrainedModel,
+    embedding: InputEmbedding,
+    prompts: Sequence[_Prompt],
+    which: Sequence[int],
+    groups: Sequence[Sequence[int]],
+    states: Sequence[tuple[Tensor, Tensor]],
 ) -> DynamicCache:
-    """The first `layout.cached` columns of each row, whose context is number `which`."""
-    padding = layout.width - torch.tensor(layout.lengths)
-    # What the attention mask hides repeats the first column.
-    columns = (torch.arange(layout.cached) - padding[:, None]).clamp(min=0)
-    rows = torch.tensor(which)[:, None]
-    cache = _empty(model)
-    if layout.cached == 0:
-        return cache
-    for layer, (keys, values) in zip(_layers(cache), states, strict=True):
-        at = rows.to(keys.device), columns.to(keys.device)
-        layer.update(keys.transpose(1, 2)[at].transpose(1, 2), values.transpose(1, 2)[at].transpose(1, 2))
-    return cache
+    """The first columns of the rows of all groups; all but the last one where there are several groups.
 
-
-def _read(model: PreTrainedModel, batch: SplicedBatch, cached: int, cache: DynamicCache) -> None:
-    """Add all columns of a batch to its cache, of which it holds the first ones, but for the last: that one `generate` reads."""
-    last = batch.inputs_embeds.shape[1] - 1
-    if cached == last:
-        return
-    names = inspect.signature(model.forward).parameters
-    inputs: dict[str, Any] = {"position_ids": batch.position_ids[:, cached:last], "logits_to_keep": 1}
-    model(
-        inputs_embeds=batch.inputs_embeds[:, cached:last],
-        attention_mask=batch.attention_mask[:, :last],
-        past_key_values=cache,
-        use_cache=True,
-        **{name: value for name, value in inputs.items() if name in names},
-    )
-
-
-def _stacked(model: PreTrainedModel, caches: Sequence[DynamicCache]) -> DynamicCache:
-    """The rows of all caches in one, which end together; columns that are added on the left are padding of their rows."""
-    width = max(int(cache.get_seq_length()) for cache in caches)
-    whole = _empty(model)
+    Every row ends in the last column. A group's rows first get the columns that all of them have in their contexts, and are then read up
+    to the last column together. Layers that keep all columns do so in one tensor of which each group has its rows.
+    """
+    width = max(prompts[row].length for group in groups for row in group)
+    cached = [width - prompts[group[0]].tail for group in groups]
+    rows = sum(map(len, groups))
+    whole, parts = _empty(model), [_empty(model) for _ in groups]
+    for number, pair in enumerate(states):
+        rooms = [one.new_empty(rows, one.shape[1], width + _ROOM, one.shape[3]) for one in pair]
+        for start, group, part, columns in zip(_starts(groups), groups, parts, cached, strict=True):
+            views = [room[start : start + len(group)] for room in rooms]
+            for at, row in enumerate(group):
+                padding = min(columns, width - prompts[row].length)
+                for view, context in zip(views, pair, strict=True):
+                    # The mask hides padding, but what isn't a number would spoil even a weight of zero.
+                    view[at, :, :padding] = 0
+                    view[at, :, padding:columns] = context[which[row], :, : columns - padding]
+            _fill(part, number, views, columns)
+        _fill(whole, number, rooms, width - 1)
+    if len(groups) == 1:
+        return parts[0]
+    for group, part, columns in zip(groups, parts, cached, strict=True):
+        _read(model, embedding, [prompts[row] for row in group], part, columns, width - 1)
     for number, layer in enumerate(_layers(whole)):
-        held = [_layers(cache)[number] for cache in caches]
-        layer.update(_side_by_side([one.keys for one in held]), _side_by_side([one.values for one in held]))
         if isinstance(layer, DynamicSlidingWindowLayer):
-            layer.cumulative_length = width
+            held = [_layers(part)[number] for part in parts]
+            layer.keys = torch.cat([cast(Tensor, one.keys) for one in held])
+            layer.values = torch.cat([cast(Tensor, one.values) for one in held])
     return whole
 
 
-def _side_by_side(states: Sequence[Tensor | None]) -> Tensor:
-    found = [one for one in states if one is not None]
-    width = max(one.shape[2] for one in found)
-    return torch.cat([functional.pad(one, (0, 0, width - one.shape[2], 0)) for one in found])
+def _starts(groups: Sequence[Sequence[int]]) -> list[int]:
+    return [sum(map(len, groups[:number])) for number in range(len(groups))]
 
 
 def _empty(model: PreTrainedModel) -> DynamicCache:
-    cache = DynamicCache(config=model.config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
+    return DynamicCache(config=model.config)
 
 
 def _layers(cache: DynamicCache) -> list[DynamicLayer]:
     return cast(list[DynamicLayer], cache.layers)
 
 
-class RoomyLayer(DynamicLayer):
-    """Keys and values that grow in place for some columns; a plain layer copies all that it holds for every new token."""
+def _fill(cache: DynamicCache, number: int, rooms: Sequence[Tensor], columns: int) -> None:
+    """Let a layer hold the first columns of keys and values that lie in larger tensors."""
+    keys, values = rooms
+    if type(cache.layers[number]) is DynamicLayer:
+        cache.layers[number] = RoomyLayer(keys, values, columns)
+    elif columns:
+        _layers(cache)[number].update(keys[:, :, :columns], values[:, :, :columns])
 
-    def __init__(self) -> None:
+
+def _read(
+    model: PreTrainedModel,
+    embedding: InputEmbedding,
+    prompts: Sequence[_Prompt],
+    cache: DynamicCache,
+    start: int,
+    end: int,
+) -> None:
+    """Add the columns from `start` to `end` to a cache; the one that is left then, the last, `generate` reads."""
+    if start == end:
+        return
+    batch = splice_batch(embedding, [one.encoded for one in prompts], [one.virtual for one in prompts])
+    more = end + 1 - batch.inputs_embeds.shape[1]
+    names = inspect.signature(model.forward).parameters
+    inputs: dict[str, Any] = {
+        "position_ids": batch.position_ids[:, start - end - 1 : -1],
+        "logits_to_keep": 1,
+    }
+    model(
+        inputs_embeds=batch.inputs_embeds[:, start - end - 1 : -1],
+        attention_mask=functional.pad(batch.attention_mask, (more, 0))[:, :-1],
+        past_key_values=cache,
+        use_cache=True,
+        **{name: value for name, value in inputs.items() if name in names},
+    )
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values that grow in place for some columns; a plain layer copies all that it holds for every new token.
+
+    Args:
+        keys: shape `[B, heads, columns, head_dim]`, with room for more than is held.
+        values: the same.
+        held: number of columns that count.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, held: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._room: list[Tensor | None] = [None, None]
+        self._rooms = [keys, values]
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.keys, self.values = keys[:, :, :held], values[:, :, :held]
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *args: Any,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
         """Append; shapes `[B, heads, new, head_dim]`. Gives all keys and values."""
-        if not self.is_initialized:
-            super().update(key_states, value_states, *args, **kwargs)
-        else:
-            self.keys, self._room[0] = _grown(self.keys, self._room[0], key_states)
-            self.values, self._room[1] = _grown(self.values, self._room[1], value_states)
         assert self.keys is not None
         assert self.values is not None
+        self.keys, self._rooms[0] = _grown(self.keys, self._rooms[0], key_states)
+        self.values, self._rooms[1] = _grown(self.values, self._rooms[1], value_states)
         return self.keys, self.values
 
 
-def _grown(held: Tensor | None, room: Tensor | None, new: Tensor) -> tuple[Tensor, Tensor]:
+def _grown(held: Tensor, room: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     """What is held with new columns behind it, and the tensor with room for more that it lies in."""
-    assert held is not None
     start = held.shape[2]
     end = start + new.shape[2]
-    if room is None or room.shape[2] < end:
+    if room.shape[2] < end:
         room = held.new_empty(*held.shape[:2], end + _ROOM, held.shape[3])
         room[:, :, :start] = held
     room[:, :, start:end] = new
