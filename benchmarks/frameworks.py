@@ -23,7 +23,7 @@ from spring_rag import RagPrompt, RagTemplate, SpringModel
 from spring_rag.demo import paths, run
 from spring_rag.examples import RagExample
 
-QUESTIONS, NEW, ROUNDS = 64, 32, 3
+QUESTIONS, NEW, ROUNDS = 64, 32, 5
 BARS = {
     "LangChain: llm.batch": 1.15,
     "LangChain: chain.batch": 1.3,

@@ -12,6 +12,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnablePassthrough
 from langchain_parts import WordEmbeddings
 from llama_index.core import VectorStoreIndex
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import PromptTemplate
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from llama_index_parts import OfflineEmbedding
@@ -134,6 +135,15 @@ async def test_llama_index(demo_model, passages, answers, k):
     assert [chatting.complete(prompt).text for prompt in prompts] == answers[CHAT]
 
 
+class TextOnly(BaseNodePostprocessor):
+    """LlamaIndex shows a passage's metadata to the model, too, which the other ways don't."""
+
+    def _postprocess_nodes(self, nodes, query_bundle=None):
+        for each in nodes:
+            each.node.excluded_llm_metadata_keys = list(each.node.metadata)
+        return nodes
+
+
 def test_a_query_engine_of_llama_index(demo_model, collection, answers, k):
     index = VectorStoreIndex.from_vector_store(
         ChromaVectorStore(chroma_collection=collection), embed_model=OfflineEmbedding()
@@ -143,7 +153,7 @@ def test_a_query_engine_of_llama_index(demo_model, collection, answers, k):
         text_qa_template=with_virtual_tokens(
             PromptTemplate("{context_str}\n\nQuestion: {query_str}\nAnswer:")
         ),
-        node_postprocessors=[NumberedPassages()],
+        node_postprocessors=[TextOnly(), NumberedPassages()],
         similarity_top_k=TOP_K,
     )
     assert [str(engine.query(question)) for question in ASKED] == answers[LLAMA_INDEX]
