@@ -6,6 +6,7 @@ in: the tokens are trained on what the backbone asked itself. They are scored on
 by all of it.
 """
 
+import argparse
 import json
 import math
 import subprocess
@@ -74,21 +75,10 @@ KINDS = (
         ("taste", "shape", "region", "weight", "founder", "market"),
     ),
 )
-DOCUMENTS, HELD_OUT_DOCUMENTS, QUESTIONS, TOP_K = 320, 160, 400, 5
-NUM_TOKENS, KS = 20, (0, 1, 5, 20)
+TOP_K = 5
+NUM_TOKENS, KS = 20, (0, 1, 20)
 TRAINING = [
-    *(
-        "--num-tokens",
-        NUM_TOKENS,
-        "--max-steps",
-        150,
-        "--save-steps",
-        50,
-        "--batch-size",
-        16,
-        "--learning-rate",
-        0.01,
-    ),
+    *("--num-tokens", NUM_TOKENS, "--batch-size", 16, "--learning-rate", 0.01, "--save-steps", 60),
     *("--k-schedule", "sandwich", "--eval-share", 0.05, "--chat", 0.3),
 ]
 
@@ -132,22 +122,33 @@ def sign_test(before: list[float], after: list[float]) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--documents", type=int, default=240, help="to make questions from")
+    parser.add_argument("--unseen", type=int, default=160, help="to ask about")
+    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=120)
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name_of_folder:
         folder = Path(name_of_folder)
-        records = invent(DOCUMENTS + HELD_OUT_DOCUMENTS, "second domain")
-        write(folder / "documents", records[:DOCUMENTS], "documents")
-        write(folder / "unseen", records[DOCUMENTS:], "unseen")
+        records = invent(args.documents + args.unseen, "second domain")
+        write(folder / "documents", records[: args.documents], "documents")
+        write(folder / "unseen", records[args.documents :], "unseen")
         command("index", folder / "documents", "--db", folder / "db")
         asking = ("--model", paths.BACKBONE, "--db", folder / "db", "--output", folder / "train.jsonl")
-        made, making = command("data", "make", *asking, "--per-passage", 4, "--top-k", TOP_K)
+        made, making = command(
+            "data", "make", *asking, "--per-passage", 2, "--batch-size", 64, "--top-k", TOP_K
+        )
+        options = [*TRAINING, "--max-steps", args.steps]
         data = ("--model", paths.BACKBONE, "--data", folder / "train.jsonl", "--output", folder / "tokens")
-        trained, training = command("train", *data, *TRAINING)
+        trained, training = command("train", *data, *options)
 
         collection = open_or_create_collection(connect_folder(folder / "db"), "unseen")
         index_files(collection, [folder / "unseen"])
         rng = Random("questions")
-        facts = [(rec, key) for rec in records[DOCUMENTS:] for key in rec.facts]
-        asked = [(question(rec, key, rng), rec.facts[key]) for rec, key in rng.sample(facts, QUESTIONS)]
+        facts = [(rec, key) for rec in records[args.documents :] for key in rec.facts]
+        asked = [(question(rec, key, rng), rec.facts[key]) for rec, key in rng.sample(facts, args.questions)]
         found = search(collection, [text for text, _ in asked], TOP_K)
         examples = [
             RagExample(text, (answer,), tuple(p.text for p in passages))
@@ -166,14 +167,14 @@ def main() -> None:
     save(
         "second_domain",
         {
-            "what": f"{QUESTIONS} questions on {HELD_OUT_DOCUMENTS} unseen documents of {len(KINDS)} new kinds, {TOP_K} passages each; "
-            f"tokens trained on what the backbone asked itself about {DOCUMENTS} others",
+            "what": f"{args.questions} questions on {args.unseen} unseen documents of {len(KINDS)} new kinds, {TOP_K} passages each; "
+            f"tokens trained on what the backbone asked itself about {args.documents} others",
             "made": {key: value for key, value in made.items() if key != "output"} | {"seconds": making},
             "trained": {
                 key: trained[key]
                 for key in ("num_tokens", "steps", "kept_step", "loss", "evaluation", "data")
             }
-            | {"seconds": training, "options": " ".join(map(str, TRAINING))},
+            | {"seconds": training, "options": " ".join(map(str, options))},
             "scores": result.to_dict(),
             "shipped_tokens": shipped.to_dict()["results"],
             "sign_test_against_plain": {

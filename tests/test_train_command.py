@@ -256,7 +256,8 @@ def test_quantising_needs_its_extra(folder: Path, tmp_path: Path, monkeypatch: p
     class Without:
         def find_spec(self, name: str, *_: object) -> None:
             if name == "bitsandbytes":
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+                msg = f"No module named {name!r}"
+                raise ModuleNotFoundError(msg, name=name)
 
     for name in [name for name in sys.modules if name.partition(".")[0] == "bitsandbytes"]:
         monkeypatch.delitem(sys.modules, name)
