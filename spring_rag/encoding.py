@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from tokenizers import Encoding, Tokenizer
 
 from spring_rag.errors import PromptError
-from spring_rag.prompt import Part, Prompt, RagPrompt, Slot, Text
+from spring_rag.prompt import Part, Prompt, RagPrompt, Slot, Text, as_prompt
 from spring_rag.rendering import Range, Rendered, apply_template, render
 
 if TYPE_CHECKING:
@@ -64,11 +64,7 @@ def encode(prompt: Prompt | RagPrompt | str, tokenizer: PreTrainedTokenizerBase)
     Raises:
         PromptError: the tokenizer is a slow one; the chat template refuses the messages; the text is no valid Unicode.
     """
-    if isinstance(prompt, str):
-        prompt = Prompt(parts=(Text(prompt),))
-    elif isinstance(prompt, RagPrompt):
-        prompt = prompt.to_prompt()
-    rendered = render(prompt, tokenizer)
+    rendered = render(as_prompt(prompt), tokenizer)
     return _encode(rendered, _kit(tokenizer), add_special_tokens=not rendered.chat)
 
 

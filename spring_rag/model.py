@@ -16,12 +16,15 @@ from spring_rag.backends.base import (
 )
 from spring_rag.encoding import Encoded, encode
 from spring_rag.errors import TokensError
-from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
+from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt, fit
 from spring_rag.tokens import VirtualTokens
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_ROUNDS_IN_FLIGHT = 8
+"""Requests that a server gets in one call, as a multiple of those that are in flight: it idles at a call's end only."""
 
 PromptLike = str | Prompt | RagPrompt
 """What can be answered. A `str` is text of the user's, without a slot."""
@@ -72,6 +75,8 @@ class SpringModel:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         revision: str | None = None,
+        base_url: str | Sequence[str] | None = None,
+        api_key: str | None = None,
         **model_kwargs: Any,
     ) -> SpringModel:
         """Load a backbone and its tokenizer, and attach virtual tokens.
@@ -79,24 +84,37 @@ class SpringModel:
         Args:
             backbone: folder or Hub id of a causal language model.
             tokens: the default set.
-            device: "auto" takes CUDA, else MPS, else the CPU.
-            dtype: "auto" takes the checkpoint's on an accelerator and float32 on the CPU.
+            device: "auto" takes CUDA, else MPS, else the CPU. Without effect with `base_url`.
+            dtype: "auto" takes the checkpoint's on an accelerator and float32 on the CPU. With `base_url` it is that of the
+                embeddings that are sent.
             revision: branch, tag or commit of the backbone on the Hub.
-            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`, as `device_map` or `quantization_config`.
+            base_url: of a running vLLM server that has the backbone, as "http://localhost:8000/v1", or of several that take turns.
+                The model isn't loaded then.
+            api_key: of the servers.
+            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`, as `device_map` or `quantization_config`; with `base_url` to
+                `VLLMBackend.from_pretrained`, as `timeout` or `concurrency`.
 
         Raises:
-            BackendError: the backbone can't be loaded.
+            BackendError: the backbone can't be loaded, or a server can't be reached.
             UnsupportedBackboneError: it can't take virtual tokens.
             BackboneMismatchError: the tokens belong to another backbone.
             TokensError: the tokens can't be read.
         """
-        from spring_rag.backends.local import LocalBackend
-
         # Tokens first: a wrong path shouldn't be found out after minutes of loading a backbone.
         tokens = _load(tokens) if tokens is not None else None
-        backend = LocalBackend.from_pretrained(
-            os.fspath(backbone), device=device, dtype=dtype, revision=revision, **model_kwargs
-        )
+        backend: Backend
+        if base_url is not None:
+            from spring_rag.backends.vllm import VLLMBackend
+
+            backend = VLLMBackend.from_pretrained(
+                os.fspath(backbone), base_url, api_key=api_key, dtype=dtype, revision=revision, **model_kwargs
+            )
+        else:
+            from spring_rag.backends.local import LocalBackend
+
+            backend = LocalBackend.from_pretrained(
+                os.fspath(backbone), device=device, dtype=dtype, revision=revision, **model_kwargs
+            )
         return cls.from_backend(backend, tokens=tokens)
 
     @classmethod
@@ -153,7 +171,7 @@ class SpringModel:
             stop: strings that end an answer; it is cut before them.
             seed: makes sampling repeat; the same for each prompt, whatever else is answered with it.
             batch_size: most prompts that run at once. Those with the same context run together, so that it is computed once; else
-                those of similar length.
+                those of similar length. A server batches by itself: it gets as many at once as its backend's `concurrency`.
             progress: called after each batch with the number of answers so far, and of all.
 
         Returns:
@@ -176,6 +194,8 @@ class SpringModel:
             for prompt, name, count in zip(many, names, counts, strict=True)
         ]
         answers: dict[int, Generation] = {}
+        if self.backend.concurrency is not None:
+            batch_size = max(batch_size, _ROUNDS_IN_FLIGHT * self.backend.concurrency)
         for batch in _batches([request.encoded for request in requests], batch_size):
             found = self.backend.generate([requests[i] for i in batch], settings)
             answers.update(zip(batch, found, strict=True))
@@ -259,7 +279,8 @@ class SpringModel:
         length = self.backend.context_length
         if isinstance(prompt, RagPrompt) and length is not None:
             prompt = fit(prompt, length - settings.max_new_tokens - count, self._count)
-        return Request(encode(prompt, self.tokenizer), name, count)
+        made = as_prompt(prompt)
+        return Request(encode(made, self.tokenizer), name, count, made)
 
     def _count(self, prompt: Prompt) -> int:
         return len(encode(prompt, self.tokenizer).ids)

@@ -227,6 +227,13 @@ class RagPrompt:
         return replace(self, passages=tuple(passages))
 
 
+def as_prompt(prompt: str | Prompt | RagPrompt) -> Prompt:
+    """Whatever can be answered as a `Prompt`; a `str` is user text without a slot."""
+    if isinstance(prompt, str):
+        return Prompt(parts=(Text(prompt),))
+    return prompt.to_prompt() if isinstance(prompt, RagPrompt) else prompt
+
+
 def fit(prompt: RagPrompt, budget: int, count: Callable[[Prompt], int]) -> RagPrompt:
     """Drop the lowest-ranked passages until the prompt fits.
 

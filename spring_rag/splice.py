@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from weakref import WeakSet
 
 import torch
@@ -19,6 +19,33 @@ _PROBED_ROWS = 64
 
 _proved: "WeakSet[PreTrainedModel]" = WeakSet()
 """Backbones whose forward was seen to answer the same from ids and from their embeddings: training asks at every step."""
+
+
+class Embedding(Protocol):
+    """What splicing needs of a backbone's input embeddings, wherever they are. `InputEmbedding` has them of a loaded model."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of rows of the table; ids lie below it."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where embeddings are computed."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the embeddings."""
+        ...
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids of shape `[...]` → embeddings of shape `[..., hidden_size]`."""
+        ...
+
+    def virtual(self, rows: Tensor) -> Tensor:
+        """Rows in the space of the table, shape `[..., hidden_size]` → embeddings of the same shape."""
+        ...
 
 
 class InputEmbedding:
@@ -181,7 +208,7 @@ class TokenBank:
         embedding: of the backbone that the sets are for; whether they fit it is for the caller to check.
     """
 
-    def __init__(self, embedding: InputEmbedding) -> None:
+    def __init__(self, embedding: Embedding) -> None:
         self._embedding = embedding
         self._sets: dict[str, tuple[VirtualTokens, Tensor]] = {}
 
@@ -247,9 +274,7 @@ class SplicedBatch:
     position_ids: LongTensor
 
 
-def splice_batch(
-    embedding: InputEmbedding, encoded: Sequence[Encoded], rows: Sequence[Tensor]
-) -> SplicedBatch:
+def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequence[Tensor]) -> SplicedBatch:
     """Embed prompts and put virtual tokens into their slots.
 
     Args:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from spring_rag.encoding import Encoded
+    from spring_rag.prompt import Prompt
     from spring_rag.tokens import VirtualTokens
 
 DEFAULT_TOKENS = "default"
@@ -20,6 +21,13 @@ BATCH_SIZE = 32
 """Most prompts that run at once, where nobody says otherwise."""
 
 FinishReason = Literal["stop", "length"]
+
+Form = Literal["ids", "light", "exact"]
+"""How a prompt travels to a server.
+
+`ids`: as token ids, where no virtual tokens are used. `light`: the context as text, virtual tokens and what follows as embeddings.
+`exact`: the whole prompt as embeddings.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +56,14 @@ class Generation:
         finish_reason: "stop" after an end-of-sequence token or a stop string, "length" when tokens ran out.
         usage: numbers of tokens.
         token_ids: every generated id, the end-of-sequence id included; may run past `text` where a stop string cut it.
+        form: how the prompt travelled to a server; None where the backbone runs in this process.
     """
 
     text: str
     finish_reason: FinishReason
     usage: Usage
     token_ids: tuple[int, ...]
+    form: Form | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +121,13 @@ class Request:
         encoded: the plain prompt's ids and its slot; without a slot the plain backbone answers.
         tokens: name of the token set; None is the default set.
         num_tokens: k, how many of its first rows; None is all of them, or none where no set is attached.
+        prompt: what `encoded` was made from, for backends that send text; without it they send embeddings.
     """
 
     encoded: Encoded
     tokens: str | None = None
     num_tokens: int | None = None
+    prompt: Prompt | None = None
 
 
 class Backend(Protocol):
@@ -126,12 +138,15 @@ class Backend(Protocol):
         model_id: Hub id or path of the backbone, if it has one.
         hidden_size: width of a virtual token.
         context_length: most tokens of prompt and answer together, virtual ones included; None if unknown.
+        concurrency: how many requests it keeps in flight by itself, however many are given at once; None where all
+            requests of a call are computed as one batch.
     """
 
     tokenizer: PreTrainedTokenizerBase
     model_id: str | None
     hidden_size: int
     context_length: int | None
+    concurrency: int | None
 
     def add_tokens(self, name: str, tokens: VirtualTokens) -> None:
         """Attach a set under a name; a set of that name is replaced.
@@ -150,7 +165,7 @@ class Backend(Protocol):
         ...
 
     def generate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
-        """Answer all requests as one batch, results in their order.
+        """Answer all requests, results in their order.
 
         Raises:
             PromptTooLongError: prompt and `max_new_tokens` don't fit the context; says by how much.

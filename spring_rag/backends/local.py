@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from spring_rag.backends.base import DEFAULT_TOKENS, Generation, GenerationSettings, Request, Usage
+from spring_rag.backends.checks import check_length, virtual_rows
 from spring_rag.backends.decoding import (
     Cancellation,
     Sampler,
@@ -78,6 +79,7 @@ class LocalBackend:
         self.model_id: str | None = hf_model.config.name_or_path or None
         self.hidden_size = self.embedding.hidden_size
         self.context_length = _context_length(hf_model)
+        self.concurrency: int | None = None
         self._bank = TokenBank(self.embedding)
         self._decode = decoder(tokenizer)
         self._lock = threading.Lock()
@@ -227,16 +229,9 @@ class LocalBackend:
 
     def _rows_for(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Tensor]:
         """The virtual tokens of each request, shape `[k, hidden_size]`, once it is known that they fit the context."""
-        rows = [self._rows(request) for request in requests]
+        rows = [virtual_rows(self._bank, request, self.hidden_size) for request in requests]
         for request, virtual in zip(requests, rows, strict=True):
-            needed = len(request.encoded.ids) + len(virtual) + settings.max_new_tokens
-            if self.context_length is not None and needed > self.context_length:
-                msg = (
-                    f"the prompt is {needed - self.context_length} tokens too long: {len(request.encoded.ids)} of its own, "
-                    f"{len(virtual)} virtual ones and {settings.max_new_tokens} for the answer (max_new_tokens) make {needed}, "
-                    f"and the backbone's context holds {self.context_length}"
-                )
-                raise PromptTooLongError(msg)
+            check_length(request, len(virtual), settings, self.context_length)
         self._check_rope_switch(requests, rows, settings)
         return rows
 
@@ -259,12 +254,6 @@ class LocalBackend:
                 f"grow over that: the prompt has {longest} tokens, so max_new_tokens may be {switch - longest + 1} at most"
             )
             raise PromptTooLongError(msg)
-
-    def _rows(self, request: Request) -> Tensor:
-        if request.tokens is None and not request.num_tokens and DEFAULT_TOKENS not in self._bank:
-            return torch.empty(0, self.hidden_size)
-        rows = self._bank.rows(request.tokens or DEFAULT_TOKENS, request.num_tokens)
-        return rows if request.encoded.slot is not None else rows[:0]
 
     def _run(
         self,

@@ -1,0 +1,412 @@
+"""A backbone on running vLLM servers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal
+
+import openai
+import torch
+
+from spring_rag.backends.base import DEFAULT_TOKENS, Generation, GenerationSettings, Request, Usage
+from spring_rag.backends.checks import check_length, virtual_rows
+from spring_rag.backends.decoding import TextStreamer, cut, decoder
+from spring_rag.backends.vllm import loop
+from spring_rag.backends.vllm.calls import Call, Reply, server_settings
+from spring_rag.backends.vllm.checkpoint import CheckpointEmbedding, load_checkpoint
+from spring_rag.backends.vllm.failures import RefusedError, UnreachableError, all_answered
+from spring_rag.backends.vllm.layouts import Layout, ServerTokenizer
+from spring_rag.backends.vllm.server import Server, Servers
+from spring_rag.encoding import Encoded
+from spring_rag.errors import BackendError, PromptError
+from spring_rag.splice import TokenBank, splice_batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from spring_rag.tokens import VirtualTokens
+
+Wish = Literal["auto", "light", "exact"]
+
+BROKEN_OFF = "the vLLM server broke off its answer; look at its log"
+
+
+class VLLMBackend:
+    """A backbone on one vLLM server, or on several that take turns.
+
+    Of the checkpoint only tokenizer, config and the rows of the embedding table that occur are read here. Prompts travel in the lightest
+    form that gives the server exactly the prompt that a local backbone would see, and each answer says which (`Generation.form`):
+
+    - "ids", where no virtual tokens are used.
+    - "light": the context as text, so that a request stays small; the virtual tokens and what follows as embeddings. The server
+      says which ids it read, and an answer counts only if they are the right ones.
+    - "exact": the whole prompt as embeddings, where text would be read otherwise: a control string in a document, a chat template
+      that trims, a server without a chat template that knows prompts as they are (`spring-rag serve` gives it one).
+
+    Greedy answers are those of the local backend, in float32 token by token. Sampling draws on the server: a seed repeats there,
+    but not what the local backend draws. A `repetition_penalty` of the model's generation_config sees only what travels as ids or text.
+
+    Several threads may call at once. Requests in flight when a server dies are tried on the next one, or again on the same.
+
+    Args:
+        tokenizer: the backbone's.
+        config: its config.
+        table: its input-embedding table, shape `[vocab, hidden_size]`, on the CPU.
+        base_url: of the servers, as "http://localhost:8000/v1".
+        api_key: for all of them; without one the environment variable VLLM_API_KEY or OPENAI_API_KEY is used.
+        model_id: Hub id or path of the backbone.
+        served_model: what the servers call it; may be left out where they serve one model.
+        dtype: of the embeddings that are sent. "auto" is float32, which any server rounds to its own; its own dtype ("bfloat16")
+            halves the traffic, and repeats the server's rounding where it scales embeddings (Gemma).
+        timeout: seconds to wait for an answer, or for the next piece of a stream.
+        max_retries: how often a request is tried again after a failed connection, a time-out or an overloaded server.
+        concurrency: requests in flight at each server.
+        form: "light" or "exact" allow this form only, for prompts with virtual tokens.
+
+    Raises:
+        BackendError: no server can be reached, or one refuses; says why.
+        UnsupportedBackboneError: the backbone's layers need more than input embeddings.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
+        table: Tensor,
+        base_url: str | Sequence[str],
+        *,
+        api_key: str | None = None,
+        model_id: str | None = None,
+        served_model: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        timeout: float = 600.0,
+        max_retries: int = 3,
+        concurrency: int = 64,
+        form: Wish = "auto",
+    ) -> None:
+        urls = [base_url] if isinstance(base_url, str) else list(base_url)
+        _check(urls, concurrency, form)
+        self.tokenizer = tokenizer
+        self.model_id = model_id
+        self.embedding = CheckpointEmbedding(table, config, _dtype(dtype))
+        self.hidden_size = self.embedding.hidden_size
+        self.concurrency: int | None = concurrency * len(urls)
+        self._form = form
+        self._bank = TokenBank(self.embedding)
+        self._server_tokenizer = ServerTokenizer(tokenizer)
+        self._decode = decoder(tokenizer)
+        eos = tokenizer.eos_token_id
+        self._eos_ids = [eos] if isinstance(eos, int) else []
+        key = api_key or os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
+        self._servers = Servers(
+            [_server(url, key, served_model, timeout) for url in urls], self._ask, max_retries
+        )
+        self._slots = asyncio.Semaphore(self.concurrency or 1)
+        self.context_length: int | None = loop.run(self._servers.run(_context_length))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        backbone: str | Path,
+        base_url: str | Sequence[str],
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool | None = None,
+        token: str | None = None,
+        **settings: Any,
+    ) -> VLLMBackend:
+        """Read what is needed of a checkpoint, and find out what the servers can do.
+
+        Args:
+            backbone: folder or Hub id of the checkpoint that the servers run, in safetensors.
+            base_url: of the servers.
+            revision: branch, tag or commit on the Hub.
+            trust_remote_code: as transformers means it.
+            token: access token for the Hub.
+            settings: further arguments of the class.
+
+        Raises:
+            BackendError: the checkpoint can't be read, no server can be reached, or one refuses.
+            UnsupportedBackboneError: the backbone can't take virtual tokens.
+        """
+        tokenizer, config, table = load_checkpoint(
+            backbone, revision=revision, trust_remote_code=trust_remote_code, token=token
+        )
+        return cls(tokenizer, config, table, base_url, model_id=str(backbone), **settings)
+
+    def add_tokens(self, name: str, tokens: VirtualTokens) -> None:
+        """Attach a set under a name; a set of that name is replaced. Nothing is sent to a server.
+
+        Raises:
+            BackboneMismatchError: the set belongs to another backbone.
+        """
+        with self.embedding.table() as table:
+            tokens.check(table, self.model_id)
+        self._bank.add(name, tokens)
+
+    def tokens(self, name: str | None = None) -> VirtualTokens | None:
+        """The set of that name; None for the default set where none is attached.
+
+        Raises:
+            TokensError: no set has this name.
+        """
+        if name is None and DEFAULT_TOKENS not in self._bank:
+            return None
+        return self._bank[name or DEFAULT_TOKENS]
+
+    def generate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
+        """Answer all requests, `concurrency` at once, results in their order.
+
+        Raises:
+            PromptTooLongError: prompt and `max_new_tokens` don't fit the context; says by how much.
+            PromptError: an empty prompt, or one that another tokenizer encoded.
+            TokensError: an unknown set, or more virtual tokens than it has.
+            BackendError: a server refuses or can't be reached. Where others of the requests were answered it is a `PartlyAnsweredError`.
+        """
+        return loop.run(self._all(requests, settings))
+
+    async def agenerate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
+        """The same, in async code of any event loop. Cancelling it drops the requests on the server too."""
+        return await asyncio.wrap_future(loop.submit(self._all(requests, settings)))
+
+    def stream(self, request: Request, settings: GenerationSettings) -> Generator[str, None, Generation]:
+        """Answer one request in pieces of text that concatenate to the text that `generate` gives.
+
+        Closing the generator closes the connection, which stops the server's work on it. The generator's return value
+        (`StopIteration.value`) is the whole answer. Raises what `generate` raises, some of it at once.
+        """
+        rows = self._rows(request, settings)
+        return self._stream(request, rows, settings)
+
+    def _stream(
+        self, request: Request, rows: Tensor, settings: GenerationSettings
+    ) -> Generator[str, None, Generation]:
+        items: SimpleQueue[str | Generation | BaseException] = SimpleQueue()
+        work = loop.submit(_forward(self._pieces(request, rows, settings), items.put))
+        try:
+            while isinstance(item := items.get(), str):
+                yield item
+            if isinstance(item, BaseException):
+                raise item
+            return item
+        finally:
+            work.cancel()
+
+    async def astream(
+        self, request: Request, settings: GenerationSettings
+    ) -> AsyncGenerator[str | Generation, None]:
+        """The same in async code of any event loop: pieces of text, and as the last item the whole answer."""
+        rows = self._rows(request, settings)
+        items: asyncio.Queue[str | Generation | BaseException] = asyncio.Queue()
+        here = asyncio.get_running_loop()
+
+        def put(item: str | Generation | BaseException) -> None:
+            here.call_soon_threadsafe(items.put_nowait, item)
+
+        work = loop.submit(_forward(self._pieces(request, rows, settings), put))
+        try:
+            while isinstance(item := await items.get(), str):
+                yield item
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+        finally:
+            work.cancel()
+
+    async def _ask(self, server: Server) -> None:
+        await server.ask(self.embedding, self._server_tokenizer)
+
+    def _rows(self, request: Request, settings: GenerationSettings) -> Tensor:
+        """The virtual tokens of a request, shape `[k, hidden_size]`, once it is known that they fit the context."""
+        rows = virtual_rows(self._bank, request, self.hidden_size)
+        check_length(request, len(rows), settings, self.context_length)
+        return rows
+
+    async def _all(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
+        rows = [self._rows(request, settings) for request in requests]
+        fatal: list[BackendError] = []
+
+        async def answer(request: Request, virtual: Tensor) -> Generation:
+            async with self._slots:
+                if fatal:  # nothing that still waits would fare better
+                    raise fatal[0]
+                try:
+                    return await self._one(request, virtual, settings)
+                except (UnreachableError, RefusedError) as error:
+                    fatal.append(error)
+                    raise
+
+        found = await asyncio.gather(*map(answer, requests, rows), return_exceptions=True)
+        return all_answered(found)
+
+    async def _one(self, request: Request, rows: Tensor, settings: GenerationSettings) -> Generation:
+        told = server_settings(settings, self._eos_ids)
+
+        async def on(server: Server, client: openai.AsyncOpenAI) -> Generation:
+            for call in self._calls(server, request, rows):
+                reply = await call.send(client, server.model or "", told)
+                if call.read_rightly(reply.prompt_ids):
+                    return self._answer(request, call, reply.ids, reply.finish_reason, settings)
+                server.misread(call)
+            raise self._not_light(request)
+
+        return await self._servers.run(on)
+
+    async def _pieces(
+        self, request: Request, rows: Tensor, settings: GenerationSettings
+    ) -> AsyncGenerator[str | Generation, None]:
+        told = server_settings(settings, self._eos_ids)
+
+        async def on(server: Server, client: openai.AsyncOpenAI) -> AsyncGenerator[str | Generation, None]:
+            for call in self._calls(server, request, rows):
+                async with aclosing(call.stream(client, server.model or "", told)) as replies:
+                    first = await anext(replies, None)
+                    if first is None:
+                        raise UnreachableError(BROKEN_OFF)
+                    if call.read_rightly(first.prompt_ids):
+                        async for item in self._texts(request, call, first, replies, settings):
+                            yield item
+                        return
+                server.misread(call)
+            raise self._not_light(request)
+
+        async with self._slots, aclosing(self._servers.stream(on)) as items:
+            async for item in items:
+                yield item
+
+    async def _texts(
+        self,
+        request: Request,
+        call: Call,
+        first: Reply,
+        following: AsyncIterator[Reply],
+        settings: GenerationSettings,
+    ) -> AsyncGenerator[str | Generation, None]:
+        """The text of replies, piece by piece, and then the whole answer."""
+        texts: list[str] = []
+        streamer = TextStreamer(self.tokenizer, settings.stop, texts.append)
+        streamer.put(torch.tensor([]))
+        ids: list[int] = []
+        reply: Reply | None = first
+        while reply is not None:
+            ids += reply.ids
+            streamer.put(torch.tensor(reply.ids, dtype=torch.int64))
+            for text in texts:
+                yield text
+            texts.clear()
+            if reply.finish_reason is not None or cut(self._decode(ids), settings.stop)[1]:
+                answer = self._answer(request, call, ids, reply.finish_reason, settings)
+                if rest := streamer.rest(answer.text):
+                    yield rest
+                yield answer
+                return
+            reply = await anext(following, None)
+        raise UnreachableError(BROKEN_OFF)
+
+    def _calls(self, server: Server, request: Request, rows: Tensor) -> Iterator[Call]:
+        """The forms in which a request may travel, lightest first."""
+        encoded = request.encoded
+        if encoded.slot is None or (not len(rows) and self._form == "auto"):
+            yield Call("ids", prompt=encoded.ids)
+            return
+        if server.refusal is not None:
+            raise server.refusal
+        if self._form != "exact":
+            for layout in self._layouts(server, request):
+                if len(rows) or layout.embedded:
+                    spliced = self._spliced(Encoded(layout.embedded, 0), rows)
+                    yield Call("light", embeddings=spliced, layout=layout, virtual=len(rows))
+        if self._form != "light":
+            yield Call("exact", embeddings=self._spliced(encoded, rows), virtual=len(rows))
+
+    def _layouts(self, server: Server, request: Request) -> Iterator[Layout]:
+        if request.prompt is None:
+            return
+        if server.raw and (layout := self._server_tokenizer.raw(request.prompt, request.encoded)):
+            yield layout
+        if server.templated and (layout := self._server_tokenizer.templated(request.prompt, request.encoded)):
+            yield layout
+
+    def _spliced(self, encoded: Encoded, rows: Tensor) -> Tensor:
+        return splice_batch(self.embedding, [encoded], [rows]).inputs_embeds[0]
+
+    def _answer(
+        self,
+        request: Request,
+        call: Call,
+        generated: Sequence[int],
+        finish_reason: str | None,
+        settings: GenerationSettings,
+    ) -> Generation:
+        """Ids as an answer. Its text is decoded here, as the server's decoding treats spaces at the start otherwise."""
+        ids = list(generated)
+        text, stopped = cut(self._decode(ids), settings.stop)
+        if stopped:
+            lengths = range(1, len(ids) + 1)
+            ids = ids[: next(n for n in lengths if cut(self._decode(ids[:n]), settings.stop)[1])]
+        context = request.encoded.slot or 0
+        return Generation(
+            text=text,
+            finish_reason="length" if finish_reason == "length" and not stopped else "stop",
+            usage=Usage(context, call.virtual, len(request.encoded.ids) - context, len(ids)),
+            token_ids=tuple(ids),
+            form=call.form,
+        )
+
+    def _not_light(self, request: Request) -> PromptError:
+        why = (
+            "the request has no text"
+            if request.prompt is None
+            else "the server would read other tokens from its text: a control string in it, a chat template that doesn't know it "
+            "(`spring-rag serve` gives the server one)"
+        )
+        return PromptError(f"this prompt can't travel in the light form: {why}; allow form='auto'")
+
+
+async def _forward(pieces: AsyncGenerator[str | Generation, None], put: Any) -> None:
+    """Hand items on, the exception that ends them included."""
+    try:
+        async with aclosing(pieces):
+            async for item in pieces:
+                put(item)
+    except BaseException as error:  # belongs to whoever reads
+        put(error)
+        if not isinstance(error, Exception):
+            raise
+
+
+async def _context_length(server: Server, client: openai.AsyncOpenAI) -> int | None:  # noqa: ARG001 - an action on a server
+    return server.context_length
+
+
+def _server(url: str, key: str, served_model: str | None, timeout: float) -> Server:
+    client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0)
+    return Server(url, client, served_model)
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype:
+    if isinstance(name, torch.dtype):
+        return name
+    found = torch.float32 if name == "auto" else getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        msg = f"dtype is {name!r}; expected 'auto', 'float32', 'bfloat16' or 'float16'"
+        raise BackendError(msg)
+    return found
+
+
+def _check(urls: Sequence[str], concurrency: int, form: str) -> None:
+    if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
+        msg = f"base_url is {urls!r}; expected the address of vLLM's API, as 'http://localhost:8000/v1', or several of them"
+        raise BackendError(msg)
+    if concurrency < 1:
+        msg = f"concurrency is {concurrency}; it must be at least 1"
+        raise ValueError(msg)
+    if form not in ("auto", "light", "exact"):
+        msg = f"form is {form!r}; expected 'auto', 'light' or 'exact'"
+        raise ValueError(msg)
