@@ -112,9 +112,10 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         config: RunnableConfig | list[RunnableConfig] | None = None,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Answer many chats, in as many threads as the backbone takes prompts in one batch, if `config` doesn't say how many."""
+        """Answer many chats, in as many threads as the backbone or its servers take at once, if `config` doesn't say how many."""
         configs = get_config_list(config, len(inputs))
-        at_once: list[RunnableConfig] = [{"max_concurrency": BATCH_SIZE, **each} for each in configs]
+        limit = self._spring.backend.concurrency or BATCH_SIZE
+        at_once: list[RunnableConfig] = [{"max_concurrency": limit, **each} for each in configs]
         return super().batch(inputs, at_once, **kwargs)
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import UsageMetadata
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from spring_rag.backends.base import Generation, GenerationSettings, stripped
 from spring_rag.encoding import encode
@@ -23,7 +23,7 @@ from spring_rag.prompt import Prompt
 from spring_rag.threads import iterate_in_thread
 
 _PER_CALL = ("num_tokens", "tokens", "max_tokens", "temperature", "top_p", "top_k", "seed")
-_NOT_FOR_LOCAL_MODELS = ("timeout", "max_retries")
+_NETWORK = ("timeout", "max_retries")
 _TOOLS = ("tools", "tool_choice", "functions", "function_call", "response_format")
 
 _loaded: WeakValueDictionary[str, SpringModel] = WeakValueDictionary()
@@ -49,6 +49,12 @@ class SpringParameters(BaseModel):
 
     revision: str | None = None
     """Branch, tag or commit of a backbone on the Hub."""
+
+    base_url: str | list[str] | None = None
+    """Address of a vLLM server that has the backbone, or of several; no backbone is loaded then."""
+
+    api_key: SecretStr | None = None
+    """Of the servers; without one VLLM_API_KEY or OPENAI_API_KEY is used."""
 
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments for loading a backbone, as `SpringModel.from_pretrained` takes them."""
@@ -81,11 +87,15 @@ class SpringParameters(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_network_settings(cls, values: Any) -> Any:
+    def _take_network_settings(cls, values: Any) -> Any:
         """Take LangChain's standard parameters, of which two mean nothing to a model in this process."""
-        if isinstance(values, dict):
-            return {name: value for name, value in values.items() if name not in _NOT_FOR_LOCAL_MODELS}
-        return values
+        if not isinstance(values, dict):
+            return values
+        network = {name: values[name] for name in _NETWORK if values.get(name) is not None}
+        others = {name: value for name, value in values.items() if name not in _NETWORK}
+        if network and others.get("base_url"):
+            others["model_kwargs"] = {**(others.get("model_kwargs") or {}), **network}
+        return others
 
     @field_validator("model", "virtual_tokens", mode="before")
     @classmethod
@@ -107,6 +117,11 @@ class SpringParameters(BaseModel):
         # Not in a validator: pydantic would wrap the core's errors into its own.
         self._generation_settings()
         self._spring = self.model if isinstance(self.model, SpringModel) else self._load(self.model)
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        """What LangChain leaves out of a serialised model, and the environment variables that have it when it is loaded."""
+        return {"api_key": "VLLM_API_KEY"}
 
     @property
     def spring_model(self) -> SpringModel:
@@ -279,8 +294,9 @@ class SpringParameters(BaseModel):
         return base
 
     def _load(self, backbone: str) -> SpringModel:
+        api_key = self.api_key.get_secret_value() if self.api_key else None
         named = [backbone, self.virtual_tokens, self.device, self.dtype, self.revision, self.model_kwargs]
-        key = json.dumps(named, sort_keys=True, default=repr)
+        key = json.dumps([*named, self.base_url, api_key], sort_keys=True, default=repr)
         with _loading:
             model = _loaded.get(key)
             if model is None:
@@ -290,6 +306,8 @@ class SpringParameters(BaseModel):
                     device=self.device,
                     dtype=self.dtype,
                     revision=self.revision,
+                    base_url=self.base_url,
+                    api_key=api_key,
                     **self.model_kwargs,
                 )
                 _loaded[key] = model

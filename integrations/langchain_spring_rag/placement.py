@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from langchain_core.messages import BaseMessage
 from langchain_core.prompts import (
@@ -18,15 +18,41 @@ from langchain_core.prompts import (
 
 from langchain_spring_rag.messages import is_slot
 from langchain_spring_rag.prompts import QuestionPlaceholder, slotted
+from langchain_spring_rag.served import ServedPromptTemplate
 from langchain_spring_rag.syntax import Use, uses
 from spring_rag.errors import PromptError
+from spring_rag.model import SpringModel
 from spring_rag.placement import Place, slot_offsets
 from spring_rag.prompt import SLOT_MARKER
 
 PromptT = TypeVar("PromptT", bound=BasePromptTemplate[Any])
 
 
-def with_virtual_tokens(prompt: PromptT, context: str = "context", question: str = "question") -> PromptT:
+@overload
+def with_virtual_tokens(prompt: PromptT, context: str = ..., question: str = ...) -> PromptT: ...
+
+
+@overload
+def with_virtual_tokens(
+    prompt: BasePromptTemplate[Any],
+    context: str = ...,
+    question: str = ...,
+    *,
+    on_vllm: SpringModel,
+    num_tokens: int | None = ...,
+    tokens: str | None = ...,
+) -> ServedPromptTemplate: ...
+
+
+def with_virtual_tokens(
+    prompt: Any,
+    context: str = "context",
+    question: str = "question",
+    *,
+    on_vllm: SpringModel | None = None,
+    num_tokens: int | None = None,
+    tokens: str | None = None,
+) -> Any:
     r"""The same prompt template with a slot for virtual tokens.
 
     The slot stands right before the line that holds the question; right after the context if they share a line, or if the
@@ -37,12 +63,17 @@ def with_virtual_tokens(prompt: PromptT, context: str = "context", question: str
             may be a message of its own, or a `MessagesPlaceholder` whose last message it is.
         context: name of the variable that the passages go into.
         question: name of the variable that the question goes into.
+        on_vllm: a model on a vLLM server (`SpringModel.from_pretrained(…, base_url=…)`) whose virtual tokens the prompt is to bring
+            itself, as content parts for LangChain's own `ChatOpenAI`. It answers nothing; `ChatOpenAI` does.
+        num_tokens: k, how many of them; None is all of the set. With `on_vllm` only: our models have a setting of that name.
+        tokens: name of the set; None is the default set. With `on_vllm` only.
 
     Returns:
-        A prompt of the same kind, with the same variables.
+        A prompt of the same kind, with the same variables; with `on_vllm` one that renders to messages.
 
     Raises:
-        PromptError: the prompt has no such variables, holds two markers, or is of a kind that can't hold a slot.
+        PromptError: the prompt has no such variables, holds two markers, or is of a kind that can't hold a slot; `num_tokens` or
+            `tokens` without `on_vllm`.
 
     Example:
         >>> from langchain_core.prompts import PromptTemplate
@@ -50,6 +81,23 @@ def with_virtual_tokens(prompt: PromptT, context: str = "context", question: str
         >>> with_virtual_tokens(prompt).template
         'Context: {context}\n⟦spring-rag:slot⟧Question: {question}\nAnswer:'
     """
+    slotted_prompt = _with_slot(prompt, context, question)
+    if on_vllm is not None:
+        return ServedPromptTemplate(
+            prompt=slotted_prompt,
+            model=on_vllm,
+            num_tokens=num_tokens,
+            tokens=tokens,
+            input_variables=slotted_prompt.input_variables,
+            optional_variables=slotted_prompt.optional_variables,
+        )
+    if num_tokens is not None or tokens is not None:
+        msg = "num_tokens and tokens go with on_vllm; without it the model says them: ChatSpring(num_tokens=…, tokens=…)"
+        raise PromptError(msg)
+    return slotted_prompt
+
+
+def _with_slot(prompt: PromptT, context: str, question: str) -> PromptT:
     texts = _texts(prompt)
     marked = [text for text in texts if SLOT_MARKER in text.template]
     if len(marked) > 1:
@@ -126,7 +174,7 @@ def _place(texts: list[_Text], context: str, question: str) -> _Place:
         ["" if text.is_placeholder else text.template for text in texts],
         [Place(i, each.start, each.end) for i, each in contexts],
         [Place(i, each.start, each.end) for i, each in questions],
-        stacklevel=3,
+        stacklevel=4,
     )
     index, position = offsets[0]
     first = next((each for i, each in questions if i == index and each.start >= position), None)

@@ -10,7 +10,7 @@ import traceback
 
 import typer
 
-from spring_rag.cli import ask, data, demo, index, tokens, train
+from spring_rag.cli import ask, data, demo, index, serve, tokens, train
 from spring_rag.cli import eval as eval_command
 from spring_rag.cli.console import note, show_warnings_in_one_line
 from spring_rag.errors import SpringError
@@ -33,6 +33,7 @@ app.command("ask")(ask.ask)
 app.command("train")(train.train)
 app.add_typer(data.app, name="data")
 app.command("eval")(eval_command.evaluate)
+app.command("serve", context_settings=serve.EXTRA_ARGUMENTS)(serve.serve)
 app.add_typer(tokens.app, name="tokens")
 
 

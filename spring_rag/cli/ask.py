@@ -17,12 +17,11 @@ from spring_rag.cli.chroma_options import (
     Port,
     connect,
 )
-from spring_rag.cli.console import note, print_json, quiet_libraries
-from spring_rag.errors import TokensError
+from spring_rag.cli.console import print_json, quiet_libraries
+from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, Tokens, load_model
 
 if TYPE_CHECKING:
     from chroma_spring_rag import Passage
-    from spring_rag import SpringModel
 
 
 def ask(
@@ -48,22 +47,10 @@ def ask(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 5,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="M",
-            help="Backbone: Hub id or folder. Default: the one that the tokens were trained on, or the demo's.",
-            show_default=False,
-        ),
-    ] = None,
-    tokens: Annotated[
-        str | None,
-        typer.Option(
-            metavar="T",
-            help="Virtual tokens: folder, file, Hub id or published name. Default: none with --model, else the demo's.",
-            show_default=False,
-        ),
-    ] = None,
+    model: Model = None,
+    tokens: Tokens = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
     num_tokens: Annotated[
         int | None,
         typer.Option(
@@ -94,7 +81,7 @@ def ask(
 
         # The collection first: its errors come at once, a model takes its time to load.
         opened = open_collection(client, collection, embedding)
-        qa = ChromaQA(load_model(model, tokens), opened, top_k=top_k)
+        qa = ChromaQA(load_model(model, tokens, base_url, api_key), opened, top_k=top_k)
         if stream:
             pieces = qa.stream(question, num_tokens, where=condition, max_new_tokens=max_new_tokens)
         else:
@@ -112,33 +99,6 @@ def ask(
         print(answer.text)
     if show_passages:
         _print_passages(passages)
-
-
-def load_model(model: str | None, tokens: str | None) -> "SpringModel":
-    """The model that `--model` and `--tokens` ask for.
-
-    Args:
-        model: None takes the backbone that the tokens record, the demo's where there are no tokens either.
-        tokens: None takes none, but the demo's where there is no model either.
-
-    Raises:
-        TokensError: tokens that don't record their backbone, without a model.
-    """
-    from spring_rag import SpringModel, VirtualTokens
-    from spring_rag.demo import paths
-
-    if model is None and tokens is None:
-        return SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS)
-    if tokens is None:
-        assert model is not None
-        note("no virtual tokens given (--tokens): the plain backbone answers")
-        return SpringModel.from_pretrained(model, tokens=None)
-    loaded = VirtualTokens.from_pretrained(tokens)
-    backbone = model or (loaded.backbone.model_id if loaded.backbone else None)
-    if backbone is None:
-        msg = f"the virtual tokens {tokens!r} don't record which backbone they were trained on; name it with --model"
-        raise TokensError(msg)
-    return SpringModel.from_pretrained(backbone, tokens=loaded)
 
 
 def _parse_where(where: str | None) -> dict[str, Any] | None:

@@ -147,7 +147,7 @@ def sweep(
         instruction: what the plain backbone is told in words, for comparison; None leaves that run out.
         tokens: name of the set of virtual tokens; or names of several, to be compared.
         max_new_tokens: most ids of an answer.
-        batch_size: prompts answered at once.
+        batch_size: prompts answered at once; a server gets as many as it takes.
         timed: questions, evenly drawn, on which the speed of each run is measured; 0 leaves it out.
         progress: called with the number of answers so far, and of all.
 

@@ -17,10 +17,10 @@ from spring_rag.backends.base import DEFAULT_TOKENS, Generation, GenerationSetti
 from spring_rag.backends.checks import check_length, virtual_rows
 from spring_rag.backends.decoding import TextStreamer, cut, decoder
 from spring_rag.backends.vllm import loop
-from spring_rag.backends.vllm.calls import Call, Reply, server_settings
+from spring_rag.backends.vllm.calls import Call, Reply, pack, server_settings
 from spring_rag.backends.vllm.checkpoint import CheckpointEmbedding, load_checkpoint
 from spring_rag.backends.vllm.failures import RefusedError, UnreachableError, all_answered
-from spring_rag.backends.vllm.layouts import Layout, ServerTokenizer
+from spring_rag.backends.vllm.layouts import ServerTokenizer
 from spring_rag.backends.vllm.server import Server, Servers
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, PromptError
@@ -219,6 +219,33 @@ class VLLMBackend:
         finally:
             work.cancel()
 
+    def messages(self, request: Request) -> list[dict[str, Any]]:
+        """A prompt as messages of OpenAI's chat API, virtual tokens included, for a client of one's own.
+
+        Such a client can't see whether the server read the prompt as it was meant, so there is nothing to fall back to.
+
+        Raises:
+            PromptError: the server would read something else: a control string in a document or question, a chat template that
+                trims or that doesn't concatenate content parts; or the prompt has no slot.
+            TokensError: an unknown set, or more virtual tokens than it has.
+            BackendError: no server can be reached, or one takes no embeddings.
+        """
+        if request.encoded.slot is None:
+            msg = "this prompt has no slot for virtual tokens; give it one, or send it without them"
+            raise PromptError(msg)
+        rows = virtual_rows(self._bank, request, self.hidden_size)
+
+        async def on(server: Server, client: openai.AsyncOpenAI) -> list[dict[str, Any]]:  # noqa: ARG001
+            if server.refusal is not None:
+                raise server.refusal
+            for call in self._light_calls(server, request, rows):
+                assert call.layout is not None
+                assert call.embeddings is not None
+                return call.layout.filled(pack(call.embeddings))
+            raise self._not_light(request)
+
+        return loop.run(self._servers.run(on))
+
     async def _ask(self, server: Server) -> None:
         await server.ask(self.embedding, self._server_tokenizer)
 
@@ -318,20 +345,21 @@ class VLLMBackend:
         if server.refusal is not None:
             raise server.refusal
         if self._form != "exact":
-            for layout in self._layouts(server, request):
-                if len(rows) or layout.embedded:
-                    spliced = self._spliced(Encoded(layout.embedded, 0), rows)
-                    yield Call("light", embeddings=spliced, layout=layout, virtual=len(rows))
+            yield from self._light_calls(server, request, rows)
         if self._form != "light":
             yield Call("exact", embeddings=self._spliced(encoded, rows), virtual=len(rows))
 
-    def _layouts(self, server: Server, request: Request) -> Iterator[Layout]:
+    def _light_calls(self, server: Server, request: Request, rows: Tensor) -> Iterator[Call]:
         if request.prompt is None:
             return
-        if server.raw and (layout := self._server_tokenizer.raw(request.prompt, request.encoded)):
-            yield layout
-        if server.templated and (layout := self._server_tokenizer.templated(request.prompt, request.encoded)):
-            yield layout
+        for known, lay_out in (
+            (server.raw, self._server_tokenizer.raw),
+            (server.templated, self._server_tokenizer.templated),
+        ):
+            layout = lay_out(request.prompt, request.encoded) if known else None
+            if layout is not None and (len(rows) or layout.embedded):
+                spliced = self._spliced(Encoded(layout.embedded, 0), rows)
+                yield Call("light", embeddings=spliced, layout=layout, virtual=len(rows))
 
     def _spliced(self, encoded: Encoded, rows: Tensor) -> Tensor:
         return splice_batch(self.embedding, [encoded], [rows]).inputs_embeds[0]
@@ -363,10 +391,10 @@ class VLLMBackend:
         why = (
             "the request has no text"
             if request.prompt is None
-            else "the server would read other tokens from its text: a control string in it, a chat template that doesn't know it "
-            "(`spring-rag serve` gives the server one)"
+            else "the server would read other tokens from its text, because of a control string in it (take it out), or of the "
+            "server's chat template (start the server with `spring-rag serve`)"
         )
-        return PromptError(f"this prompt can't travel in the light form: {why}; allow form='auto'")
+        return PromptError(f"the context of this prompt can't be sent as text: {why}")
 
 
 async def _forward(pieces: AsyncGenerator[str | Generation, None], put: Any) -> None:

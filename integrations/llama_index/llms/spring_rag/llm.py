@@ -105,6 +105,8 @@ class SpringLLM(LLM):
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         revision: str | None = None,
+        base_url: str | Sequence[str] | None = None,
+        api_key: str | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> SpringLLM:
@@ -116,16 +118,25 @@ class SpringLLM(LLM):
             device: "auto" takes CUDA, else MPS, else the CPU.
             dtype: "auto" takes the checkpoint's on an accelerator and float32 on the CPU.
             revision: branch, tag or commit of the backbone on the Hub.
-            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`.
+            base_url: of a vLLM server that has the backbone, or of several; no backbone is loaded then.
+            api_key: of the servers.
+            model_kwargs: further arguments of `SpringModel.from_pretrained`.
             settings: the fields of this class.
 
         Raises:
-            BackendError: the backbone can't be loaded.
+            BackendError: the backbone can't be loaded, or a server can't be reached.
             BackboneMismatchError: the tokens belong to another backbone.
             TokensError: the tokens can't be read.
         """
         model = SpringModel.from_pretrained(
-            backbone, tokens=tokens, device=device, dtype=dtype, revision=revision, **(model_kwargs or {})
+            backbone,
+            tokens=tokens,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            base_url=base_url,
+            api_key=api_key,
+            **(model_kwargs or {}),
         )
         return cls(model=model, **settings)
 

@@ -1,0 +1,104 @@
+"""The demo's questions through a vLLM server and in this process, token by token: `python benchmarks/vllm_identity.py`
+
+Light and exact form, k = 0, 1, 10 and 50, two token sets whose requests stand side by side, prefix cache on, all requests in flight
+together. The same on a tiny random Llama with the real Llama-2 tokenizer, where SPRING_RAG_DATA has it.
+"""
+
+import itertools
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from measure import save
+
+sys.path.append(str(Path(__file__).parents[1] / "tests/vllm"))
+from servers import RunningServer, vllm_server
+from tiny import LLAMA_2, save_tiny_llama, shuffled
+
+from spring_rag import RagPrompt, SpringModel, VirtualTokens
+from spring_rag.backends.vllm import VLLMBackend
+from spring_rag.demo import paths, run
+
+KS = (0, 1, 10, 50)
+SETS = (None, "other")
+FORMS = ("light", "exact")
+
+
+def prompts_of(model: SpringModel, folder: Path, count: int | None) -> list[RagPrompt]:
+    questions = run.load_questions(limit=count)
+    examples, _ = run.retrieve(run.build_index(model, folder, 5), questions)
+    template = model.template()
+    return [RagPrompt(each.question, each.passages, template) for each in examples]
+
+
+def compare(
+    backbone: Path,
+    tokens: VirtualTokens,
+    prompts: list[RagPrompt],
+    server: RunningServer,
+    max_new_tokens: int,
+) -> dict[str, Any]:
+    local = SpringModel.from_pretrained(backbone, tokens=tokens)
+    local.add_tokens("other", shuffled(tokens))
+    # Neighbours share the context and differ in set and k.
+    asked = list(itertools.product(prompts, KS, SETS))
+    arguments: dict[str, Any] = {
+        "num_tokens": [k for _, k, _ in asked],
+        "tokens": [name for _, _, name in asked],
+        "max_new_tokens": max_new_tokens,
+    }
+    expected = local.generate([prompt for prompt, _, _ in asked], **arguments)
+    rows = {}
+    for form in FORMS:
+        backend = VLLMBackend.from_pretrained(backbone, server.url, form=form)
+        remote = SpringModel.from_backend(backend, tokens=tokens)
+        remote.add_tokens("other", shuffled(tokens))
+        hits, queries = (server.metric(f"vllm:prefix_cache_{what}_total") for what in ("hits", "queries"))
+        start = time.perf_counter()
+        found = remote.generate([prompt for prompt, _, _ in asked], **arguments)
+        seconds = time.perf_counter() - start
+        rate = (server.metric("vllm:prefix_cache_hits_total") - hits) / (
+            server.metric("vllm:prefix_cache_queries_total") - queries
+        )
+        different = [
+            {"k": k, "set": name, "local": mine.text, "vllm": theirs.text}
+            for (_, k, name), mine, theirs in zip(asked, expected, found, strict=True)
+            if (mine.token_ids, mine.text, mine.usage) != (theirs.token_ids, theirs.text, theirs.usage)
+        ]
+        forms = {theirs.form for theirs in found}
+        rows[form] = {
+            "answers": len(found),
+            "different": len(different),
+            "first_differences": different[:3],
+            "distinct_answers": len({each.token_ids for each in found}),
+            "forms": sorted(map(str, forms)),
+            "prefix_cache_hit_rate": round(rate, 3),
+            "seconds": round(seconds, 1),
+        }
+    return rows
+
+
+def main() -> None:
+    count = int(os.environ.get("QUESTIONS", "0")) or None
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        demo = VirtualTokens.from_pretrained(paths.TOKENS)
+        model = SpringModel.from_pretrained(paths.BACKBONE, tokens=demo)
+        prompts = prompts_of(model, folder / "index", count)
+        with vllm_server(paths.BACKBONE, folder / "demo.log") as server:
+            results["demo backbone"] = compare(paths.BACKBONE, demo, prompts, server, 48)
+        if LLAMA_2 is not None:
+            tiny, tokens = save_tiny_llama(folder / "llama-2", LLAMA_2)
+            with vllm_server(tiny, folder / "llama.log") as server:
+                results["tiny Llama, Llama-2 tokenizer"] = compare(tiny, tokens, prompts, server, 16)
+    what = f"{len(prompts)} questions × k = {', '.join(map(str, KS))} × 2 token sets, float32, all in flight together"
+    save("vllm_identity", {"what": what, "results": results})
+    assert not any(row["different"] for rows in results.values() for row in rows.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The options of every command that needs a backbone with virtual tokens."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spring_rag.cli.console import note
+from spring_rag.errors import TokensError
+
+if TYPE_CHECKING:
+    from spring_rag import SpringModel
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M",
+        help="Backbone: Hub id or folder. Default: the one that the tokens were trained on, or the demo's.",
+        show_default=False,
+    ),
+]
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        metavar="T",
+        help="Virtual tokens: folder, file, Hub id or published name. Default: none with --model, else the demo's.",
+        show_default=False,
+    ),
+]
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL",
+        help="A vLLM server that has the backbone (http://localhost:8000/v1), in place of this process; several take turns.",
+        show_default=False,
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY", help="Of the server. Default: VLLM_API_KEY or OPENAI_API_KEY.", show_default=False
+    ),
+]
+
+
+def load_model(
+    model: str | None,
+    tokens: str | None,
+    base_url: list[str] | None = None,
+    api_key: str | None = None,
+) -> "SpringModel":
+    """The model that `--model`, `--tokens` and `--base-url` ask for.
+
+    Args:
+        model: None takes the backbone that the tokens record, the demo's where there are no tokens either.
+        tokens: None takes none, but the demo's where there is no model either.
+        base_url: of vLLM servers that have the backbone; none runs it here.
+        api_key: of the servers.
+
+    Raises:
+        TokensError: tokens that don't record their backbone, without a model.
+        BackendError: the backbone can't be loaded, or a server can't be reached.
+    """
+    from spring_rag import SpringModel, VirtualTokens
+    from spring_rag.demo import paths
+
+    where: dict[str, Any] = {"base_url": base_url, "api_key": api_key} if base_url else {}
+    if model is None and tokens is None:
+        return SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS, **where)
+    if tokens is None:
+        assert model is not None
+        note("no virtual tokens given (--tokens): the plain backbone answers")
+        return SpringModel.from_pretrained(model, tokens=None, **where)
+    loaded = VirtualTokens.from_pretrained(tokens)
+    backbone = model or (loaded.backbone.model_id if loaded.backbone else None)
+    if backbone is None:
+        msg = f"the virtual tokens {tokens!r} don't record which backbone they were trained on; name it with --model"
+        raise TokensError(msg)
+    return SpringModel.from_pretrained(backbone, tokens=loaded, **where)
