@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -21,6 +22,11 @@ PYTHON = os.environ.get("SPRING_RAG_VLLM_PYTHON") or str(Path(__file__).parents[
 """Of the environment that `make test-vllm` sets up."""
 
 _BOOT_SECONDS = 240
+
+
+def _end_with_parent() -> None:
+    """Linux sends this signal when the starting thread ends, however it does: no server outlives its tests."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def free_port() -> int:
@@ -53,7 +59,12 @@ class RunningServer:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, env=os.environ | settings, start_new_session=True
+                self.command,
+                stdout=log,
+                stderr=log,
+                env=os.environ | settings,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     def wait(self) -> None:
