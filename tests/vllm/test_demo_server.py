@@ -15,7 +15,7 @@ from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_openai import ChatOpenAI
 from llama_index.core import PromptTemplate as LlamaPromptTemplate
 from questions import demo_prompts, same
-from servers import PYTHON, RunningServer, free_port
+from servers import PYTHON, SMALL, RunningServer, free_port
 from tiny import shuffled
 
 from langchain_spring_rag import ChatSpring, SpringLLM, with_virtual_tokens
@@ -37,7 +37,7 @@ NEW = 24
 @pytest.fixture(scope="module")
 def server(logs):
     port = free_port()
-    flags = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--host", "127.0.0.1"]
+    flags = [*SMALL, "--max-model-len", "1024"]
     serve = [sys.executable, "-c", "from spring_rag.cli import main; main()", "serve", "--python", PYTHON]
     named = ["--model", str(paths.BACKBONE), "--served-model-name", "demo", "--port", str(port)]
     started = RunningServer([*serve, *named, *flags], logs / "demo.log", port)
