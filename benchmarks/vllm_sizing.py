@@ -79,7 +79,9 @@ def main() -> None:
     columns = list(next(iter(rows.values())))
     print("\n| model | " + " | ".join(columns) + " |", file=sys.stderr)
     for name, row in rows.items():
-        print(f"| {name} | " + " | ".join(json.dumps(row[column]) for column in columns) + " |", file=sys.stderr)
+        print(
+            f"| {name} | " + " | ".join(json.dumps(row[column]) for column in columns) + " |", file=sys.stderr
+        )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.prompts import BasePromptTemplate
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SkipValidation
 
 from langchain_spring_rag.messages import to_prompt
 from langchain_spring_rag.prompts import MarkedPromptValue
@@ -29,7 +29,7 @@ class ServedPromptTemplate(BasePromptTemplate[Any]):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    prompt: BasePromptTemplate[Any]
+    prompt: SkipValidation[BasePromptTemplate[Any]]
     """The template with a slot."""
 
     model: SpringModel = Field(exclude=True)

@@ -21,7 +21,15 @@ from spring_rag.backends.vllm.serving import serving_command, write_template
 PYTHON = os.environ.get("SPRING_RAG_VLLM_PYTHON") or str(Path(__file__).parents[2] / ".venv-vllm/bin/python")
 """Of the environment that `make test-vllm` sets up."""
 
-SMALL = ["--dtype", "float32", "--enforce-eager", "--distributed-executor-backend", "uni", "--host", "127.0.0.1"]
+SMALL = [
+    "--dtype",
+    "float32",
+    "--enforce-eager",
+    "--distributed-executor-backend",
+    "uni",
+    "--host",
+    "127.0.0.1",
+]
 """vLLM's flags for a small model on a small machine: no compilation, and one process less to start."""
 
 _BOOT_SECONDS = 480  # half a minute on an idle machine

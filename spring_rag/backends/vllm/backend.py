@@ -188,7 +188,7 @@ class VLLMBackend:
         self, request: Request, rows: Tensor, settings: GenerationSettings
     ) -> Generator[str, None, Generation]:
         items: SimpleQueue[str | Generation | BaseException] = SimpleQueue()
-        work = loop.submit(_forward(self._pieces(request, rows, settings), items.put))
+        work = loop.Forwarding(self._pieces(request, rows, settings), items.put, _is_answer)
         try:
             while isinstance(item := items.get(), str):
                 yield item
@@ -196,7 +196,7 @@ class VLLMBackend:
                 raise item
             return item
         finally:
-            work.cancel()
+            work.stop()
 
     async def astream(
         self, request: Request, settings: GenerationSettings
@@ -209,7 +209,7 @@ class VLLMBackend:
         def put(item: str | Generation | BaseException) -> None:
             here.call_soon_threadsafe(items.put_nowait, item)
 
-        work = loop.submit(_forward(self._pieces(request, rows, settings), put))
+        work = loop.Forwarding(self._pieces(request, rows, settings), put, _is_answer)
         try:
             while isinstance(item := await items.get(), str):
                 yield item
@@ -217,7 +217,7 @@ class VLLMBackend:
                 raise item
             yield item
         finally:
-            work.cancel()
+            work.stop()
 
     def messages(self, request: Request) -> list[dict[str, Any]]:
         """A prompt as messages of OpenAI's chat API, virtual tokens included, for a client of one's own.
@@ -397,16 +397,8 @@ class VLLMBackend:
         return PromptError(f"the context of this prompt can't be sent as text: {why}")
 
 
-async def _forward(pieces: AsyncGenerator[str | Generation, None], put: Any) -> None:
-    """Hand items on, the exception that ends them included."""
-    try:
-        async with aclosing(pieces):
-            async for item in pieces:
-                put(item)
-    except BaseException as error:  # belongs to whoever reads
-        put(error)
-        if not isinstance(error, Exception):
-            raise
+def _is_answer(item: str | Generation) -> bool:
+    return isinstance(item, Generation)
 
 
 async def _context_length(server: Server, client: openai.AsyncOpenAI) -> int | None:  # noqa: ARG001 - an action on a server
