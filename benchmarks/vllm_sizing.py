@@ -22,6 +22,9 @@ USABLE = 0.9
 WORKING = 2 * GIB
 """Of each card for activations and CUDA graphs; vLLM measures its own when it starts."""
 
+FEWEST = 8
+"""Requests that must fit at once; below that, batches are too small to pay for the cards."""
+
 CONTEXT, TOKENS, SUFFIX, ANSWER = 2000, 50, 40, 64
 
 SHAPES = {
@@ -48,7 +51,7 @@ def size(config: LlamaConfig | MistralConfig) -> dict[str, float | int]:
     per_token = 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head
     request = CONTEXT + TOKENS + SUFFIX + ANSWER
     cards = 1
-    while not _requests(weights, per_token, request, cards):
+    while _requests(weights, per_token, request, cards) < FEWEST:
         cards *= 2
     row: dict[str, float | int] = {
         "parameters": parameters,

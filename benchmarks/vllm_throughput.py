@@ -1,0 +1,170 @@
+"""Throughput of virtual tokens on vLLM beside plain text, and what a second question on one context costs: `python benchmarks/vllm_throughput.py`
+
+Throughput: the same questions in the light form through our client, and as plain prompts of equal length in tokens through the openai
+library alone, taken in turns against one server; both write the same number of tokens. The bar is a ratio of at least 0.95.
+
+Time to first token: a context of 800 tokens that the server hasn't seen, then another question on it, streamed one at a time.
+
+Needs the environment that `make test-vllm` sets up; the Llama-2 tokenizer comes from SPRING_RAG_DATA.
+"""
+
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import openai
+import torch
+from measure import alternate, ratio, save
+
+sys.path.append(str(Path(__file__).parents[1] / "tests/vllm"))
+from servers import RunningServer, vllm_server
+from tiny import LLAMA_2, save_tiny_llama
+
+from spring_rag import RagPrompt, SpringModel, VirtualTokens
+from spring_rag.backends.base import GenerationSettings
+from spring_rag.backends.vllm import backend as client
+from spring_rag.backends.vllm.calls import server_settings
+from spring_rag.demo import paths
+from spring_rag.encoding import encode
+
+PROMPTS, TOKENS, NEW, CONCURRENCY, ROUNDS = 48, 50, 24, 32, 7
+WORDS = [
+    "The",
+    "old",
+    "bridge",
+    "of",
+    "Morven",
+    "was",
+    "built",
+    "by",
+    "Ada",
+    "Quill",
+    "and",
+    "opened",
+    "in",
+    "the",
+    "year",
+    "1811",
+    "near",
+    "the",
+    "mill",
+]
+
+
+def text(seed: int, words: int) -> str:
+    picks = torch.randint(len(WORDS), (words,), generator=torch.Generator().manual_seed(seed))
+    return " ".join(WORDS[i] for i in picks.tolist())
+
+
+def longer(model: SpringModel, prompt: RagPrompt) -> str:
+    """A prompt's text with words in front, up to the length that it has with virtual tokens."""
+    wanted = len(encode(prompt, model.tokenizer).ids) + TOKENS
+    body, front = prompt.to_prompt().text, ""
+    while len(encode(front + body, model.tokenizer).ids) < wanted:
+        front += WORDS[len(front) % len(WORDS)] + " "
+    return front + body
+
+
+async def send_plain(url: str, name: str, texts: list[str]) -> None:
+    """The openai library alone, as many requests in flight."""
+    settings = endless(GenerationSettings(max_new_tokens=NEW), [])
+    slots = asyncio.Semaphore(CONCURRENCY)
+    async with openai.AsyncOpenAI(base_url=url, api_key="none") as openai_client:
+
+        async def one(text: str) -> None:
+            async with slots:
+                reply = await openai_client.completions.create(model=name, prompt=text, **settings)
+                assert reply.usage is not None
+                assert reply.usage.completion_tokens == NEW
+
+        await asyncio.gather(*map(one, texts))
+
+
+def endless(settings: GenerationSettings, eos_ids: Sequence[int]) -> dict[str, Any]:
+    """Settings with which every answer has all its tokens."""
+    told = server_settings(settings, eos_ids)
+    return told | {"extra_body": told["extra_body"] | {"ignore_eos": True}}
+
+
+def measure_one(backbone: Path, tokens: VirtualTokens, server: RunningServer) -> dict[str, Any]:
+    model = SpringModel.from_pretrained(backbone, base_url=server.url, concurrency=CONCURRENCY)
+    model.add_tokens("default", tokens)
+    # No context comes twice: nothing is in the server's cache but what a run puts there itself.
+    rounds = [
+        [
+            RagPrompt(text(10**6 * r + i, 8) + "?", [text(10**6 * r + 100 + 5 * i + j, 40) for j in range(4)])
+            for i in range(PROMPTS)
+        ]
+        for r in range(ROUNDS + 1)
+    ]
+    arguments = {"num_tokens": TOKENS, "max_new_tokens": NEW}
+    ours_next, plain_next = iter(rounds), iter([[longer(model, p) for p in prompts] for prompts in rounds])
+    name = model.backend._servers.all[0].model
+
+    def ours() -> None:
+        answers = model.generate(next(ours_next), **arguments)
+        assert {(each.form, each.usage.generated) for each in answers} == {("light", NEW)}
+
+    def plain() -> None:
+        asyncio.run(send_plain(server.url, name, next(plain_next)))
+
+    client.server_settings = endless
+    seconds = alternate({"virtual_tokens": ours, "plain": plain}, ROUNDS)
+    client.server_settings = server_settings
+    return {
+        "prompt_tokens": statistics.median(len(encode(p, model.tokenizer).ids) + TOKENS for p in rounds[0]),
+        "seconds": seconds,
+        "throughput_ratio": ratio(seconds["plain"], seconds["virtual_tokens"]),
+        "first_token": first_tokens(model, server),
+    }
+
+
+def first_tokens(model: SpringModel, server: RunningServer, contexts: int = 12) -> dict[str, Any]:
+    first, second = [], []
+    hits, queries = 0.0, 0.0
+    for number in range(contexts):
+        passages = [text(1000 + 10 * number + j, 60) for j in range(8)]
+        for times, question in ((first, text(number, 8)), (second, text(500 + number, 8))):
+            before = [server.metric(f"vllm:prefix_cache_{what}_total") for what in ("hits", "queries")]
+            start = time.perf_counter()
+            stream = model.stream(RagPrompt(question, passages), num_tokens=TOKENS, max_new_tokens=4)
+            next(stream)
+            times.append(time.perf_counter() - start)
+            list(stream)
+            if times is second:
+                hits += server.metric("vllm:prefix_cache_hits_total") - before[0]
+                queries += server.metric("vllm:prefix_cache_queries_total") - before[1]
+    return {
+        "prompt_tokens": len(encode(RagPrompt(question, passages), model.tokenizer).ids) + TOKENS,
+        "first_question_seconds": first,
+        "second_question_seconds": second,
+        "ratio": ratio(second, first),
+        "second_questions_cache_hit_rate": round(hits / queries, 3),
+    }
+
+
+def main() -> None:
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with vllm_server(paths.BACKBONE, folder / "demo.log") as server:
+            results["demo backbone"] = measure_one(
+                paths.BACKBONE, VirtualTokens.from_pretrained(paths.TOKENS), server
+            )
+        if LLAMA_2 is not None:
+            tiny, tokens = save_tiny_llama(folder / "llama-2", LLAMA_2)
+            with vllm_server(tiny, folder / "llama.log", length=2048) as server:
+                results["tiny Llama, Llama-2 tokenizer"] = measure_one(tiny, tokens, server)
+    what = (
+        f"{PROMPTS} prompts, {CONCURRENCY} in flight, {TOKENS} virtual tokens, {NEW} new tokens each, float32"
+    )
+    save("vllm_throughput", {"what": what, "bar": 0.95, "vllm": "0.32.0, CPU build", "results": results})
+
+
+if __name__ == "__main__":
+    main()
