@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spring_rag.cli.ask import load_model
 from spring_rag.cli.chroma_options import (
     DEFAULT_COLLECTION,
     DEFAULT_PORT,
@@ -19,6 +18,7 @@ from spring_rag.cli.chroma_options import (
 )
 from spring_rag.cli.console import note, print_json, progress, quiet_libraries
 from spring_rag.cli.demo import parse_ks
+from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, load_model
 from spring_rag.errors import DataError, TokensError
 
 if TYPE_CHECKING:
@@ -39,14 +39,7 @@ def evaluate(
             help='JSON lines {"question", "target", "ret_passages"} or FlashRAG\'s; or a folder in FlashRAG\'s layout. May be repeated.',
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="M",
-            help="Backbone: Hub id or folder. Default: the one that the tokens were trained on, or the demo's.",
-            show_default=False,
-        ),
-    ] = None,
+    model: Model = None,
     tokens: Annotated[
         list[str] | None,
         typer.Option(
@@ -55,6 +48,8 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
     split: Annotated[str, typer.Option(help="Which file of a FlashRAG folder.")] = "test",
     limit: Annotated[
         int | None,
@@ -127,7 +122,7 @@ def evaluate(
             if dataset.skipped:
                 note(f"{dataset.name}: {dataset.skipped} bad lines skipped")
         client = connect(db, host, port) if db is not None or host is not None else None
-        loaded, sets = _load(model, tokens or [])
+        loaded, sets = _load(model, tokens or [], base_url, api_key)
         if client is not None:
             from chroma_spring_rag import ChromaQA, open_collection
 
@@ -172,9 +167,11 @@ def _named_apart(datasets: "Sequence[Dataset]") -> "list[Dataset]":
     return named
 
 
-def _load(model: str | None, tokens: Sequence[str]) -> "tuple[SpringModel, list[str]]":
+def _load(
+    model: str | None, tokens: Sequence[str], base_url: list[str] | None, api_key: str | None
+) -> "tuple[SpringModel, list[str]]":
     """The model with all sets attached, and their names; the first is the default one, too."""
-    loaded = load_model(model, tokens[0] if tokens else None)
+    loaded = load_model(model, tokens[0] if tokens else None, base_url, api_key)
     names = [
         source if tokens.count(source) == 1 else f"{source} ({at})" for at, source in enumerate(tokens, 1)
     ]
