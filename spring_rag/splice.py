@@ -39,6 +39,11 @@ class Embedding(Protocol):
         """Of the embeddings."""
         ...
 
+    @property
+    def scale(self) -> float:
+        """What a row of the table is multiplied by."""
+        ...
+
     def embed(self, ids: Tensor) -> Tensor:
         """Ids of shape `[...]` → embeddings of shape `[..., hidden_size]`."""
         ...

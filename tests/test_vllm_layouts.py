@@ -53,6 +53,14 @@ class TestRaw:
         encoded, _ = read(RagPrompt("who?", ["Hale built it."]), tokenizer)
         assert tuple(alone) != encoded.suffix_ids[: len(alone)]
 
+    def test_a_tokenizer_that_was_saved_again(self, tmp_path):
+        """transformers writes Llama-2's so that only the text's very start gets a space, and none what follows `<s>`."""
+        if DATA is None:
+            pytest.skip("SPRING_RAG_DATA is not set")
+        AutoTokenizer.from_pretrained(Path(DATA, "tokenizers/llama-2")).save_pretrained(tmp_path)
+        encoded, layout = read(RagPrompt("Who?", ["Hale built it."]), AutoTokenizer.from_pretrained(tmp_path))
+        assert layout.before == encoded.context_ids
+
     @pytest.mark.parametrize("string", ["</s>", "<s>", "<unk>", PLACEHOLDER])
     def test_not_with_a_control_string_in_a_document(self, any_tokenizer, string):
         _, layout = read(RagPrompt("Who?", [f"Hale{string} built it."]), any_tokenizer)

@@ -14,6 +14,7 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen3Config,
 )
@@ -64,11 +65,22 @@ def save_tiny(family: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(FAMILIES[family](ids), dtype=torch.float32)
+    _liven(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     table = model.get_input_embeddings().weight
     rows = torch.randn(50, table.shape[1], generator=torch.Generator().manual_seed(1)) * table.std()
     return folder, VirtualTokens(rows.detach())
+
+
+def _liven(model: PreTrainedModel) -> None:
+    """Let layers say more than the embedding that they add to: with tied weights a random model would only repeat its last token."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "o_proj" in name or "down_proj" in name:
+                parameter.mul_(6)
+            elif "post_feedforward" in name:  # Gemma's last word in a layer, whatever stands before it
+                parameter.add_(4)
 
 
 def save_tiny_llama(folder: Path, tokenizer: Path) -> tuple[Path, VirtualTokens]:

@@ -60,7 +60,7 @@ class CheckpointEmbedding:
         self.vocab_size, self.hidden_size = table.shape
         self.dtype = dtype
         scale = self.hidden_size**0.5 if config.model_type in _SCALED_AT_LOOKUP else 1.0
-        self._scale = torch.tensor(scale, dtype=dtype)
+        self.scale = torch.tensor(scale, dtype=dtype).item()
 
     def embed(self, ids: Tensor) -> Tensor:
         """Ids of shape `[...]`, int64 → embeddings of shape `[..., hidden_size]` in `dtype`."""
@@ -68,7 +68,7 @@ class CheckpointEmbedding:
 
     def virtual(self, rows: Tensor) -> Tensor:
         """Rows in the space of the table, shape `[..., hidden_size]` → embeddings of the same shape in `dtype`."""
-        return rows.to(self.dtype) * self._scale
+        return rows.to(self.dtype) * self.scale
 
     @contextmanager
     def table(self) -> Iterator[Tensor]:

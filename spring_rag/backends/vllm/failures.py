@@ -21,6 +21,10 @@ class RefusedError(BackendError):
     """A server that will answer no request at all like this: a wrong key, a wrong model, a missing flag."""
 
 
+class NoEmbeddingsError(RefusedError):
+    """A server that takes token ids only."""
+
+
 def explain(error: openai.OpenAIError, url: str, model: str | None) -> SpringError:
     """The error for a user.
 
@@ -54,7 +58,7 @@ def explain(error: openai.OpenAIError, url: str, model: str | None) -> SpringErr
     if isinstance(error, openai.APIStatusError) and error.status_code >= 500:
         return UnreachableError(f"{where} failed with status {error.status_code}: {reason}; look at its log")
     if "enable-prompt-embeds" in reason:
-        return RefusedError(
+        return NoEmbeddingsError(
             f"{where} takes no virtual tokens: it was started without --enable-prompt-embeds; `spring-rag serve` sets that"
         )
     if "hidden_size" in reason:

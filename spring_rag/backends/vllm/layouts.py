@@ -100,12 +100,13 @@ class ServerTokenizer:
         rendered = render(prompt, self._tokenizer)
         if rendered.slot is None:
             return None
-        text = ("" if rendered.chat else self._lead) + rendered.text[: rendered.slot]
-        if self._read(text + PLACEHOLDER) != (encoded.context_ids, ()):
-            return None
-        content = [*_text_parts(text), dict(_PART)]
-        message = {"role": "user", "name": RAW, "content": content}
-        return Layout((message,), encoded.suffix_ids, encoded.context_ids, ())
+        text = rendered.text[: rendered.slot]
+        # A tokenizer that puts a space in front of its text alone, not behind a control token, needs one here.
+        for lead in ("",) if rendered.chat else (self._lead, f"{self._lead} "):
+            if self._read(lead + text + PLACEHOLDER) == (encoded.context_ids, ()):
+                message = {"role": "user", "name": RAW, "content": [*_text_parts(lead + text), dict(_PART)]}
+                return Layout((message,), encoded.suffix_ids, encoded.context_ids, ())
+        return None
 
     def templated(self, prompt: Prompt, encoded: Encoded) -> Layout | None:
         """A chat in messages that the server lays out with the tokenizer's own template; None if it would read other ids."""

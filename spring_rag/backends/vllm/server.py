@@ -14,7 +14,7 @@ import torch
 
 from spring_rag.backends.vllm.calls import Call, pack
 from spring_rag.backends.vllm.checkpoint import CheckpointEmbedding
-from spring_rag.backends.vllm.failures import RefusedError, UnreachableError, explain
+from spring_rag.backends.vllm.failures import NoEmbeddingsError, RefusedError, UnreachableError, explain
 from spring_rag.backends.vllm.layouts import ServerTokenizer
 from spring_rag.errors import SpringError
 
@@ -45,7 +45,7 @@ class Server:
     client: openai.AsyncOpenAI
     model: str | None = None
     context_length: int | None = None
-    refusal: SpringError | None = None
+    refusal: NoEmbeddingsError | None = None
     raw: bool = False
     templated: bool = True
     known: bool = False
@@ -125,7 +125,7 @@ class Server:
             )
         except openai.BadRequestError as error:
             refusal = explain(error, self.url, self.model)
-            if not isinstance(refusal, RefusedError):
+            if not isinstance(refusal, NoEmbeddingsError):
                 raise
             self.refusal = refusal
             return
