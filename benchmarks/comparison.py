@@ -44,10 +44,10 @@ RECIPE = TrainingRecipe(
     num_tokens=50,
     init_text="Answer with a few words only. Give only the answer, not a sentence. If the passages do not say, answer: not stated.",
     learning_rate=1e-2,
-    max_steps=100,
+    max_steps=200,
     batch_size=8,
     max_passages=TOP_K,
-    k_schedule="small",
+    k_schedule="sandwich",
     unanswerable=0.1,
 )
 STEPS = RECIPE.max_steps or 0
