@@ -85,9 +85,9 @@ async def send_plain(url: str, name: str, texts: list[str]) -> None:
         await asyncio.gather(*map(one, texts))
 
 
-def endless(settings: GenerationSettings, eos_ids: Sequence[int]) -> dict[str, Any]:
+def endless(settings: GenerationSettings, _: Sequence[int]) -> dict[str, Any]:
     """Settings with which every answer has all its tokens."""
-    told = server_settings(settings, eos_ids)
+    told = server_settings(settings, [])
     return told | {"extra_body": told["extra_body"] | {"ignore_eos": True}}
 
 

@@ -88,7 +88,9 @@ class ServerTokenizer:
         self._placeholder = cast(int, self._copy.token_to_id(PLACEHOLDER))
         start = backend.encode("a", add_special_tokens=True)
         lead = start.ids[: next((i for i, part in enumerate(start.sequence_ids) if part is not None), 0)]
-        self._lead = "".join(backend.id_to_token(one) or "" for one in lead)
+        first = "".join(backend.id_to_token(one) or "" for one in lead)
+        # A tokenizer that puts a space in front of its text alone, not behind a control token, needs one here.
+        self._leads = (first, f"{first} ")
 
     def probe(self) -> Layout | None:
         """A raw layout to try a server with: a template that knows no such messages, or trims them, gives itself away."""
@@ -101,10 +103,11 @@ class ServerTokenizer:
         if rendered.slot is None:
             return None
         text = rendered.text[: rendered.slot]
-        # A tokenizer that puts a space in front of its text alone, not behind a control token, needs one here.
-        for lead in ("",) if rendered.chat else (self._lead, f"{self._lead} "):
+        for lead in ("",) if rendered.chat else self._leads:
             if self._read(lead + text + PLACEHOLDER) == (encoded.context_ids, ()):
                 message = {"role": "user", "name": RAW, "content": [*_text_parts(lead + text), dict(_PART)]}
+                if not rendered.chat and lead != self._leads[0]:  # tried first from now on
+                    self._leads = tuple(sorted(self._leads, key=lambda each: each != lead))
                 return Layout((message,), encoded.suffix_ids, encoded.context_ids, ())
         return None
 
