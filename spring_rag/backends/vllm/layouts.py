@@ -90,7 +90,7 @@ class ServerTokenizer:
         lead = start.ids[: next((i for i, part in enumerate(start.sequence_ids) if part is not None), 0)]
         first = "".join(backend.id_to_token(one) or "" for one in lead)
         # A tokenizer that puts a space in front of its text alone, not behind a control token, needs one here.
-        self._leads = (first, f"{first} ")
+        self._leads: tuple[str, ...] = (first, f"{first} ")
 
     def probe(self) -> Layout | None:
         """A raw layout to try a server with: a template that knows no such messages, or trims them, gives itself away."""
