@@ -276,11 +276,15 @@ class SpringModel:
             has = f"the set has {available}" if attached is not None else "no virtual tokens are attached"
             msg = f"num_tokens is {count}, but {has}; expected a number from 0 to {available}"
             raise TokensError(msg)
+        made = as_prompt(prompt)
+        encoded = encode(made, self.tokenizer)
         length = self.backend.context_length
         if isinstance(prompt, RagPrompt) and length is not None:
-            prompt = fit(prompt, length - settings.max_new_tokens - count, self._count)
-        made = as_prompt(prompt)
-        return Request(encode(made, self.tokenizer), name, count, made)
+            budget = length - settings.max_new_tokens - count
+            if len(encoded.ids) > budget:
+                made = fit(prompt, budget, self._count).to_prompt()
+                encoded = encode(made, self.tokenizer)
+        return Request(encoded, name, count, made)
 
     def _count(self, prompt: Prompt) -> int:
         return len(encode(prompt, self.tokenizer).ids)
