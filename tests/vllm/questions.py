@@ -8,7 +8,7 @@ from spring_rag.demo import paths, run
 
 def demo_prompts(count, passages=4):
     """Prompts whose passages are the question's own document and its neighbours."""
-    questions = run.load_questions(limit=count)
+    questions = [each for each in run.load_questions() if each.source is not None][:count]
     texts = [(paths.DOCUMENTS / each.source).read_text(encoding="utf-8").strip() for each in questions]
     return [
         RagPrompt(each.question, [texts[(i + j) % count] for j in range(passages)])
