@@ -69,14 +69,15 @@ def test_two_processes_take_the_steps_of_one_with_the_double_batch(
 ) -> None:
     expected, matrix = alone
     for rank in (0, 1):
-        gradients, found = torch.load(folder / f"{name}-{rank}.pt")
+        gradients, found = torch.load(folder / f"{name}-{rank}.pt", weights_only=True)
         assert len(gradients) == len(expected) == 4
         assert (gradients[0] - expected[0]).norm() <= 1e-5 * expected[0].norm()
         # Later steps start from rows that Adam moved by the signs of tiny differences, too.
         assert all((a - b).norm() <= 1e-2 * b.norm() for a, b in zip(gradients, expected, strict=True))
         assert torch.allclose(found, matrix, atol=1e-3)
     assert torch.equal(
-        VirtualTokens.from_pretrained(folder / name).matrix, torch.load(folder / f"{name}-0.pt")[1]
+        VirtualTokens.from_pretrained(folder / name).matrix,
+        torch.load(folder / f"{name}-0.pt", weights_only=True)[1],
     )
 
 
