@@ -10,7 +10,7 @@ from spring_rag.cli.console import note, print_json, progress, quiet_libraries
 if TYPE_CHECKING:
     from spring_rag.evaluation import Sweep
 
-_SHOWN_QUESTIONS = 3
+_SHOWN_QUESTIONS = {"with_answer": 2, "without_answer": 1}
 
 
 def demo(
@@ -67,8 +67,9 @@ def demo(
             )
         )
     console.print()
-    for index in telling_examples(result, _SHOWN_QUESTIONS):
-        console.print(side_by_side(result, index))
+    for name, part in parts.items():
+        for index in telling_examples(part, _SHOWN_QUESTIONS[name]):
+            console.print(side_by_side(part, index))
     note(f'ask your own: spring-rag ask "{examples[0].question}" --db {db}')
 
 
