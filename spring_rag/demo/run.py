@@ -27,9 +27,9 @@ class DemoQuestion:
     source: str | None
 
 
-def load_questions(path: Path = paths.QUESTIONS, limit: int | None = None) -> list[DemoQuestion]:
+def load_questions(limit: int | None = None) -> list[DemoQuestion]:
     """The demo's questions, or the first `limit` of them."""
-    with path.open(encoding="utf-8") as lines:
+    with paths.QUESTIONS.open(encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
     return [DemoQuestion(r["question"], r["target"], r["source"]) for r in records[:limit]]
 
