@@ -41,7 +41,7 @@ notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 test: .venv/.installed-dev  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 VLLM := .venv-vllm/bin/python
 

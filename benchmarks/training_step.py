@@ -7,7 +7,8 @@ pass (weights not counted; our context cache is), in two settings:
 - *authors*: one to five short passages a row, against the loop that SPRING's authors published, which pads every row to 800
   tokens. The bar: at least 2.5 times faster.
 
-And what the sandwich's further ks cost, beside a step of one k. `--shapes 7B` is for a GPU with some 40 GB free; it wasn't run yet.
+And what the sandwich's further ks cost, beside a step of one k. `--shapes 7B --dtypes bfloat16` is for a GPU with some 40 GB free;
+it wasn't run yet. A processor without bfloat16 instructions takes minutes for a step in it.
 """
 
 import argparse
@@ -171,19 +172,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shapes", default="45M,170M", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--dtypes", default="float32", help="of float32, bfloat16")
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     shapes = args.shapes.split(",")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results = {}
     for name in shapes:
-        for dtype in (torch.bfloat16,) if name == "7B" else (torch.float32, torch.bfloat16):
+        for dtype_name in args.dtypes.split(","):
+            dtype = getattr(torch, dtype_name)
             torch.manual_seed(0)
             config = LlamaConfig(vocab_size=VOCAB, **SHAPES[name])
             with torch.device(device):
                 model = LlamaForCausalLM._from_config(config, dtype=dtype).eval().requires_grad_(False)
             long = Step(model, [CONTEXT] * BATCH, None)
-            results[f"{name} {str(dtype).removeprefix('torch.')}"] = {
+            results[f"{name} {dtype_name}"] = {
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "device": device,
                 "long": long.compare(args.rounds),

@@ -2,6 +2,7 @@
 
 from typing import TypedDict
 
+import chromadb
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRequest, dynamic_prompt
@@ -52,7 +53,10 @@ QA_WITH_HISTORY = ChatPromptTemplate.from_messages(
 @pytest.fixture(scope="module")
 def store():
     documents = [Document(text, metadata={"source": f"{i}.txt"}) for i, text in enumerate(PASSAGES)]
-    return Chroma.from_documents(documents, WordEmbeddings(), collection_name="langchain-chains")
+    client = chromadb.EphemeralClient()
+    return Chroma.from_documents(
+        documents, WordEmbeddings(), collection_name="langchain-chains", client=client
+    )
 
 
 @pytest.fixture(scope="module")
