@@ -63,6 +63,14 @@ def alone(folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[list[torch.
     return log.gradients, tokens.matrix
 
 
+def test_an_interrupt_of_one_process_stops_both_after_the_same_step(folder: Path) -> None:
+    for rank in (0, 1):
+        assert "stopped after step 2 of 4" in (folder / f"interrupted-{rank}.txt").read_text()
+    assert [each.name for each in (folder / "interrupted" / "checkpoints").glob("checkpoint-*")] == [
+        "checkpoint-2"
+    ]
+
+
 @pytest.mark.parametrize("name", ["whole", "sharded"])
 def test_two_processes_take_the_steps_of_one_with_the_double_batch(
     name: str, folder: Path, alone: tuple[list[torch.Tensor], torch.Tensor]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -153,6 +154,31 @@ def test_bfloat16_and_sandwich_and_evaluation(
     state = json.loads((tmp_path / "checkpoints" / "checkpoint-4" / "trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "eval_loss" in entry] == [2, 4]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "slow"),
+    [
+        ({"architecture": "x86_64", "avx512_f": False}, True),
+        ({"architecture": "x86_64", "avx512_f": True}, False),
+        ({"architecture": "aarch64"}, False),
+        ({}, False),
+    ],
+)
+def test_bfloat16_on_a_processor_without_it_is_warned_of(
+    backbone: PreTrainedModel,
+    chatty: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: dict[str, object],
+    slow: bool,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    recipe = replace(RECIPE, max_steps=1, precision="bfloat16")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train_tokens(backbone, chatty, examples(), recipe, tmp_path)
+    assert any("no instructions for bfloat16" in str(each.message) for each in caught) == slow
 
 
 def test_rows_start_as_the_table_rows_of_the_text(

@@ -13,10 +13,12 @@ from spring_rag.cli.chroma_options import (
     DEFAULT_PORT,
     CollectionName,
     Db,
+    Embedding,
     Host,
     Port,
     connect,
 )
+from spring_rag.cli.common_options import Json
 from spring_rag.cli.console import print_json, quiet_libraries
 from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, Tokens, load_model
 
@@ -30,14 +32,7 @@ def ask(
     host: Host = None,
     port: Port = DEFAULT_PORT,
     collection: CollectionName = DEFAULT_COLLECTION,
-    embedding: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[:MODEL]",
-            help="Embedding function, for a collection that doesn't remember its own.",
-            show_default=False,
-        ),
-    ] = None,
+    embedding: Embedding = None,
     where: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +60,7 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
     show_passages: Annotated[bool, typer.Option("--show-passages", help="Print the passages too.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Answer a question from the documents of a Chroma collection."""
     if stream and json:

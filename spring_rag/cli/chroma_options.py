@@ -17,6 +17,14 @@ Host = Annotated[
     typer.Option("--host", help="Use a running Chroma server instead of --db.", show_default=False),
 ]
 Port = Annotated[int, typer.Option("--port", help="Port of the Chroma server.", min=1, max=65535)]
+Embedding = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[:MODEL]",
+        help="Embedding function, for a collection that doesn't remember its own.",
+        show_default=False,
+    ),
+]
 CollectionName = Annotated[str, typer.Option("--collection", help="Name of the collection.")]
 
 DEFAULT_PORT = 8000

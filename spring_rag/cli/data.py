@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT, Db, Host, Port, connect
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT, Db, Embedding, Host, Port, connect
+from spring_rag.cli.common_options import Device, Dtype, Json, Revision, Seed, SkipBad
 from spring_rag.cli.console import note, print_json, progress, quiet_libraries
 
 if TYPE_CHECKING:
@@ -28,14 +29,6 @@ Collections = Annotated[
         show_default=DEFAULT_COLLECTION,
     ),
 ]
-Embedding = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME[:MODEL]",
-        help="Embedding function, for collections that don't remember their own.",
-        show_default=False,
-    ),
-]
 Output = Annotated[
     Path, typer.Option(metavar="FILE", help="JSON lines to write; one that exists is replaced.")
 ]
@@ -47,8 +40,6 @@ MixOption = Annotated[
         " and takes their best in turns."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of every draw.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
@@ -74,9 +65,7 @@ def attach(
         ),
     ] = "any",
     mix: MixOption = "draw",
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out bad lines, and count them.")
-    ] = False,
+    skip_bad: SkipBad = False,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -159,11 +148,9 @@ def make(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run at once.")] = 16,
     seed: Seed = 0,
-    device: Annotated[str, typer.Option(help="auto takes CUDA, else MPS, else the CPU.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the backbone: auto, float32, bfloat16, float16.")] = "auto",
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the backbone.", show_default=False)
-    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    revision: Revision = None,
     json: Json = False,
 ) -> None:
     """Let the backbone write questions and answers from your documents, and keep those that survive a round trip.

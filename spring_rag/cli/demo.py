@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spring_rag.cli.common_options import Json
 from spring_rag.cli.console import note, print_json, progress, quiet_libraries
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def demo(
         int | None,
         typer.Option(metavar="N", min=1, help="Ask the first N questions. Default: all.", show_default=False),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """See the same frozen model answer with and without virtual tokens.
 

@@ -16,6 +16,7 @@ from spring_rag.cli.chroma_options import (
     Port,
     connect,
 )
+from spring_rag.cli.common_options import Json, SkipBad
 from spring_rag.cli.console import note, print_json, progress, quiet_libraries
 from spring_rag.cli.demo import parse_ks
 from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, load_model
@@ -55,9 +56,7 @@ def evaluate(
         int | None,
         typer.Option(metavar="N", min=1, help="Only the first N questions of each set.", show_default=False),
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out bad lines, and count them.")
-    ] = False,
+    skip_bad: SkipBad = False,
     k: Annotated[
         str | None,
         typer.Option(
@@ -102,7 +101,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Score a model's answers with and without virtual tokens.
 

@@ -15,6 +15,7 @@ from spring_rag.cli.chroma_options import (
     Port,
     connect,
 )
+from spring_rag.cli.common_options import Json
 from spring_rag.cli.console import print_json, progress, quiet_libraries
 
 
@@ -43,7 +44,7 @@ def index(
     chunk_overlap: Annotated[
         int, typer.Option(min=0, help="Characters that neighbouring chunks may share.")
     ] = 100,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Put text and Markdown files into a Chroma collection.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from spring_rag.cli.common_options import Json
 from spring_rag.cli.console import print_json, quiet_libraries
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ Source = Annotated[
 @app.command()
 def show(
     src: Source,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what is known about virtual tokens: size, backbone, template, training."""
     with quiet_libraries():

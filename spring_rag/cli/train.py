@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spring_rag.cli.backbone import load_backbone, load_tokenizer
+from spring_rag.cli.common_options import Device, Dtype, Json, Revision, Seed, SkipBad
 from spring_rag.cli.console import note, print_json, quiet_libraries
 from spring_rag.extras import extra
 
@@ -32,9 +33,7 @@ def train(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the trained tokens and checkpoints.")
     ],
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out bad lines, and count them.")
-    ] = False,
+    skip_bad: SkipBad = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -155,7 +154,7 @@ def train(
             min=0, max=1, help="Share of examples in the tokenizer's chat template; as you will use them."
         ),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    seed: Seed = 0,
     save_steps: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")
@@ -163,8 +162,8 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard logs to --output/logs.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto takes CUDA, else MPS, else the CPU.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the backbone: auto, float32, bfloat16, float16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     quantize: Annotated[
         Literal["8bit", "4bit"] | None,
         typer.Option(help="Load the backbone in fewer bits, by bitsandbytes.", show_default=False),
@@ -184,10 +183,8 @@ def train(
             help="Under torchrun or accelerate launch: split the backbone's layers over the processes (FSDP).",
         ),
     ] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the backbone.", show_default=False)
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    revision: Revision = None,
+    json: Json = False,
 ) -> None:
     """Train virtual tokens for a backbone.
 
@@ -272,7 +269,8 @@ def _train(run: "Callable[[], VirtualTokens]") -> "VirtualTokens":
     try:
         return run()
     except KeyboardInterrupt as interrupt:
-        note(str(interrupt) or "interrupted; what was saved last can be resumed (--resume)")
+        if _is_first_process():
+            note(str(interrupt) or "interrupted; what was saved last can be resumed (--resume)")
         raise typer.Exit(130) from None
 
 

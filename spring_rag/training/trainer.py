@@ -1,6 +1,7 @@
 """The training run, from examples to a saved artifact."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def train_tokens(
     recipe = recipe or TrainingRecipe()
     output = Path(output_dir)
     _check(hf_model, recipe, examples, eval_examples, patience)
+    if recipe.precision == "bfloat16" and hf_model.device.type == "cpu":
+        _warn_if_slow()
     train_data = RagExamples(examples, tokenizer, recipe)
     train_data.check()
     held_out = HeldOut(hf_model, tokenizer, eval_examples, recipe, eval_ks) if eval_examples else None
@@ -220,6 +223,15 @@ def _tensorboard(folder: Path) -> TensorBoardCallback:
         from torch.utils.tensorboard import SummaryWriter
 
         return TensorBoardCallback(SummaryWriter(str(folder)))
+
+
+def _warn_if_slow() -> None:
+    """Without AVX-512, x86 processors compute bfloat16 number by number: a step took a hundred times as long as in float32."""
+    # Later than the oldest PyTorch that will do, and better silent than wrong.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities.get("architecture") == "x86_64" and not capabilities.get("avx512_f", True):
+        msg = "this processor has no instructions for bfloat16, so training in it may take many times as long as in float32"
+        warnings.warn(msg, stacklevel=3)
 
 
 def _arguments(
