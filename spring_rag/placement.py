@@ -49,10 +49,33 @@ def slot_offsets(
     if questions:
         msg = (
             "the question stands before the context, so virtual tokens go right after the context. They are trained to stand "
-            "between context and question and help most there: better move the question to the prompt's end"
+            "between context and question and help most there: better move the question to the prompt's end, or let it be asked "
+            "again there with repeat_question=True"
         )
         warnings.warn(msg, stacklevel=stacklevel + 1)
         return [after_context]
     text = texts[last.text]
     # jinja drops a line break at a template's end, but not one in front of a slot.
     return [(last.text, len(text)), (last.text, len(text.rstrip("\n"))), after_context]
+
+
+def question_to_repeat(
+    texts: Sequence[str], contexts: Sequence[Place], questions: Sequence[Place]
+) -> str | None:
+    """What asks the question once more, to stand right after a slot that follows the context; None if the question does so already.
+
+    It is the line that holds the question, up to the variable's end.
+
+    Args:
+        texts: as for `slot_offsets`.
+        contexts: as for `slot_offsets`.
+        questions: where the question is used; at least one place.
+    """
+    last = max(contexts)
+    place = max(questions)
+    if (place.text, place.start) >= (last.text, last.end):
+        return None
+    text = texts[place.text]
+    line = text.rfind("\n", 0, place.start) + 1
+    before = [each.end for each in contexts if each.text == place.text and each.end <= place.start]
+    return text[max([line, *before]) : place.end].lstrip()

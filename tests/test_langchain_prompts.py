@@ -104,6 +104,28 @@ class TestStringPrompts:
             "\nAnswer:",
         )
 
+    @pytest.mark.parametrize(
+        ("template_format", "template"),
+        [
+            ("f-string", "Question: {question} \nContext: {context} \nAnswer:"),
+            ("mustache", "Question: {{question}} \nContext: {{context}} \nAnswer:"),
+            ("jinja2", "Question: {{ question }} \nContext: {% if 1 %}{{ context }}{% endif %} \nAnswer:"),
+        ],
+    )
+    def test_a_question_before_the_context_can_be_repeated(self, template_format, template):
+        template = PromptTemplate.from_template(template, template_format=template_format)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            prompt = with_virtual_tokens(template, repeat_question=True)
+        assert string_sides(prompt) == (
+            "Question: Who built it? \nContext: Hale and Sons built it.\n",
+            "Question: Who built it? \nAnswer:",
+        )
+
+    def test_a_question_after_the_context_is_not_repeated(self):
+        template = PromptTemplate.from_template("{context}\nQuestion: {question}")
+        assert with_virtual_tokens(template, repeat_question=True) == with_virtual_tokens(template)
+
     def test_a_question_on_both_sides_does_not_warn(self):
         template = PromptTemplate.from_template("Think of {question}\n{context}\nQuestion: {question}")
         with warnings.catch_warnings():
@@ -320,6 +342,19 @@ class TestChatPrompts:
         with pytest.warns(UserWarning, match="question stands before"):
             prompt = with_virtual_tokens(plain)
         assert chat_sides(prompt) == ("user", "Context: Hale and Sons built it.", "")
+
+    def test_the_question_first_can_be_repeated(self):
+        plain = ChatPromptTemplate.from_messages([("system", "Answer {question}"), ("human", "{context}")])
+        prompt = with_virtual_tokens(plain, repeat_question=True)
+        assert sorted(prompt.input_variables) == ["context", "question"]
+        assert chat_sides(prompt) == ("user", "Hale and Sons built it.\n", "Answer Who built it?")
+
+    def test_messages_before_the_context_cannot_be_repeated(self):
+        plain = ChatPromptTemplate.from_messages([("placeholder", "{messages}"), ("human", "{context}")])
+        with pytest.raises(
+            PromptError, match="'messages' can't be repeated after the context: it is messages"
+        ):
+            with_virtual_tokens(plain, question="messages", repeat_question=True)
 
     def test_a_placeholder_as_question(self):
         plain = ChatPromptTemplate.from_messages([("system", "{context}"), ("placeholder", "{messages}")])

@@ -73,21 +73,32 @@ def test_slot_ends_a_template_without_the_question():
     assert rendered_messages(with_virtual_tokens(rich)) == [("system", f"C1\nC2 (all)\n{SLOT}")]
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        PromptTemplate("Question: {query_str}\nContext: {context_str}\nAnswer:"),
-        RichPromptTemplate("Question: {{ query_str }}\nContext: {{ context_str }}\nAnswer:"),
-        ChatPromptTemplate.from_messages(
-            [("user", "Question: {query_str}\nContext: {context_str}\nAnswer:")]
-        ),
-    ],
-)
+QUESTION_FIRST = [
+    PromptTemplate("Question: {query_str}\nContext: {context_str}\nAnswer:"),
+    RichPromptTemplate("Question: {{ query_str }}\nContext: {{ context_str }}\nAnswer:"),
+    ChatPromptTemplate.from_messages([("user", "Question: {query_str}\nContext: {context_str}\nAnswer:")]),
+]
+
+
+@pytest.mark.parametrize("prompt", QUESTION_FIRST)
 def test_question_before_the_context_warns(prompt):
     with pytest.warns(UserWarning, match="question stands before the context") as caught:
         slotted = with_virtual_tokens(prompt)
     assert caught[0].filename == __file__
     assert rendered_messages(slotted) == [("user", f"Question: Q?\nContext: C1\nC2{SLOT}\nAnswer:")]
+
+
+@pytest.mark.parametrize("prompt", QUESTION_FIRST)
+def test_question_before_the_context_can_be_repeated(prompt, recwarn):
+    slotted = with_virtual_tokens(prompt, repeat_question=True)
+    assert not recwarn.list
+    expected = f"Question: Q?\nContext: C1\nC2\n{SLOT}Question: Q?\nAnswer:"
+    assert rendered_messages(slotted) == [("user", expected)]
+
+
+def test_question_after_the_context_is_not_repeated():
+    slotted = with_virtual_tokens(DEFAULT_TEXT_QA_PROMPT, repeat_question=True)
+    assert rendered(slotted) == rendered(with_virtual_tokens(DEFAULT_TEXT_QA_PROMPT))
 
 
 def test_question_after_the_context_does_not_warn(recwarn):

@@ -9,7 +9,13 @@ import chromadb
 import llama_index.core
 import pytest
 from demo_parts import DOCUMENTS, MAX_TOKENS, QUESTIONS, share_right
-from llama_index.core import Document, StorageContext, VectorStoreIndex, get_response_synthesizer
+from llama_index.core import (
+    Document,
+    PromptTemplate,
+    StorageContext,
+    VectorStoreIndex,
+    get_response_synthesizer,
+)
 from llama_index.core.schema import NodeWithScore
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 from llama_index.vector_stores.chroma import ChromaVectorStore
@@ -47,6 +53,23 @@ def test_query_engines_answer_better(index, llm, mode):
 
     before = share_right(ask)
     upgrade_engine(engine)
+    after = share_right(ask)
+    assert after > before
+    assert after >= 0.6
+
+
+def test_a_prompt_with_the_question_first_answers_better(index, llm):
+    """As of `rlm/rag-prompt`, which users bring to LlamaIndex too."""
+    template = PromptTemplate(
+        "Answer from the context.\nQuestion: {query_str}\nContext: {context_str}\nAnswer:"
+    )
+    engine = index.as_query_engine(llm=llm, text_qa_template=template)
+
+    def ask(question: str) -> str:
+        return str(engine.query(question))
+
+    before = share_right(ask)
+    upgrade_engine(engine, repeat_question=True)
     after = share_right(ask)
     assert after > before
     assert after >= 0.6

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from spring_rag.placement import Place, slot_offsets
+from spring_rag.placement import Place, question_to_repeat, slot_offsets
 
 
 def places(texts, name):
@@ -54,3 +54,20 @@ def test_others_follow_the_best():
     assert slot_offsets(texts, places(texts, "c"), places(texts, "q")) == [(0, 4), (0, 7), (0, 3)]
     texts = ["<c>.\n"]
     assert slot_offsets(texts, places(texts, "c"), []) == [(0, 5), (0, 4), (0, 3)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "repeated"),
+    [
+        (["<c>\nQuestion: <q>\n"], None),
+        (["<q>\n<c>\nAgain: <q>\n"], None),
+        (["<c>", "<q>"], None),
+        (["Be brief.\nQuestion: <q> \nContext: <c>\nAnswer:"], "Question: <q>"),
+        (["  Question: <q> Context: <c>"], "Question: <q>"),
+        (["Old: <c> Question: <q> New: <c>"], "Question: <q>"),
+        (["One: <q>\nTwo: <q>\n<c>"], "Two: <q>"),
+        (["Asked: <q>", "<c>"], "Asked: <q>"),
+    ],
+)
+def test_what_asks_the_question_again(texts, repeated):
+    assert question_to_repeat(texts, places(texts, "c"), places(texts, "q")) == repeated

@@ -22,14 +22,16 @@ from langchain_spring_rag.served import ServedPromptTemplate
 from langchain_spring_rag.syntax import Use, uses
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel
-from spring_rag.placement import Place, slot_offsets
+from spring_rag.placement import Place, question_to_repeat, slot_offsets
 from spring_rag.prompt import SLOT_MARKER
 
 PromptT = TypeVar("PromptT", bound=BasePromptTemplate[Any])
 
 
 @overload
-def with_virtual_tokens(prompt: PromptT, context: str = ..., question: str = ...) -> PromptT: ...
+def with_virtual_tokens(
+    prompt: PromptT, context: str = ..., question: str = ..., *, repeat_question: bool = ...
+) -> PromptT: ...
 
 
 @overload
@@ -38,6 +40,7 @@ def with_virtual_tokens(
     context: str = ...,
     question: str = ...,
     *,
+    repeat_question: bool = ...,
     on_vllm: SpringModel,
     num_tokens: int | None = ...,
     tokens: str | None = ...,
@@ -49,6 +52,7 @@ def with_virtual_tokens(
     context: str = "context",
     question: str = "question",
     *,
+    repeat_question: bool = False,
     on_vllm: SpringModel | None = None,
     num_tokens: int | None = None,
     tokens: str | None = None,
@@ -63,6 +67,8 @@ def with_virtual_tokens(
             may be a message of its own, or a `MessagesPlaceholder` whose last message it is.
         context: name of the variable that the passages go into.
         question: name of the variable that the question goes into.
+        repeat_question: where the question stands before the context, ask it again behind the slot, in the words of its line. Virtual tokens
+            are trained to stand in front of a question, and may do harm elsewhere. Without effect on other prompts.
         on_vllm: a model on a vLLM server (`SpringModel.from_pretrained(…, base_url=…)`) whose virtual tokens the prompt is to bring
             itself, as content parts for LangChain's own `ChatOpenAI`. It answers nothing; `ChatOpenAI` does.
         num_tokens: k, how many of them; None is all of the set. With `on_vllm` only: our models have a setting of that name.
@@ -72,8 +78,8 @@ def with_virtual_tokens(
         A prompt of the same kind, with the same variables; with `on_vllm` one that renders to messages.
 
     Raises:
-        PromptError: the prompt has no such variables, holds two markers, or is of a kind that can't hold a slot; `num_tokens` or
-            `tokens` without `on_vllm`.
+        PromptError: the prompt has no such variables, holds two markers, or is of a kind that can't hold a slot; the question can't be
+            repeated, being messages or in another format; `num_tokens` or `tokens` without `on_vllm`.
 
     Example:
         >>> from langchain_core.prompts import PromptTemplate
@@ -81,7 +87,7 @@ def with_virtual_tokens(
         >>> with_virtual_tokens(prompt).template
         'Context: {context}\n⟦spring-rag:slot⟧Question: {question}\nAnswer:'
     """
-    slotted_prompt = _with_slot(prompt, context, question)
+    slotted_prompt = _with_slot(prompt, context, question, repeat_question)
     if on_vllm is not None:
         return ServedPromptTemplate(
             prompt=slotted_prompt,
@@ -97,17 +103,17 @@ def with_virtual_tokens(
     return slotted_prompt
 
 
-def _with_slot(prompt: PromptT, context: str, question: str) -> PromptT:
+def _with_slot(prompt: PromptT, context: str, question: str, repeat_question: bool) -> PromptT:
     texts = _texts(prompt)
     marked = [text for text in texts if SLOT_MARKER in text.template]
     if len(marked) > 1:
         msg = f"a prompt can have one slot, {len(marked)} texts of this one hold its marker; leave one"
         raise PromptError(msg)
     if not marked and not _has_slot(prompt):
-        place = _place(texts, context, question)
+        place = _place(texts, context, question, repeat_question)
         if place.text.is_placeholder:
             return place.text.rebuild(QuestionPlaceholder)  # type: ignore[no-any-return]
-        marked = [place.text.marked(place.position)]
+        marked = [place.text.marked(place.position, place.repeated)]
     made: PromptT = marked[0].rebuild(marked[0].template) if marked else prompt
     return made
 
@@ -133,9 +139,10 @@ class _Text:
             return [Use(0, 0, frozenset([name]))] if self.template == name else []
         return [use for use in uses(self.template, self.format) if name in use.names]
 
-    def marked(self, position: int) -> _Text:
-        """The same with the slot at a position."""
-        text = self.template[:position] + SLOT_MARKER + self.template[position:]
+    def marked(self, position: int, repeated: str) -> _Text:
+        """The same with the slot at a position, and what is to be repeated behind it on a line of its own."""
+        slot = f"\n{SLOT_MARKER}{repeated}" if repeated else SLOT_MARKER
+        text = self.template[:position] + slot + self.template[position:]
         return _Text(text, self.format, self.rebuild)
 
 
@@ -143,13 +150,15 @@ class _Text:
 class _Place:
     text: _Text
     position: int
+    repeated: str = ""
+    """The question's line, if it is to be asked again behind the slot."""
 
 
-def _place(texts: list[_Text], context: str, question: str) -> _Place:
+def _place(texts: list[_Text], context: str, question: str, repeat_question: bool) -> _Place:
     """Where the slot goes.
 
     Raises:
-        PromptError: the variables aren't there, or are part of one block.
+        PromptError: the variables aren't there, or are part of one block; the question can't be repeated.
     """
     contexts = [(i, use) for i, text in enumerate(texts) for use in text.uses(context)]
     questions = [(i, use) for i, text in enumerate(texts) for use in text.uses(question)]
@@ -170,12 +179,20 @@ def _place(texts: list[_Text], context: str, question: str) -> _Place:
     if texts[last].is_placeholder:
         msg = f"the context is a placeholder for messages, {context!r}; virtual tokens need it as text in a message"
         raise PromptError(msg)
-    offsets = slot_offsets(
+    where = (
         ["" if text.is_placeholder else text.template for text in texts],
         [Place(i, each.start, each.end) for i, each in contexts],
         [Place(i, each.start, each.end) for i, each in questions],
-        stacklevel=4,
     )
+    if repeat_question and (repeated := question_to_repeat(*where)) is not None:
+        if texts[questions[-1][0]].format != texts[last].format:
+            msg = (
+                f"the question {question!r} can't be repeated after the context: it is messages, or in a template of another format; "
+                "put it at the prompt's end yourself"
+            )
+            raise PromptError(msg)
+        return _Place(texts[last], use.end, repeated)
+    offsets = slot_offsets(*where, stacklevel=4)
     index, position = offsets[0]
     first = next((each for i, each in questions if i == index and each.start >= position), None)
     # A tag that trims the text before it would reach over the slot; right after a context that trims nothing it is safe.

@@ -9,7 +9,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -89,8 +89,12 @@ def objectives(
     with _frozen(hf_model):
         suffix_width = max(map(max, rows_used)) + max(len(e.suffix_ids) + len(t) for e, t in examples)
         context = _prefill(hf_model, [e.context_ids for e, _ in examples], suffix_width, embedding)
-        for ks in rows_used:
-            losses.append(_suffix_loss(hf_model, examples, matrix, ks, context, embedding))
+        for number, ks in enumerate(rows_used, 1):
+            # What the last one grows from is let go layer by layer.
+            cache = context.cache if number == len(rows_used) else _branch(context.cache)
+            losses.append(
+                _suffix_loss(hf_model, examples, matrix, ks, replace(context, cache=cache), embedding)
+            )
     return torch.stack(losses).to(matrix.device)
 
 
@@ -209,7 +213,7 @@ def _suffix_loss(
         start += len(ids)
     inputs: dict[str, object] = {"inputs_embeds": torch.stack(pieces), "use_cache": context.cache is not None}
     if context.cache is not None:
-        inputs["past_key_values"] = _branch(context.cache)
+        inputs["past_key_values"] = context.cache
         steps = torch.arange(width, device=embedding.device)
         ends = torch.tensor(lengths, device=embedding.device)[:, None]
         # Padding on the right repeats the last position: a learned position table may end there.
@@ -227,8 +231,10 @@ def _suffix_loss(
     return functional.cross_entropy(logits.float(), wanted)
 
 
-def _branch(cache: Cache) -> Cache:
+def _branch(cache: Cache | None) -> Cache | None:
     """A cache that grows on its own: a dynamic layer replaces its tensors when it grows, so they can be shared."""
+    if cache is None:
+        return None
     branch = copy.copy(cache)
     branch.layers = [copy.copy(layer) for layer in cache.layers]
     return branch

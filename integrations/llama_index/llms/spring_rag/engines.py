@@ -58,6 +58,8 @@ def upgrade_engine(
     engine: PromptMixin | BaseChatEngine,
     context: str | Sequence[str] = CONTEXT_VARIABLES,
     question: str = QUESTION_VARIABLE,
+    *,
+    repeat_question: bool = False,
 ) -> Upgrade:
     """Put a slot into every template of an engine that answers a question from a context.
 
@@ -68,6 +70,7 @@ def upgrade_engine(
         engine: a query engine, a chat engine, a response synthesizer, or anything else with `get_prompts`.
         context: as `with_virtual_tokens` takes it.
         question: as `with_virtual_tokens` takes it.
+        repeat_question: as `with_virtual_tokens` takes it.
 
     Raises:
         PromptError: no template of the engine can have a slot; the text says why for each.
@@ -90,7 +93,10 @@ def upgrade_engine(
             left[found.name] = reason
         else:
             try:
-                found.put_back(with_virtual_tokens(found.template, contexts, question))
+                slotted = with_virtual_tokens(
+                    found.template, contexts, question, repeat_question=repeat_question
+                )
+                found.put_back(slotted)
             except PromptError as error:
                 left[found.name] = str(error)
             else:

@@ -16,7 +16,7 @@ from llama_index.core.prompts import (
 from llama_index.llms.spring_rag import jinja
 from llama_index.llms.spring_rag.slots import MARK, adopt
 from spring_rag.errors import PromptError
-from spring_rag.placement import Place, slot_offsets
+from spring_rag.placement import Place, question_to_repeat, slot_offsets
 
 CONTEXT_VARIABLES = ("context_str", "context_messages")
 """What LlamaIndex calls the context in its templates that answer a question."""
@@ -30,6 +30,8 @@ def with_virtual_tokens(
     prompt: Template,
     context: str | Sequence[str] = CONTEXT_VARIABLES,
     question: str = QUESTION_VARIABLE,
+    *,
+    repeat_question: bool = False,
 ) -> Template:
     r"""A template like this one that has a slot for virtual tokens.
 
@@ -47,6 +49,8 @@ def with_virtual_tokens(
         context: the variable that holds the context, or several names that it may have. Where the template maps
             variables (`template_var_mappings`), the name that LlamaIndex uses.
         question: the variable that holds the question.
+        repeat_question: where the question comes before the context, ask it again behind the slot, in the words of its line. Virtual tokens
+            are trained to stand in front of a question, and may do harm elsewhere. Without effect on other templates.
 
     Raises:
         PromptError: no context in the template, two slots, another kind of template.
@@ -57,18 +61,24 @@ def with_virtual_tokens(
     """
     contexts = (context,) if isinstance(context, str) else tuple(context)
     if isinstance(prompt, SelectorPromptTemplate):
-        return cast(Template, _in_selector(prompt, contexts, question))
+        return cast(Template, _in_selector(prompt, contexts, question, repeat_question))
     if has_slot(prompt):
         return prompt
     mappings = prompt.template_var_mappings or {}
     contexts = tuple(mappings.get(name, name) for name in contexts)
     question = mappings.get(question, question)
     if isinstance(prompt, RichPromptTemplate):
-        return _copy(prompt, template_str=_in_jinja(prompt.template_str, contexts, question))
+        return _copy(prompt, template_str=_in_jinja(prompt.template_str, contexts, question, repeat_question))
     if isinstance(prompt, PromptTemplate):
-        return _copy(prompt, template=_in_texts([prompt.template], contexts, question, stacklevel=3)[0])
+        return _copy(
+            prompt,
+            template=_in_texts([prompt.template], contexts, question, repeat_question, stacklevel=3)[0],
+        )
     if isinstance(prompt, ChatPromptTemplate):
-        return _copy(prompt, message_templates=_in_messages(prompt.message_templates, contexts, question))
+        return _copy(
+            prompt,
+            message_templates=_in_messages(prompt.message_templates, contexts, question, repeat_question),
+        )
     msg = (
         f"can't put a slot into a {type(prompt).__name__}; expected a PromptTemplate, ChatPromptTemplate, RichPromptTemplate "
         "or SelectorPromptTemplate"
@@ -104,14 +114,16 @@ def _choices(prompt: SelectorPromptTemplate) -> list[BasePromptTemplate]:
 
 
 def _in_selector(
-    prompt: SelectorPromptTemplate, contexts: Sequence[str], question: str
+    prompt: SelectorPromptTemplate, contexts: Sequence[str], question: str, repeat_question: bool
 ) -> SelectorPromptTemplate:
     # Some models get their documents apart from the prompt (Cohere's): such a template has no context.
     if not has_context(prompt, contexts):
         raise _no_context(contexts)
 
     def slotted(each: BasePromptTemplate) -> BasePromptTemplate:
-        return with_virtual_tokens(each, contexts, question) if has_context(each, contexts) else each
+        if not has_context(each, contexts):
+            return each
+        return with_virtual_tokens(each, contexts, question, repeat_question=repeat_question)
 
     conditionals = prompt.conditionals
     return _copy(
@@ -122,11 +134,11 @@ def _in_selector(
 
 
 def _in_messages(
-    messages: Sequence[ChatMessage], contexts: Sequence[str], question: str
+    messages: Sequence[ChatMessage], contexts: Sequence[str], question: str, repeat_question: bool
 ) -> list[ChatMessage]:
     copies = [message.model_copy(deep=True) for message in messages]
     blocks = _text_blocks(copies)
-    texts = _in_texts([block.text for block in blocks], contexts, question, stacklevel=4)
+    texts = _in_texts([block.text for block in blocks], contexts, question, repeat_question, stacklevel=4)
     for block, text in zip(blocks, texts, strict=True):
         block.text = text
     return copies
@@ -136,19 +148,26 @@ def _text_blocks(messages: Iterable[ChatMessage]) -> list[TextBlock]:
     return [block for message in messages for block in message.blocks if isinstance(block, TextBlock)]
 
 
-def _in_texts(texts: Sequence[str], contexts: Sequence[str], question: str, stacklevel: int) -> list[str]:
+def _in_texts(
+    texts: Sequence[str], contexts: Sequence[str], question: str, repeat_question: bool, stacklevel: int
+) -> list[str]:
     """The texts of a template in `{variable}` syntax, one of them with the mark."""
     adopted = [adopt(text) for text in texts]
     if _marked(adopted):
         return adopted
     if not (found := _find(texts, contexts)):
         raise _no_context(contexts)
-    text, offset = slot_offsets(texts, found, _find(texts, [question]), stacklevel=stacklevel)[0]
-    adopted[text] = texts[text][:offset] + MARK + texts[text][offset:]
+    asked = _find(texts, [question])
+    if repeat_question and asked and (repeated := question_to_repeat(texts, found, asked)) is not None:
+        text, offset, mark = max(found).text, max(found).end, f"\n{MARK}{repeated}"
+    else:
+        text, offset = slot_offsets(texts, found, asked, stacklevel=stacklevel)[0]
+        mark = MARK
+    adopted[text] = texts[text][:offset] + mark + texts[text][offset:]
     return adopted
 
 
-def _in_jinja(source: str, contexts: Sequence[str], question: str) -> str:
+def _in_jinja(source: str, contexts: Sequence[str], question: str, repeat_question: bool) -> str:
     source = re.sub(r"\r\n?", "\n", source)
     adopted = adopt(source)
     if _marked([adopted]):
@@ -167,7 +186,11 @@ def _in_jinja(source: str, contexts: Sequence[str], question: str) -> str:
     texts = [source[first:last] for first, last in ranges]
     if not (found := find(contexts)):
         raise _no_context(contexts)
-    offsets = slot_offsets(texts, found, find([question]), stacklevel=3)
+    asked = find([question])
+    if repeat_question and asked and (repeated := question_to_repeat(texts, found, asked)) is not None:
+        after = ranges[max(found).text][0] + max(found).end
+        return jinja.insert(source, MARK, [after]).replace(MARK, f"\n{MARK}{repeated}")
+    offsets = slot_offsets(texts, found, asked, stacklevel=3)
     return jinja.insert(source, MARK, [ranges[text][0] + offset for text, offset in offsets])
 
 
