@@ -110,6 +110,15 @@ def test_rows_answer_as_they_do_without_sharing(backend, make_requests, forwards
     assert seen[0][1] > longest
 
 
+def test_brief_answers_are_read_together(backend, make_requests, forwards, monkeypatch):
+    requests, brief = make_requests(), GenerationSettings(max_new_tokens=3)
+    seen = forwards(backend.hf_model)
+    shared = backend.generate(requests, brief)
+    assert (45, 1) in seen
+    monkeypatch.setattr(prefix, "_possible", lambda model: False)
+    assert backend.generate(requests, brief) == shared
+
+
 @pytest.fixture
 def llama_backend(build_model, tokenizer, make_tokens):
     return attach(build_model("llama", tied=False), tokenizer, make_tokens)

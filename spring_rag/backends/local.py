@@ -267,7 +267,7 @@ class LocalBackend:
         answers: dict[int, Generation] = {}
         with torch.no_grad(), evaluating(self.hf_model):
             encoded = [request.encoded for request in requests]
-            for part in parts(self.hf_model, self.embedding, encoded, rows):
+            for part in parts(self.hf_model, self.embedding, encoded, rows, settings.max_new_tokens):
                 prompts, virtual = [encoded[row] for row in part.rows], [rows[row] for row in part.rows]
                 found = self._decode_part(prompts, virtual, part.cache, settings, streamer, cancelled)
                 answers.update(zip(part.rows, found, strict=True))

@@ -26,6 +26,9 @@ _LEAST_SHARE, _LEAST_COLUMNS = 0.25, 256
 _ALIKE, _SHORT = 1.5, 16
 """Rows are read together up to this ratio of their lengths from the slot on, and whatever the ratio up to this length."""
 
+_BRIEF = 16
+"""Up to so many tokens no answer is worth a pass of its own."""
+
 _ROOM = 32
 """Columns by which a cache grows at a time."""
 
@@ -44,23 +47,29 @@ class Part:
 
 
 def parts(
-    model: PreTrainedModel, embedding: InputEmbedding, encoded: Sequence[Encoded], rows: Sequence[Tensor]
+    model: PreTrainedModel,
+    embedding: InputEmbedding,
+    encoded: Sequence[Encoded],
+    rows: Sequence[Tensor],
+    max_new_tokens: int,
 ) -> Iterator[Part]:
     """Divide a batch into what is decoded together, the contexts that rows share computed once.
 
-    Prompts without virtual tokens come apart from those with: the plain backbone's answers are longer, and in a batch all wait for the
-    longest. The whole batch is one part, without a cache, where sharing saves too little or isn't possible with this backbone.
+    Prompts without virtual tokens come apart from those with, unless all answers are brief: the plain backbone's are longer, and in a batch
+    all wait for the longest. The whole batch is one part, without a cache, where sharing saves too little or isn't possible with this backbone.
 
     Args:
         model: the backbone, with dropout off; gradients must be off too.
         embedding: of the backbone.
         encoded: the batch's prompts.
         rows: the virtual tokens of each, shape `[k, hidden_size]`.
+        max_new_tokens: most tokens of an answer.
     """
     prompts = [_Prompt(one, virtual) for one, virtual in zip(encoded, rows, strict=True)]
     contexts = list(dict.fromkeys(one.context_ids for one in encoded))
-    plain = [row for row, one in enumerate(rows) if not len(one)]
-    others = [row for row, one in enumerate(rows) if len(one)]
+    brief = max_new_tokens <= _BRIEF
+    plain = [row for row, one in enumerate(rows) if not len(one) and not brief]
+    others = [row for row, one in enumerate(rows) if len(one) or brief]
     groups = [_alike(prompts, some) for some in (plain, others) if some]
     states = None
     if _worthwhile(contexts, prompts, groups) and _possible(model):
