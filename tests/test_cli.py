@@ -233,6 +233,7 @@ class TestIndex:
         line = fails("index", tmp_path / "bad.txt", "--db", tmp_path / "db")
         assert "bad.txt isn't UTF-8 text" in line
         assert "doesn't exist" in fails("index", tmp_path / "no.txt", "--db", tmp_path / "db")
+        assert not (tmp_path / "db").exists()
 
     def test_an_unknown_embedding_function(self, tmp_path):
         (tmp_path / "a.txt").write_text("A fox.", "utf-8")

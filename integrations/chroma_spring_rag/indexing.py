@@ -57,6 +57,30 @@ class _Chunk:
     position: int
 
 
+def read_files(paths: Iterable[Path]) -> dict[Path, str]:
+    """The texts of the files that `index_files` would put into a collection, by path.
+
+    Args:
+        paths: as `index_files` takes them.
+
+    Raises:
+        DocumentError: as `index_files` has it; names all that can't be read.
+    """
+    texts: dict[Path, str] = {}
+    problems = []
+    for file in _find_files(paths):
+        try:
+            texts[file] = file.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            problems.append(f"{file} isn't UTF-8 text (byte {error.start}: {error.reason})")
+        except OSError as error:
+            problems.append(f"{file} can't be read ({error.strerror})")
+    if problems:
+        msg = f"nothing was indexed: {'; '.join(problems)}. Convert or leave out these files"
+        raise DocumentError(msg)
+    return texts
+
+
 def index_files(
     collection: Collection,
     paths: Iterable[Path],
@@ -91,7 +115,7 @@ def index_files(
         msg = f"chunk_overlap must be at least 0 and less than chunk_size; they are {chunk_overlap} and {chunk_size}"
         raise DocumentError(msg)
     paths = list(paths)
-    texts = _read_all(_find_files(paths))
+    texts = read_files(paths)
     chunks = [
         chunk for path, text in texts.items() for chunk in _split(path, text, chunk_size, chunk_overlap)
     ]
@@ -152,22 +176,6 @@ def _text_files(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if Path(name).suffix.lower() in _TEXT_SUFFIXES and not name.startswith("."):
                 yield Path(root, name)
-
-
-def _read_all(files: Iterable[Path]) -> dict[Path, str]:
-    texts: dict[Path, str] = {}
-    problems = []
-    for file in files:
-        try:
-            texts[file] = file.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            problems.append(f"{file} isn't UTF-8 text (byte {error.start}: {error.reason})")
-        except OSError as error:
-            problems.append(f"{file} can't be read ({error.strerror})")
-    if problems:
-        msg = f"nothing was indexed: {'; '.join(problems)}. Convert or leave out these files"
-        raise DocumentError(msg)
-    return texts
 
 
 def _split(path: Path, text: str, chunk_size: int, chunk_overlap: int) -> Iterator[_Chunk]:

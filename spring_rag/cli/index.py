@@ -55,9 +55,10 @@ def index(
         msg = f"must be less than --chunk-size, {chunk_size}"
         raise typer.BadParameter(msg, param_hint="--chunk-overlap")
     with quiet_libraries():
-        client = connect(db, host, port, create=True)
-        from chroma_spring_rag import index_files, open_or_create_collection
+        from chroma_spring_rag import index_files, open_or_create_collection, read_files
 
+        read_files(paths)  # before a database is made for nothing
+        client = connect(db, host, port, create=True)
         target = open_or_create_collection(client, collection, embedding)
         with progress("indexing") as report_progress:
             report = index_files(
