@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Commands set it, and Chroma refuses a second client in memory whose settings differ.
+os.environ.setdefault("ANONYMIZED_TELEMETRY", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One worker per core, so one thread each; what a test starts inherits it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

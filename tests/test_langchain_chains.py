@@ -2,7 +2,6 @@
 
 from typing import TypedDict
 
-import chromadb
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRequest, dynamic_prompt
@@ -53,10 +52,7 @@ QA_WITH_HISTORY = ChatPromptTemplate.from_messages(
 @pytest.fixture(scope="module")
 def store():
     documents = [Document(text, metadata={"source": f"{i}.txt"}) for i, text in enumerate(PASSAGES)]
-    client = chromadb.EphemeralClient()
-    return Chroma.from_documents(
-        documents, WordEmbeddings(), collection_name="langchain-chains", client=client
-    )
+    return Chroma.from_documents(documents, WordEmbeddings(), collection_name="langchain-chains")
 
 
 @pytest.fixture(scope="module")

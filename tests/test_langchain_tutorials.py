@@ -6,7 +6,6 @@ Each is written as LangChain's documentation builds it today, around the demo's 
 from collections.abc import Callable
 from typing import TypedDict
 
-import chromadb
 import pytest
 from demo_parts import DOCUMENTS, MAX_TOKENS, QUESTIONS, share_right
 from langchain.agents import create_agent
@@ -45,9 +44,7 @@ def store():
     """Loaded, split and stored as the tutorials do it."""
     documents = [Document(text) for text in DOCUMENTS]
     splits = RecursiveCharacterTextSplitter(chunk_size=1000, chunk_overlap=200).split_documents(documents)
-    # The client by name, since Chroma refuses a second one of its own making in one process.
-    client = chromadb.EphemeralClient()
-    vector_store = Chroma("tutorials", WordEmbeddings(), client=client)
+    vector_store = Chroma(collection_name="tutorials", embedding_function=WordEmbeddings())
     vector_store.add_documents(splits)
     return vector_store
 
