@@ -57,7 +57,7 @@ class _Chunk:
     position: int
 
 
-def read_files(paths: Iterable[Path]) -> dict[Path, str]:
+def read_files(paths: Sequence[Path]) -> dict[Path, str]:
     """The texts of the files that `index_files` would put into a collection, by path.
 
     Args:

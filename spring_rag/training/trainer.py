@@ -228,7 +228,7 @@ def _tensorboard(folder: Path) -> TensorBoardCallback:
 def _warn_if_slow() -> None:
     """Without AVX-512, x86 processors compute bfloat16 number by number: a step took a hundred times as long as in float32."""
     # Later than the oldest PyTorch that will do, and better silent than wrong.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities.get("architecture") == "x86_64" and not capabilities.get("avx512_f", True):
         msg = "this processor has no instructions for bfloat16, so training in it may take many times as long as in float32"
         warnings.warn(msg, stacklevel=3)
