@@ -62,15 +62,17 @@ def slot_offsets(
 def question_to_repeat(
     texts: Sequence[str], contexts: Sequence[Place], questions: Sequence[Place]
 ) -> str | None:
-    """What asks the question once more, to stand right after a slot that follows the context; None if the question does so already.
+    """What asks the question once more, to stand right after a slot that follows the context; None if the question does so already, or isn't there.
 
     It is the line that holds the question, up to the variable's end.
 
     Args:
         texts: as for `slot_offsets`.
         contexts: as for `slot_offsets`.
-        questions: where the question is used; at least one place.
+        questions: where the question is used.
     """
+    if not questions:
+        return None
     last = max(contexts)
     place = max(questions)
     if (place.text, place.start) >= (last.text, last.end):

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -87,6 +87,7 @@ def index_files(
     *,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     chunk_overlap: int = DEFAULT_CHUNK_OVERLAP,
+    texts: Mapping[Path, str] | None = None,
     progress: Progress | None = None,
 ) -> IndexReport:
     """Put text and Markdown files into a collection, in chunks.
@@ -104,6 +105,7 @@ def index_files(
             hidden ones left out.
         chunk_size: most characters of a chunk.
         chunk_overlap: characters that neighbouring chunks may share, less than `chunk_size`.
+        texts: what `read_files` gave for the same paths, if they are read already.
         progress: told about every batch written.
 
     Raises:
@@ -115,7 +117,7 @@ def index_files(
         msg = f"chunk_overlap must be at least 0 and less than chunk_size; they are {chunk_overlap} and {chunk_size}"
         raise DocumentError(msg)
     paths = list(paths)
-    texts = read_files(paths)
+    texts = read_files(paths) if texts is None else texts
     chunks = [
         chunk for path, text in texts.items() for chunk in _split(path, text, chunk_size, chunk_overlap)
     ]

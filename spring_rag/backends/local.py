@@ -19,8 +19,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from spring_rag.backends.base import DEFAULT_TOKENS, Generation, GenerationSettings, Request, Usage
-from spring_rag.backends.checks import check_length, virtual_rows
+from spring_rag.backends.base import Generation, GenerationSettings, Request, Usage
+from spring_rag.backends.checks import attached, check_length, virtual_rows
 from spring_rag.backends.decoding import (
     Cancellation,
     Sampler,
@@ -156,9 +156,7 @@ class LocalBackend:
         Raises:
             TokensError: no set has this name.
         """
-        if name is None and DEFAULT_TOKENS not in self._bank:
-            return None
-        return self._bank[name or DEFAULT_TOKENS]
+        return attached(self._bank, name)
 
     def generate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
         """Answer all requests as one batch, results in their order.

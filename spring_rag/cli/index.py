@@ -57,12 +57,17 @@ def index(
     with quiet_libraries():
         from chroma_spring_rag import index_files, open_or_create_collection, read_files
 
-        read_files(paths)  # before a database is made for nothing
+        texts = read_files(paths)  # before a database is made for nothing
         client = connect(db, host, port, create=True)
         target = open_or_create_collection(client, collection, embedding)
         with progress("indexing") as report_progress:
             report = index_files(
-                target, paths, chunk_size=chunk_size, chunk_overlap=chunk_overlap, progress=report_progress
+                target,
+                paths,
+                chunk_size=chunk_size,
+                chunk_overlap=chunk_overlap,
+                texts=texts,
+                progress=report_progress,
             )
     if json:
         print_json({"collection": collection, **asdict(report)})

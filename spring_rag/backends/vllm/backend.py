@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import openai
 import torch
 
-from spring_rag.backends.base import DEFAULT_TOKENS, Generation, GenerationSettings, Request, Usage
-from spring_rag.backends.checks import check_length, virtual_rows
+from spring_rag.backends.base import Generation, GenerationSettings, Request, Usage
+from spring_rag.backends.checks import attached, check_length, virtual_rows
 from spring_rag.backends.decoding import TextStreamer, cut, decoder
 from spring_rag.backends.vllm import loop
 from spring_rag.backends.vllm.calls import Call, Reply, pack, server_settings
@@ -156,9 +156,7 @@ class VLLMBackend:
         Raises:
             TokensError: no set has this name.
         """
-        if name is None and DEFAULT_TOKENS not in self._bank:
-            return None
-        return self._bank[name or DEFAULT_TOKENS]
+        return attached(self._bank, name)
 
     def generate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
         """Answer all requests, `concurrency` at once, results in their order.

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spring_rag.backends.vllm.layouts import RAW
 from spring_rag.errors import BackendError, PromptError
+from spring_rag.persistence.files import replace_files
 from spring_rag.rendering import apply_template
 
 MINIMUM_VERSION = (0, 32)
@@ -107,12 +107,9 @@ def write_template(model: str, *, revision: str | None = None) -> Path:
     folder = (
         Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spring-rag" / "chat-templates"
     )
-    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jinja"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    Path(file.name).replace(path)
-    return path
+    name = f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jinja"
+    replace_files(folder, {name: text.encode()})
+    return folder / name
 
 
 def serving_command(python: str, model: str, template: Path | None, flags: Sequence[str]) -> list[str]:

@@ -158,7 +158,7 @@ def _in_texts(
     if not (found := _find(texts, contexts)):
         raise _no_context(contexts)
     asked = _find(texts, [question])
-    if repeat_question and asked and (repeated := question_to_repeat(texts, found, asked)) is not None:
+    if repeat_question and (repeated := question_to_repeat(texts, found, asked)) is not None:
         text, offset, mark = max(found).text, max(found).end, f"\n{MARK}{repeated}"
     else:
         text, offset = slot_offsets(texts, found, asked, stacklevel=stacklevel)[0]
@@ -187,7 +187,7 @@ def _in_jinja(source: str, contexts: Sequence[str], question: str, repeat_questi
     if not (found := find(contexts)):
         raise _no_context(contexts)
     asked = find([question])
-    if repeat_question and asked and (repeated := question_to_repeat(texts, found, asked)) is not None:
+    if repeat_question and (repeated := question_to_repeat(texts, found, asked)) is not None:
         after = ranges[max(found).text][0] + max(found).end
         return jinja.insert(source, MARK, [after]).replace(MARK, f"\n{MARK}{repeated}")
     offsets = slot_offsets(texts, found, asked, stacklevel=3)
