@@ -45,7 +45,7 @@ def main() -> None:
     model.generation_config.eos_token_id = None
     backend = LocalBackend(model, tokenizer)
     backend.add_tokens("default", VirtualTokens(torch.randn(TOKENS, backend.hidden_size) * 0.02))
-    results = {f"answers of {answer} tokens": measure_one(backend, answer, rounds=3) for answer in ANSWERS}
+    results = {f"answers of {answer} tokens": measure_one(backend, answer, rounds=7) for answer in ANSWERS}
     parameters = sum(p.numel() for p in model.parameters())
     what = f"{QUESTIONS} questions with k = {', '.join(map(str, KS))} in one batch, beside k = {KS[-1]} alone; contexts of {CONTEXT} tokens, questions of {QUESTION}"
     save("sweep", {"what": what, "bar": 1.6, "parameters": parameters, "device": device, "results": results})

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 from spring_rag.backends import prefix
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
+from spring_rag.backends.shared_context import RoomyLayer
 from spring_rag.encoding import Encoded
 from spring_rag.errors import PromptError
 
@@ -137,6 +138,7 @@ def test_streams_stop_strings_and_samples_agree(llama_backend, make_requests):
 def test_prompts_without_a_slot_share_too(llama_backend, tokenizer, forwards):
     encoded = Encoded(tuple(tokenizer(CONTEXTS[0][0])["input_ids"]), None)
     alone = llama_backend.generate([Request(encoded)], SETTINGS)[0]
+    llama_backend.generate([Request(encoded)] * 12, SETTINGS)  # tries once what the model can
     seen = forwards(llama_backend.hf_model)
     assert llama_backend.generate([Request(encoded)] * 12, SETTINGS) == [alone] * 12
     assert seen[0] == (1, len(encoded.ids))
@@ -202,7 +204,7 @@ def test_a_recurrent_state_is_not_shared(tokenizer, make_tokens, make_requests):
 def test_a_roomy_layer_holds_what_a_plain_one_does(steps):
     plain, first = DynamicLayer(), (torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4))
     plain.update(*(one[:, :, :7] for one in first))
-    roomy = prefix.RoomyLayer(*first, 7)
+    roomy = RoomyLayer(*first, 7)
     for width in [steps] * 60:
         keys, values = torch.randn(2, 3, width, 4), torch.randn(2, 3, width, 4)
         for expected, found in zip(plain.update(keys, values), roomy.update(keys, values), strict=True):

@@ -32,6 +32,7 @@ from spring_rag.backends.decoding import (
 )
 from spring_rag.backends.gathering import Gathering, longest_decides_positions
 from spring_rag.backends.prefix import parts
+from spring_rag.backends.shared_context import attending
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, PromptTooLongError
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
@@ -294,16 +295,17 @@ class LocalBackend:
             criteria.append(Cancellation(cancelled))
         assert self.hf_model.generation_config is not None
         generate: Callable[..., Tensor] = cast(Any, self.hf_model).generate
-        sequences = generate(
-            plain_ids,
-            inputs_embeds=batch.inputs_embeds,
-            attention_mask=batch.attention_mask,
-            logits_processor=self._samplers(settings, len(encoded)),
-            stopping_criteria=StoppingCriteriaList(criteria),
-            streamer=streamer,
-            **({} if cache is None else {"past_key_values": cache}),
-            **generation_arguments(self.hf_model.generation_config, settings, eos_ids),
-        )
+        with attending(self.hf_model, cache):
+            sequences = generate(
+                plain_ids,
+                inputs_embeds=batch.inputs_embeds,
+                attention_mask=batch.attention_mask,
+                logits_processor=self._samplers(settings, len(encoded)),
+                stopping_criteria=StoppingCriteriaList(criteria),
+                streamer=streamer,
+                **({} if cache is None else {"past_key_values": cache}),
+                **generation_arguments(self.hf_model.generation_config, settings, eos_ids),
+            )
         generated = sequences[:, plain_ids.shape[1] :].tolist()
         ends = stops.ends if stops else [None] * len(encoded)
         return [

@@ -1,10 +1,12 @@
 """Contexts that several rows of one batch have in common, computed once.
 
 The context stands before the slot and attention is causal, so its keys and values depend neither on the set of virtual tokens
-nor on k. They are computed once per distinct context and copied to each row in the layout that the row has without this:
-padded on the left, so that what counts columns instead of positions (sliding windows, ALiBi) sees nothing new.
+nor on k. They are computed once per distinct context. Every row keeps the layout that it has without this: padded on the left, so
+that what counts columns instead of positions (sliding windows, ALiBi) sees nothing new. What comes before all rows' own columns is read
+where it was computed, by the models that can (`shared_context`); for the others it is copied to each row.
 """
 
+import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,14 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from spring_rag.backends.gathering import longest_decides_positions
+from spring_rag.backends.shared_context import (
+    ROOM,
+    RoomyLayer,
+    SharedContext,
+    Sharing,
+    attending,
+    takes_shared_contexts,
+)
 from spring_rag.encoding import Encoded
 from spring_rag.splice import InputEmbedding, splice_batch
 
@@ -28,9 +38,6 @@ _ALIKE, _SHORT = 1.5, 16
 
 _BRIEF = 16
 """Up to so many tokens no answer is worth a pass of its own."""
-
-_ROOM = 32
-"""Columns by which a cache grows at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,22 +176,44 @@ def _cache(
     Every row ends in the last column. A group's rows first get the columns that all of them have in their contexts, and are then read up
     to the last column together. Layers that keep all columns do so in one tensor of which each group has its rows.
     """
-    width = max(prompts[row].length for group in groups for row in group)
+    every = [row for group in groups for row in group]
+    width = max(prompts[row].length for row in every)
     cached = [width - prompts[group[0]].tail for group in groups]
-    rows = sum(map(len, groups))
+    # Columns before this one are read where the contexts were computed.
+    start = min(cached) if takes_shared_contexts(model, embedding, states) else 0
+    padding = {row: width - prompts[row].length for row in every}
+
+    @functools.cache
+    def sharing(rows: tuple[int, ...], device: torch.device) -> Sharing:
+        lengths = [max(0, start - padding[row]) for row in rows]
+        contexts = [which[row] for row in rows]
+        return Sharing.of(contexts, lengths, columns=start, contexts=len(states[0][0]), device=device)
+
+    def fill(
+        cache: DynamicCache, number: int, rows: Sequence[int], own: Sequence[Tensor], columns: int
+    ) -> None:
+        keys, values = states[number]
+        context = SharedContext(keys, values, sharing(tuple(rows), keys.device)) if start else None
+        if type(cache.layers[number]) is DynamicLayer:
+            cache.layers[number] = RoomyLayer(own[0], own[1], columns - start, context)
+        elif columns:
+            _layers(cache)[number].update(*(one[:, :, :columns] for one in own))
+
     whole, parts = _empty(model), [_empty(model) for _ in groups]
     for number, pair in enumerate(states):
-        rooms = [one.new_empty(rows, one.shape[1], width + _ROOM, one.shape[3]) for one in pair]
-        for start, group, part, columns in zip(_starts(groups), groups, parts, cached, strict=True):
-            views = [room[start : start + len(group)] for room in rooms]
-            for at, row in enumerate(group):
-                padding = min(columns, width - prompts[row].length)
+        rooms = [one.new_empty(len(every), one.shape[1], width - start + ROOM, one.shape[3]) for one in pair]
+        for at, group, part, columns in zip(_starts(groups), groups, parts, cached, strict=True):
+            views = [room[at : at + len(group)] for room in rooms]
+            for place, row in enumerate(group):
+                first = min(columns, max(start, padding[row]))
                 for view, context in zip(views, pair, strict=True):
                     # The mask hides padding, but what isn't a number would spoil even a weight of zero.
-                    view[at, :, :padding] = 0
-                    view[at, :, padding:columns] = context[which[row], :, : columns - padding]
-            _fill(part, number, views, columns)
-        _fill(whole, number, rooms, width - 1)
+                    view[place, :, : first - start] = 0
+                    view[place, :, first - start : columns - start] = context[
+                        which[row], :, first - padding[row] : columns - padding[row]
+                    ]
+            fill(part, number, group, views, columns)
+        fill(whole, number, every, rooms, width - 1)
     if len(groups) == 1:
         return parts[0]
     for group, part, columns in zip(groups, parts, cached, strict=True):
@@ -209,15 +238,6 @@ def _layers(cache: DynamicCache) -> list[DynamicLayer]:
     return cast(list[DynamicLayer], cache.layers)
 
 
-def _fill(cache: DynamicCache, number: int, rooms: Sequence[Tensor], columns: int) -> None:
-    """Let a layer hold the first columns of keys and values that lie in larger tensors."""
-    keys, values = rooms
-    if type(cache.layers[number]) is DynamicLayer:
-        cache.layers[number] = RoomyLayer(keys, values, columns)
-    elif columns:
-        _layers(cache)[number].update(keys[:, :, :columns], values[:, :, :columns])
-
-
 def _read(
     model: PreTrainedModel,
     embedding: InputEmbedding,
@@ -236,51 +256,11 @@ def _read(
         "position_ids": batch.position_ids[:, start - end - 1 : -1],
         "logits_to_keep": 1,
     }
-    model(
-        inputs_embeds=batch.inputs_embeds[:, start - end - 1 : -1],
-        attention_mask=functional.pad(batch.attention_mask, (more, 0))[:, :-1],
-        past_key_values=cache,
-        use_cache=True,
-        **{name: value for name, value in inputs.items() if name in names},
-    )
-
-
-class RoomyLayer(DynamicLayer):
-    """Keys and values that grow in place for some columns; a plain layer copies all that it holds for every new token.
-
-    Args:
-        keys: shape `[B, heads, columns, head_dim]`, with room for more than is held.
-        values: the same.
-        held: number of columns that count.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, held: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._rooms = [keys, values]
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self.keys, self.values = keys[:, :, :held], values[:, :, :held]
-
-    def update(
-        self,
-        key_states: Tensor,
-        value_states: Tensor,
-        *args: Any,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor]:
-        """Append; shapes `[B, heads, new, head_dim]`. Gives all keys and values."""
-        assert self.keys is not None
-        assert self.values is not None
-        self.keys, self._rooms[0] = _grown(self.keys, self._rooms[0], key_states)
-        self.values, self._rooms[1] = _grown(self.values, self._rooms[1], value_states)
-        return self.keys, self.values
-
-
-def _grown(held: Tensor, room: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    """What is held with new columns behind it, and the tensor with room for more that it lies in."""
-    start = held.shape[2]
-    end = start + new.shape[2]
-    if room.shape[2] < end:
-        room = held.new_empty(*held.shape[:2], end + _ROOM, held.shape[3])
-        room[:, :, :start] = held
-    room[:, :, start:end] = new
-    return room[:, :, :end], room
+    with attending(model, cache):
+        model(
+            inputs_embeds=batch.inputs_embeds[:, start - end - 1 : -1],
+            attention_mask=functional.pad(batch.attention_mask, (more, 0))[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+            **{name: value for name, value in inputs.items() if name in names},
+        )
