@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 from transformers import DynamicCache
@@ -69,6 +69,7 @@ def batches(draw):
     return count, rows, columns, lengths
 
 
+@settings(deadline=None)
 @given(
     batch=batches(),
     queries=st.integers(1, 3),
@@ -104,9 +105,10 @@ def test_attention_is_that_over_copies(batch, queries, before, groups, scores_at
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("family", HANDS_ON)
-def test_contexts_are_not_copied(build_model, tokenizer, make_tokens, layers, family, dtype):
-    backend = attach(build_model(family, tied=False, dtype=dtype), tokenizer, make_tokens)
+def test_contexts_are_not_copied(build_model, tokenizer, make_tokens, layers, family, device, dtype):
+    backend = attach(build_model(family, tied=False, dtype=dtype).to(device), tokenizer, make_tokens)
     requests = make_requests()
     answers = backend.generate(requests, GenerationSettings(max_new_tokens=8))
     assert layers
@@ -157,15 +159,15 @@ def test_backends_of_one_model_may_run_at_once(build_model, tokenizer, make_toke
     model = build_model("llama", tied=False)
     backends = [attach(model, tokenizer, make_tokens) for _ in range(3)]
     requests = [make_requests(width=60 + 5 * number) for number in range(len(backends))]
-    settings = GenerationSettings(max_new_tokens=24)
+    greedy = GenerationSettings(max_new_tokens=24)
     expected = [
-        [backend.generate([one], settings)[0] for one in some]
+        [backend.generate([one], greedy)[0] for one in some]
         for backend, some in zip(backends, requests, strict=True)
     ]
     found: dict[int, list[object]] = {number: [] for number in range(len(backends))}
 
     def answer(number):
-        found[number] += [backends[number].generate(requests[number], settings) for _ in range(4)]
+        found[number] += [backends[number].generate(requests[number], greedy) for _ in range(4)]
 
     threads = [threading.Thread(target=answer, args=(number,)) for number in found]
     for thread in threads:

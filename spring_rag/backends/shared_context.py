@@ -263,7 +263,7 @@ def attending(model: PreTrainedModel, cache: Cache | None) -> Iterator[None]:
 def takes_shared_contexts(
     model: PreTrainedModel, embedding: InputEmbedding, states: Sequence[tuple[Tensor, Tensor]]
 ) -> bool:
-    """Whether every layer's attention gets what the layer's cache gave: tried out once for a model, on one token.
+    """Whether every layer sees all columns and its attention gets what its cache gave: tried out once for a model, on one token.
 
     Args:
         model: the backbone, with dropout off.
@@ -272,6 +272,8 @@ def takes_shared_contexts(
     """
     config = model.config.get_text_config(decoder=True)
     if not model.is_backend_compatible() or config._attn_implementation not in (_REPLACES, _NAME):
+        return False
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
         return False
     if model not in _tried:
         _tried[model] = _try(model, embedding, states)
