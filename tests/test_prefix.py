@@ -94,8 +94,13 @@ def backend(request, build_model, tokenizer, make_tokens):
     return attach(model, tokenizer, make_tokens)
 
 
-def test_rows_answer_as_they_do_without_sharing(backend, make_requests, forwards, monkeypatch):
+@pytest.mark.parametrize("read_in_place", ["where it pays", "always"])
+def test_rows_answer_as_they_do_without_sharing(backend, make_requests, forwards, monkeypatch, read_in_place):
+    if read_in_place == "always":
+        monkeypatch.setattr(prefix, "_LEAST_IN_PLACE", 0.0)
+        monkeypatch.setattr(prefix, "_EVEN", 100.0)
     requests = make_requests()
+    backend.generate(requests, SETTINGS)  # tries once what the model can
     seen = forwards(backend.hf_model)
     shared = backend.generate(requests, SETTINGS)
     longest = max(len(request.encoded.context_ids) for request in requests)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
-from transformers import DynamicCache
+from transformers import DiffLlamaConfig, DiffLlamaForCausalLM, DynamicCache, LlamaForCausalLM
 
 from spring_rag.backends import prefix, shared_context
 from spring_rag.backends.base import GenerationSettings, Request
@@ -75,15 +75,17 @@ def batches(draw):
     queries=st.integers(1, 3),
     before=st.integers(0, 4),
     groups=st.sampled_from([1, 2]),
+    value_dim=st.sampled_from([HEAD_DIM, HEAD_DIM // 2]),
     scores_at_a_time=st.sampled_from([1, 100, 2**26]),
 )
-def test_attention_is_that_over_copies(batch, queries, before, groups, scores_at_a_time):
+def test_attention_is_that_over_copies(batch, queries, before, groups, value_dim, scores_at_a_time):
     count, which, columns, lengths = batch
     heads, rows = 2, len(which)
-    contexts = [torch.randn(count, heads, columns, HEAD_DIM) for _ in "kv"]
-    own = [torch.randn(rows, heads, before + queries, HEAD_DIM) for _ in "kv"]
+    dims = (HEAD_DIM, value_dim)
+    contexts = [torch.randn(count, heads, columns, dim) for dim in dims]
+    own = [torch.randn(rows, heads, before + queries, dim) for dim in dims]
     query = torch.randn(rows, heads * groups, queries, HEAD_DIM)
-    copies = [torch.zeros(rows, heads, columns, HEAD_DIM) for _ in "kv"]
+    copies = [torch.zeros(rows, heads, columns, dim) for dim in dims]
     mask = torch.zeros(rows, 1, queries, columns + before + queries, dtype=torch.bool)
     mask[..., columns:] = torch.ones(queries, before + queries).tril(before).bool()
     for row, (context, length) in enumerate(zip(which, lengths, strict=True)):
@@ -101,7 +103,10 @@ def test_attention_is_that_over_copies(batch, queries, before, groups, scores_at
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_context, "_MOST_SCORES", scores_at_a_time)
         found, _ = shared_context._attention(torch.nn.Identity(), query, keys, values, mask, scaling=0.7)
-    torch.testing.assert_close(found.transpose(1, 2), expected)
+        torch.testing.assert_close(found.transpose(1, 2), expected)
+        if mask.all():
+            found, _ = shared_context._attention(torch.nn.Identity(), query, keys, values, None, scaling=0.7)
+            torch.testing.assert_close(found.transpose(1, 2), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -155,9 +160,30 @@ def test_a_layer_that_fails_under_another_name_gets_copies(build_model, tokenize
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_backends_of_one_model_may_run_at_once(build_model, tokenizer, make_tokens):
+def test_an_attention_that_changes_what_the_cache_gave_gets_copies(tokenizer, make_tokens, layers):
+    config = DiffLlamaConfig(
+        vocab_size=352, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        initializer_range=0.2, eos_token_id=2,
+    )  # fmt: skip
+    backend = attach(DiffLlamaForCausalLM(config).eval(), tokenizer, make_tokens)
+    requests, greedy = make_requests(), GenerationSettings(max_new_tokens=8)
+    assert backend.generate(requests, greedy) == [backend.generate([one], greedy)[0] for one in requests]
+    assert not any(shared for _, shared in layers)
+
+
+def test_many_rows_on_one_context_and_few_on_others_get_copies(build_model, tokenizer, make_tokens, layers):
+    backend = attach(build_model("llama", tied=False), tokenizer, make_tokens)
+    same, *others = make_requests(contexts=4)[::4]
+    backend.generate([same] * 8 + others, GenerationSettings(max_new_tokens=8))
+    assert layers
+    assert not any(shared for _, shared in layers)
+
+
+@pytest.mark.parametrize("models", ["one model", "one config"])
+def test_backends_may_run_at_once(build_model, tokenizer, make_tokens, models):
     model = build_model("llama", tied=False)
-    backends = [attach(model, tokenizer, make_tokens) for _ in range(3)]
+    others = [model if models == "one model" else LlamaForCausalLM(model.config).eval() for _ in range(2)]
+    backends = [attach(one, tokenizer, make_tokens) for one in (model, *others)]
     requests = [make_requests(width=60 + 5 * number) for number in range(len(backends))]
     greedy = GenerationSettings(max_new_tokens=24)
     expected = [

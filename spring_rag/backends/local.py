@@ -270,6 +270,7 @@ class LocalBackend:
                 prompts, virtual = [encoded[row] for row in part.rows], [rows[row] for row in part.rows]
                 found = self._decode_part(prompts, virtual, part.cache, settings, streamer, cancelled)
                 answers.update(zip(part.rows, found, strict=True))
+                del part  # or its cache would stay while that of the next is made
         return [answers[row] for row in range(len(requests))]
 
     def _decode_part(

@@ -8,6 +8,7 @@ where it was computed, by the models that can (`shared_context`); for the others
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -38,6 +39,10 @@ _ALIKE, _SHORT = 1.5, 16
 
 _BRIEF = 16
 """Up to so many tokens no answer is worth a pass of its own."""
+
+
+_LEAST_IN_PLACE, _EVEN = 0.5, 1.5
+"""Contexts are read in place for this share of all columns or more, and for so many times the rows at most as if each had equally many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,8 @@ def parts(
     numbers = {context: number for number, context in enumerate(contexts)}
     which = [numbers[one.context_ids] for one in encoded]
     for some in groups:
-        cache = _cache(model, embedding, prompts, which, some, states)
-        yield Part(tuple(row for group in some for row in group), cache)
+        every = tuple(row for group in some for row in group)
+        yield Part(every, _cache(model, embedding, prompts, which, some, states))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +184,11 @@ def _cache(
     every = [row for group in groups for row in group]
     width = max(prompts[row].length for row in every)
     cached = [width - prompts[group[0]].tail for group in groups]
-    # Columns before this one are read where the contexts were computed.
-    start = min(cached) if takes_shared_contexts(model, embedding, states) else 0
     padding = {row: width - prompts[row].length for row in every}
+    start = min(cached)
+    worthwhile = start >= _LEAST_IN_PLACE * width and _even([which[row] for row in every])
+    if not worthwhile or not takes_shared_contexts(model, embedding, states):
+        start = 0
 
     @functools.cache
     def sharing(rows: tuple[int, ...], device: torch.device) -> Sharing:
@@ -199,10 +206,10 @@ def _cache(
         elif columns:
             _layers(cache)[number].update(*(one[:, :, :columns] for one in own))
 
-    whole, parts = _empty(model), [_empty(model) for _ in groups]
+    whole, caches = _empty(model), [_empty(model) for _ in groups]
     for number, pair in enumerate(states):
         rooms = [one.new_empty(len(every), one.shape[1], width - start + ROOM, one.shape[3]) for one in pair]
-        for at, group, part, columns in zip(_starts(groups), groups, parts, cached, strict=True):
+        for at, group, cache, columns in zip(_starts(groups), groups, caches, cached, strict=True):
             views = [room[at : at + len(group)] for room in rooms]
             for place, row in enumerate(group):
                 first = min(columns, max(start, padding[row]))
@@ -212,18 +219,24 @@ def _cache(
                     view[place, :, first - start : columns - start] = context[
                         which[row], :, first - padding[row] : columns - padding[row]
                     ]
-            fill(part, number, group, views, columns)
+            fill(cache, number, group, views, columns)
         fill(whole, number, every, rooms, width - 1)
     if len(groups) == 1:
-        return parts[0]
-    for group, part, columns in zip(groups, parts, cached, strict=True):
-        _read(model, embedding, [prompts[row] for row in group], part, columns, width - 1)
+        return caches[0]
+    for group, cache, columns in zip(groups, caches, cached, strict=True):
+        _read(model, embedding, [prompts[row] for row in group], cache, columns, width - 1)
     for number, layer in enumerate(_layers(whole)):
         if isinstance(layer, DynamicSlidingWindowLayer):
-            held = [_layers(part)[number] for part in parts]
+            held = [_layers(cache)[number] for cache in caches]
             layer.keys = torch.cat([cast(Tensor, one.keys) for one in held])
             layer.values = torch.cat([cast(Tensor, one.values) for one in held])
     return whole
+
+
+def _even(which: Sequence[int]) -> bool:
+    """Whether contexts have about equally many rows; where they are read in place, all take as long as the one with most."""
+    rows = Counter(which).values()
+    return len(rows) * max(rows) <= _EVEN * len(which)
 
 
 def _starts(groups: Sequence[Sequence[int]]) -> list[int]:

@@ -1,17 +1,20 @@
-"""Rows that have a context in common read its keys and values where they lie; nothing is copied to each row.
+"""Rows that have a context in common read its keys and values where they lie, instead of each its own copy.
 
 A row's scores against its context come from one product for all rows of that context, those against the columns of its own from
 another, and one softmax spans both. This is bifurcated attention (Athiwaratkun et al., ICML 2024, arXiv 2403.08845; Hydragen, arXiv
-2402.05099, has the same split): as many operations as without it, and far fewer reads. It rounds as transformers' "eager" attention does.
+2402.05099, has the same split): as many operations as without it, and far fewer reads.
 
 It comes in by transformers' own door, a registered attention function, for models whose attention layers hand on what their cache gave
-them. Whether one does is tried out, not listed.
+them. Whether one does is tried out, not listed. In half precision scores are rounded once, as in transformers' "eager" attention.
 """
 
+import inspect
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,10 +31,10 @@ from spring_rag.splice import InputEmbedding
 _NAME, _REPLACES = "spring_rag_shared_context", "sdpa"
 
 _MOST_SCORES = 2**26
-"""Scores computed at a time, so that many rows' long suffixes need no more memory than that."""
+"""Scores computed at a time (one query of every row at least), so that many rows' long suffixes need no more memory."""
 
-_NOT_DONE_HERE = ("softcap", "position_bias", "s_aux", "sliding_window")
-"""What some layers ask of their attention besides."""
+_HIDDEN = torch.finfo(torch.float32).min / 2
+"""Added to scores that don't count. A padded query sees nothing, and its scores must be numbers still."""
 
 ROOM = 32
 """Columns by which a cache grows at a time."""
@@ -107,14 +110,14 @@ class SharedContext:
 
     def __init__(self, keys: Tensor, values: Tensor, sharing: Sharing) -> None:
         width = sharing.absent.shape[-1]
-        self._keys, self._values = keys[:, :, :width], values[:, :, :width]
+        self._all = keys[:, :, :width], values[:, :, :width]
         self.sharing = sharing
         self.attended = False
 
-    def keys_and_values(self, heads: slice) -> tuple[Tensor, Tensor]:
-        """Of the contexts in use and of some heads, each of shape `[C, heads, width, head_dim]`."""
-        keys, values = self._keys[:, heads], self._values[:, heads]
-        used = self.sharing.used
+    @cached_property
+    def keys_and_values(self) -> tuple[Tensor, Tensor]:
+        """Of the contexts in use, each of shape `[C, heads, width, head_dim]`."""
+        (keys, values), used = self._all, self.sharing.used
         return (keys, values) if used is None else (keys[used], values[used])
 
 
@@ -189,26 +192,25 @@ def _attention(
     """An attention function as transformers calls it: queries `[B, query heads, Q, head_dim]`, result `[B, Q, query heads, head_dim]`."""
     if not isinstance(key, _OwnKeys):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    context = key.context
-    context.attended = all(kwargs.get(name) is None for name in _NOT_DONE_HERE)
+    context, sharing = key.context, key.context.sharing
+    context.attended = True
     rows, query_heads, length, size = query.shape
     heads = key.shape[1]
-    # Query heads that have a key head in common stand one behind the other, as if they were further queries.
-    queries = (query * (size**-0.5 if scaling is None else scaling)).reshape(rows, heads, -1, size)
-    hidden = functional.pad(context.sharing.absent, (0, key.shape[2]))
+    hidden = functional.pad(sharing.absent, (0, key.shape[2])).expand(
+        -1, -1, length, -1
+    )  # [B, 1, Q, columns]
     if attention_mask is not None:
-        behind = ~attention_mask[..., context.sharing.columns :].repeat(1, 1, query_heads // heads, 1)
+        behind = ~attention_mask[..., sharing.columns :]
         hidden = hidden | functional.pad(behind, (hidden.shape[-1] - behind.shape[-1], 0))
-    # To add is many times faster than to fill; with half of the lowest number, a padded query that sees nothing has a finite score still.
-    bias = hidden.to(query.dtype) * (torch.finfo(query.dtype).min / 2)
-    bias = context.sharing.by_context(bias.expand(-1, -1, queries.shape[2], -1))
-    at_a_time = max(1, _MOST_SCORES // bias.numel())
-    outputs = [
-        _attend(queries, key, value, bias, context, slice(start, start + at_a_time))
-        for start in range(0, heads, at_a_time)
-    ]
-    output = torch.cat(outputs, dim=1).reshape(rows, query_heads, length, -1)
-    return output.transpose(1, 2).contiguous(), None
+    at_a_time = max(1, _MOST_SCORES // (sharing.members.numel() * query_heads * hidden.shape[-1]))
+    outputs = []
+    for few, hidden_of_few in zip(query.split(at_a_time, dim=2), hidden.split(at_a_time, dim=2), strict=True):
+        # Query heads that have a key head in common stand one behind the other, as if they were further queries.
+        queries = few.reshape(rows, heads, -1, size)
+        bias = _HIDDEN * hidden_of_few.repeat(1, 1, query_heads // heads, 1)
+        output = _attend(queries, key, value, bias, size**-0.5 if scaling is None else scaling, context)
+        outputs.append(output.reshape(rows, query_heads, few.shape[2], -1))
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
 def _attend(
@@ -216,19 +218,17 @@ def _attend(
     own_keys: Tensor,
     own_values: Tensor,
     bias: Tensor,
+    scaling: float,
     context: SharedContext,
-    heads: slice,
 ) -> Tensor:
-    """Of some heads; queries and result `[B, heads, Q, head_dim]`, the bias of scores by context."""
-    sharing = context.sharing
-    queries, own_keys, own_values = queries[:, heads], own_keys[:, heads], own_values[:, heads]
-    keys, values = context.keys_and_values(heads)
+    """Attention of queries `[B, heads, Q, head_dim]`, whose scores have a bias `[B, 1, Q, columns]`, float32; shape as the queries'."""
+    sharing, count = context.sharing, queries.shape[2]
+    keys, values = context.keys_and_values
     common_scores = sharing.by_context(queries) @ keys.transpose(-1, -2)
     own_scores = sharing.by_context(queries @ own_keys.transpose(-1, -2))
-    scores = torch.cat([common_scores, own_scores], dim=-1).add_(bias)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(queries.dtype)
+    scores = torch.cat([common_scores, own_scores], dim=-1).float()
+    weights = torch.softmax(scores.mul_(scaling).add_(sharing.by_context(bias)), dim=-1).to(queries.dtype)
     common, own = weights.split([keys.shape[2], own_keys.shape[2]], dim=-1)
-    count = queries.shape[2]
     return sharing.by_row(common @ values, count) + sharing.by_row(own, count) @ own_values
 
 
@@ -236,7 +236,7 @@ AttentionInterface.register(_NAME, _attention)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 _tried: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
-_attending: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
+_attending: Counter[int] = Counter()
 _lock = threading.Lock()
 
 
@@ -247,23 +247,24 @@ def attending(model: PreTrainedModel, cache: Cache | None) -> Iterator[None]:
         yield
         return
     config = model.config.get_text_config(decoder=True)
-    # Several threads may do so at once, each with a backend of its own; any other use of the model meanwhile attends as always.
+    # Several threads may do so at once, with models that have one config in common; what else uses it meanwhile attends as always.
     with _lock:
-        _attending[model] = _attending.get(model, 0) + 1
-        config._attn_implementation = _NAME
+        _attending[id(config)] += 1
+        config._attn_implementation_internal = _NAME  # the public setter would set parts of other kinds, too
     try:
         yield
     finally:
         with _lock:
-            _attending[model] -= 1
-            if not _attending[model]:
-                config._attn_implementation = _REPLACES
+            _attending[id(config)] -= 1
+            if not _attending[id(config)]:
+                del _attending[id(config)]
+                config._attn_implementation_internal = _REPLACES
 
 
 def takes_shared_contexts(
     model: PreTrainedModel, embedding: InputEmbedding, states: Sequence[tuple[Tensor, Tensor]]
 ) -> bool:
-    """Whether every layer sees all columns and its attention gets what its cache gave: tried out once for a model, on one token.
+    """Whether a model's attention reads shared contexts as it reads copies: tried out once for a model, on a few tokens.
 
     Args:
         model: the backbone, with dropout off.
@@ -276,25 +277,41 @@ def takes_shared_contexts(
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
         return False
     if model not in _tried:
-        _tried[model] = _try(model, embedding, states)
+        try:
+            _tried[model] = _reads_alike(model, embedding, states)
+        except Exception:  # a family that knows its own attentions by name may fail anyhow at another
+            return False
     return _tried[model]
 
 
-def _try(model: PreTrainedModel, embedding: InputEmbedding, states: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    cache = DynamicCache(config=model.config)
+def _reads_alike(
+    model: PreTrainedModel, embedding: InputEmbedding, states: Sequence[tuple[Tensor, Tensor]]
+) -> bool:
+    """Read three tokens behind some columns of a context, in two rows of which one is padded, with and without copies."""
+    columns = min(8, states[0][0].shape[2])
+    lengths = [columns, columns - 1]
+    copied, shared = DynamicCache(config=model.config), DynamicCache(config=model.config)
     contexts = []
-    for number, (keys, values) in enumerate(states):
-        sharing = Sharing.of([0], [1], columns=1, contexts=1, device=keys.device)
-        contexts.append(SharedContext(keys[:1], values[:1], sharing))
-        cache.layers[number] = RoomyLayer(keys[:1, :, :0], values[:1, :, :0], 0, contexts[-1])
-    try:
+    for number, pair in enumerate(states):
+        sharing = Sharing.of([0, 0], lengths, columns=columns, contexts=1, device=pair[0].device)
+        keys, values = (one[:1, :, :columns] for one in pair)
+        contexts.append(SharedContext(keys, values, sharing))
+        nothing = [one[:, :, :0].expand(2, -1, -1, -1) for one in (keys, values)]
+        shared.layers[number] = RoomyLayer(nothing[0], nothing[1], 0, contexts[-1])
+        rows = [torch.cat([one, one.roll(1, dims=2)]) for one in (keys, values)]
+        copied.layers[number] = RoomyLayer(rows[0], rows[1], columns)
+    mask = torch.ones(2, columns + 3, dtype=torch.int64, device=embedding.device)
+    mask[1, : columns - lengths[1]] = 0
+    accepted = inspect.signature(model.forward).parameters
+    positions = {"position_ids": (mask.cumsum(-1) - 1)[:, columns:]} if "position_ids" in accepted else {}
+    tokens = embedding.embed(torch.arange(3) % embedding.vocab_size).expand(2, -1, -1)
+    logits = []
+    for cache in (copied, shared):
         with attending(model, cache):
-            model(
-                inputs_embeds=embedding.embed(torch.zeros(1, 1, dtype=torch.int64)),
-                attention_mask=torch.ones(1, 2, dtype=torch.int64, device=embedding.device),
-                past_key_values=cache,
-                use_cache=True,
+            found = model(
+                inputs_embeds=tokens, attention_mask=mask, past_key_values=cache, use_cache=True, **positions
             )
-    except Exception:  # a family that knows its own attentions by name may fail anyhow at another
-        return False
-    return all(context.attended for context in contexts)
+        logits.append(found.logits.float())
+    difference, most = (logits[0] - logits[1]).abs().max(), logits[0].abs().max()
+    tolerance = 1e-3 if tokens.dtype == torch.float32 else 0.1
+    return all(context.attended for context in contexts) and bool(difference <= tolerance * most)
