@@ -75,7 +75,10 @@ def load_examples(path: str | Path, *, skip_bad: bool = False) -> Loaded:
 def _lines(path: str | Path) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        msg = f"{path} can't be read: {error.strerror}"
+        raise DataError(msg) from error
+    except UnicodeDecodeError as error:
         msg = f"{path} can't be read as UTF-8 text: {error}"
         raise DataError(msg) from error
 

@@ -109,6 +109,19 @@ def test_attention_is_that_over_copies(batch, queries, before, groups, value_dim
             torch.testing.assert_close(found.transpose(1, 2), expected)
 
 
+def test_products_beyond_half_precision_are_no_trouble():
+    context = [torch.full((1, 1, 4, 128), 60.0, dtype=torch.float16)] * 2
+    own = [torch.full((1, 1, 1, 128), 50.0, dtype=torch.float16)] * 2
+    query = torch.full((1, 1, 1, 128), 60.0, dtype=torch.float16)
+    layer = RoomyLayer(
+        *(one[:, :, :0] for one in own),
+        0,
+        SharedContext(*context, Sharing.of([0], [4], columns=4, contexts=1)),
+    )
+    found, _ = shared_context._attention(torch.nn.Identity(), query, *layer.update(*own), None)
+    assert torch.equal(found, torch.full_like(found, 60.0))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("family", HANDS_ON)

@@ -9,6 +9,7 @@ them. Whether one does is tried out, not listed. In half precision scores are ro
 """
 
 import inspect
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -196,19 +197,20 @@ def _attention(
     context.attended = True
     rows, query_heads, length, size = query.shape
     heads = key.shape[1]
-    hidden = functional.pad(sharing.absent, (0, key.shape[2])).expand(
-        -1, -1, length, -1
-    )  # [B, 1, Q, columns]
+    hidden = functional.pad(sharing.absent, (0, key.shape[2]))
+    hidden = hidden.expand(-1, -1, length, -1)
     if attention_mask is not None:
         behind = ~attention_mask[..., sharing.columns :]
         hidden = hidden | functional.pad(behind, (hidden.shape[-1] - behind.shape[-1], 0))
+    # A power of two costs no precision beforehand, and products of large queries and keys stay within half precision's range.
+    rest, exponent = math.frexp(size**-0.5 if scaling is None else scaling)
     at_a_time = max(1, _MOST_SCORES // (sharing.members.numel() * query_heads * hidden.shape[-1]))
     outputs = []
     for few, hidden_of_few in zip(query.split(at_a_time, dim=2), hidden.split(at_a_time, dim=2), strict=True):
         # Query heads that have a key head in common stand one behind the other, as if they were further queries.
-        queries = few.reshape(rows, heads, -1, size)
+        queries = (few * 2.0**exponent).reshape(rows, heads, -1, size)
         bias = _HIDDEN * hidden_of_few.repeat(1, 1, query_heads // heads, 1)
-        output = _attend(queries, key, value, bias, size**-0.5 if scaling is None else scaling, context)
+        output = _attend(queries, key, value, bias, rest, context)
         outputs.append(output.reshape(rows, query_heads, few.shape[2], -1))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
