@@ -58,8 +58,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     demo = AutoModelForCausalLM.from_pretrained(BACKBONE, dtype=torch.float32)
     results = {
-        "demo backbone": measure_one(demo.to(device), rounds=9),
-        "8 layers of 768": measure_one(_larger().to(device), rounds=5),
+        "demo backbone": measure_one(demo.to(device), rounds=11),
+        "8 layers of 768": measure_one(_larger().to(device), rounds=11),
     }
     what = f"{ROWS} prompts of {PROMPT} tokens with {TOKENS} virtual tokens, beside prompts of {PROMPT + TOKENS}; {NEW} new tokens"
     save("generation", {"what": what, "bar": 1.05, "results": results})
