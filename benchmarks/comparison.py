@@ -23,12 +23,12 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
 from spring_rag.demo import paths
-from spring_rag.demo.build.export import NOT_STATED, invent, left_out, retrieve, write_training
+from spring_rag.demo.build.export import invent, left_out, retrieve, write_training
 from spring_rag.demo.build.records import passage, question
 from spring_rag.encoding import Encoded, encode
 from spring_rag.evaluation import BRIEF, Answer, Run, plain_difference, score, sweep
 from spring_rag.evaluation.statistics import compare, interval
-from spring_rag.examples import RagExample, load_examples
+from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample, load_examples
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt
 from spring_rag.tokens import VirtualTokens
@@ -74,7 +74,7 @@ def make_data(work: Path) -> None:
     for at, (record, key) in enumerate(facts):
         if any(records[i] is record for i in found[at]) and len(lines) < QUESTIONS - HOPELESS:
             lines.append((at, record.facts[key]))
-    lines += [(at, NOT_STATED) for at in range(len(facts), len(asked))]
+    lines += [(at, UNANSWERABLE_ANSWER) for at in range(len(facts), len(asked))]
     assert len(lines) == QUESTIONS
     with (work / "test.jsonl").open("w", encoding="utf-8") as file:
         for at, answer in lines:
@@ -239,7 +239,7 @@ def evaluate(work: Path) -> None:
 
 
 def unanswerable(examples: list[RagExample]) -> list[bool]:
-    return [example.answers == (NOT_STATED,) for example in examples]
+    return [example.answers == (UNANSWERABLE_ANSWER,) for example in examples]
 
 
 def row(

@@ -16,6 +16,9 @@ from typing import Any
 from spring_rag.errors import DataError
 from spring_rag.extras import extra
 
+UNANSWERABLE_ANSWER = "not stated"
+"""What is to be answered where the passages hold no answer, unless other words are asked for."""
+
 _SHOWN_PROBLEMS = 20
 
 
@@ -177,6 +180,7 @@ def _example(record: Any) -> RagExample:
     if not isinstance(question, str) or not question.strip():
         msg = '"question" must be a text that is not blank'
         raise DataError(msg)
+    _check_characters([question], "question")
     key = "golden_answers" if "golden_answers" in record else "target"
     answers = record.get(key)
     answers = [answers] if isinstance(answers, str) else answers
@@ -193,7 +197,18 @@ def _texts(value: Any, key: str, *, required: bool = False) -> tuple[str, ...]:
     if required and not any(text.strip() for text in value):
         msg = f'"{key}" holds no answer'
         raise DataError(msg)
+    _check_characters(value, key)
     return tuple(text for text in value if text.strip())
+
+
+def _check_characters(texts: Sequence[str], key: str) -> None:
+    """JSON's escapes can spell what no tokenizer and no file takes."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            msg = f'"{key}" holds half a character ({text[error.start]!r}, one of a surrogate pair)'
+            raise DataError(msg) from error
 
 
 def digest(examples: Sequence[RagExample]) -> str:

@@ -89,8 +89,14 @@ class TestAttach:
     def test_forbids_the_answer(self, retriever: Callable[[str], Retriever]) -> None:
         done = attach(questions(), [retriever("documents")], top_k=3, answer_passage="forbid")
         assert all(len(e.passages) == 3 for e in done.examples)
-        assert not any(contains(p, e.answers) for e in done.examples for p in e.passages)
+        golds = [e.answers for e in questions()]
+        assert not any(
+            contains(p, gold) for e, gold in zip(done.examples, golds, strict=True) for p in e.passages
+        )
+        assert {e.answers for e in done.examples} == {("not stated",)}
         assert done.found == 0
+        with pytest.raises(DataError, match="blank"):
+            attach(questions(), [retriever("documents")], answer_passage="forbid", unanswerable_answer=" ")
 
     def test_guarantees_the_answer_or_leaves_out(self, retriever: Callable[[str], Retriever]) -> None:
         # The notes never answer, the documents always do: in turns, at top 1, the notes come first.

@@ -100,6 +100,39 @@ def test_answers_out_of_reach_are_trained_as_unanswerable_if_asked_for(
     ]
 
 
+def test_an_answer_whose_passage_has_no_room_is_trained_as_unanswerable_if_asked_for(
+    chatty: PreTrainedTokenizerFast,
+) -> None:
+    example = RagExample("Who is it?", ("Ann",), ("A a" * 20, "It was Ann. " + "B b" * 20))
+    recipe = replace(RECIPE, min_passages=2, max_passages=2, max_length=120)
+    for unanswerable, expected in ((0.0, "Ann"), (0.001, "not stated")):
+        item = RagExamples([example], chatty, replace(recipe, unanswerable=unanswerable))[Place(0)]
+        assert item.dropped == 1
+        assert item.example[1] == encode_target(expected, chatty)
+
+
+@pytest.mark.parametrize(
+    ("answer", "passage", "held"),
+    [
+        ("no", "There is no cheese.", False),
+        ("1", "Built in 1811.", False),
+        ("1811", "Built in 1811.", True),
+        ("Ada Quill", "ADA QUILL's bridge", True),
+        ("$5", "It was $5.", True),
+        ("東京", "首都は東京です", True),
+        ("東京", "首都は京都です", False),
+    ],
+)
+def test_what_counts_as_holding_an_answer(
+    answer: str, passage: str, held: bool, chatty: PreTrainedTokenizerFast
+) -> None:
+    data = RagExamples(
+        [RagExample("Who?", (answer,), ("A a", passage))], chatty, replace(RECIPE, unanswerable=1.0)
+    )
+    assert data.accepted(0, ["A a"]) == (("not stated",) if held else (answer,))
+    assert data.accepted(0, ["A a", passage]) == data.accepted(0, []) == (answer,)
+
+
 def test_share_of_chat(chatty: PreTrainedTokenizerFast) -> None:
     text = encode(RagPrompt(question="Who is it?", passages=[]), chatty)
     chat = encode(RagPrompt(question="Who is it?", passages=[], template=RagTemplate(chat=True)), chatty)
@@ -139,9 +172,12 @@ def test_order_is_a_permutation_with_similar_neighbours(chatty: PreTrainedTokeni
     for epoch in (0, 1, 0):
         sampler.set_epoch(epoch)
         places = list(sampler)
-        assert [place.step for place in places] == [i // 8 for i in range(203)]
-        orders.append([place.index for place in places])
+        assert len(places) == len(sampler) == 208
+        assert [place.step for place in places] == [i // 8 for i in range(208)]
+        orders.append([place.index for place in places[:203]])
         assert sorted(orders[-1]) == list(range(203))
+        # Every process has its part of the last step, too.
+        assert [place.index for place in places[203:]] == orders[-1][:5]
         lengths = [data.length(i) for i in orders[-1]]
         spread = sum(max(part) - min(part) for part in (lengths[i : i + 8] for i in range(0, 200, 8)))
         assert spread < 0.2 * 25 * (max(lengths) - min(lengths))

@@ -16,6 +16,7 @@ from spring_rag.demo.build.lessons import BRIEF, END, Shape, lesson, scene, shap
 from spring_rag.demo.build.names import _HEADS, _MIDDLES, _TAILS, is_held_out, name
 from spring_rag.demo.build.records import long_answer, passage, question, record
 from spring_rag.demo.paths import BACKBONE, DOCUMENTS, QUESTIONS
+from spring_rag.examples import UNANSWERABLE_ANSWER
 
 # Some words of the templates ("Garden") could be invented ones, too.
 TEMPLATE_WORDS = set(
@@ -101,7 +102,7 @@ def check_questions(lines, documents, unanswerable):
             assert line["target"] in texts[line["source"]]
     hopeless = [line for line in lines if line["source"] is None]
     assert len(hopeless) == unanswerable
-    assert {line["target"] for line in hopeless} == {export.NOT_STATED}
+    assert {line["target"] for line in hopeless} == {UNANSWERABLE_ANSWER}
     everything = " ".join(texts.values()).lower()
     subjects = [re.search(r"[A-Z][a-z]+", line["question"].split(" ", 1)[1])[0] for line in hopeless]
     assert 0 < sum(subject.lower() in everything for subject in subjects) < unanswerable
@@ -115,10 +116,10 @@ def test_export_writes_what_the_demo_needs(tmp_path):
     check_questions(questions, tmp_path / "documents", unanswerable=10)
     training = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert 60 <= len(training) <= 70
-    assert 5 <= sum(line["target"] == export.NOT_STATED for line in training) <= 10
+    assert 5 <= sum(line["target"] == UNANSWERABLE_ANSWER for line in training) <= 10
     for line in training:
         held = any(line["target"] in text for text in line["ret_passages"])
-        assert held is (line["target"] != export.NOT_STATED)
+        assert held is (line["target"] != UNANSWERABLE_ANSWER)
         assert not {word for word in invented_words(json.dumps(line)) if is_held_out(word)}
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from chroma_spring_rag import connect_folder, index_files, open_or_create_collection
-from spring_rag.cli.eval import evaluate
+from spring_rag.backends.local import LocalBackend
+from spring_rag.cli.eval import _ks, evaluate
 from spring_rag.errors import DataError, TokensError
 from spring_rag.evaluation import plain_difference, sweep
 from spring_rag.evaluation.datasets import load_dataset
@@ -234,6 +236,21 @@ def test_k_0_is_the_plain_backbone(model: SpringModel, folder: Path) -> None:
     handle.remove()
     assert found is not None
     assert found > 0
+
+
+def test_k_0_is_compared_on_what_fits(
+    folder: Path, build_model: Callable[..., PreTrainedModel], model: SpringModel
+) -> None:
+    gpt2 = SpringModel.from_backend(LocalBackend(build_model("gpt2"), model.tokenizer))
+    gpt2.add_tokens("default", VirtualTokens(torch.ones(2, 32)))
+    long = RagExample("Who?", ("Ann",), ("Long words. " * 10,) * 9)
+    assert plain_difference(gpt2, [long]) == 0.0
+
+
+def test_every_set_is_tried_with_all_its_tokens(model: SpringModel) -> None:
+    other = SpringModel.from_backend(model.backend)
+    other.add_tokens("four", VirtualTokens(torch.ones(4, model.backend.hidden_size)))
+    assert _ks(other, ["default", "four"], None) == [0, 1, 4, 5, 6]
 
 
 def test_all_ways_see_the_same_passages(model: SpringModel) -> None:

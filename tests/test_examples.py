@@ -43,6 +43,9 @@ BAD = {
     '{"question": "q", "target": ["x", 1]}': '"target" must be',
     '{"question": "q", "golden_answers": {}}': '"golden_answers" must be',
     '{"question": "q", "target": "x", "ret_passages": "p"}': '"ret_passages" must be a list',
+    '{"question": "q \\ud83d", "target": "x"}': '"question" holds half a character',
+    '{"question": "q", "target": ["x", "\\ud83d"]}': '"target" holds half a character',
+    '{"question": "q", "target": "x", "ret_passages": ["p", "\\ude00 p"]}': '"ret_passages" holds half a character',
     "[" * 100_000: "not JSON",
 }
 

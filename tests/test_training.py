@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from random import Random
 
@@ -27,6 +28,7 @@ from spring_rag.examples import RagExample, digest
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training import TrainingRecipe, initial_rows, objective, train_tokens
+from spring_rag.training.heldout import HeldOut
 
 NAMES = ["Arlo", "Bina", "Cato", "Dora", "Egon", "Fina"]
 PLACES = ["Rome", "Oslo", "Lima", "Bern", "Kyiv", "Doha"]
@@ -123,20 +125,94 @@ def test_same_seed_same_tokens(
 def test_resumed_run_reaches_the_same_tokens_with_small_checkpoints(
     backbone: PreTrainedModel, chatty: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    class Stop(TrainerCallback):
-        def on_step_end(
+    class Killed(TrainerCallback):
+        def on_save(
             self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
         ) -> None:
-            control.should_training_stop = state.global_step == 8
+            if state.global_step == 8:
+                raise KeyboardInterrupt
 
     recipe = replace(RECIPE, max_steps=13)
     whole = train_tokens(backbone, chatty, examples(), recipe, tmp_path / "whole")
-    train_tokens(backbone, chatty, examples(), recipe, tmp_path / "cut", save_steps=4, callbacks=[Stop()])
+    with pytest.raises(KeyboardInterrupt):
+        train_tokens(
+            backbone, chatty, examples(), recipe, tmp_path / "cut", save_steps=4, callbacks=[Killed()]
+        )
     checkpoint = tmp_path / "cut" / "checkpoints" / "checkpoint-8"
     assert list(load_file(checkpoint / "model.safetensors")) == ["matrix"]
     assert sum(file.stat().st_size for file in checkpoint.iterdir()) < 100_000
     resumed = train_tokens(backbone, chatty, examples(), recipe, tmp_path / "cut", resume=True)
     assert torch.equal(resumed.matrix, whole.matrix)
+
+
+@pytest.mark.parametrize("save_steps", [5, 500])
+def test_resuming_a_finished_run_changes_nothing(
+    save_steps: int, backbone: PreTrainedModel, chatty: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    # With a constant rate, a step too many would show.
+    recipe = replace(RECIPE, max_steps=13, scheduler="constant_with_warmup")
+    done = train_tokens(backbone, chatty, examples(), recipe, tmp_path, save_steps=save_steps)
+    artifact = (tmp_path / "config.json").read_bytes()
+    again = train_tokens(backbone, chatty, examples(), recipe, tmp_path, save_steps=save_steps, resume=True)
+    assert torch.equal(again.matrix, done.matrix)
+    assert (tmp_path / "config.json").read_bytes() == artifact
+
+    # As if it had been killed after its last checkpoint, before the artifact was written.
+    (tmp_path / "virtual_tokens.safetensors").unlink()
+    run = tmp_path / "checkpoints" / "run.json"
+    run.write_text(json.dumps({**json.loads(run.read_text()), "finished": False}))
+    resumed = train_tokens(backbone, chatty, examples(), recipe, tmp_path, save_steps=save_steps, resume=True)
+    assert torch.equal(resumed.matrix, done.matrix)
+    assert resumed.training is not None
+    assert resumed.training["steps"] == 13
+
+
+def test_one_process_takes_one_device(
+    backbone: PreTrainedModel,
+    chatty: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine with two GPUs, which can't be had here: what transformers finds there is put in its place."""
+    found = TrainingArguments._setup_devices.func  # type: ignore[attr-defined]
+
+    def two_devices(arguments: TrainingArguments) -> torch.device:
+        device: torch.device = found(arguments)
+        arguments._n_gpu = 2
+        return device
+
+    once = cached_property(two_devices)
+    once.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", once)
+    sizes = []
+
+    class Sizes(TrainerCallback):
+        def on_train_begin(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+        ) -> None:
+            sizes.append((args.train_batch_size, args.n_gpu))
+
+    train_tokens(backbone, chatty, examples(), replace(RECIPE, max_steps=2), tmp_path, callbacks=[Sizes()])
+    assert sizes == [(RECIPE.batch_size, 1)]
+
+
+def test_held_out_answers_may_say_that_there_is_none(
+    backbone: PreTrainedModel, chatty: PreTrainedTokenizerFast
+) -> None:
+    example = RagExample("Who?", ("Ada",), ("Nothing.", "Nothing else.", "Nor here.", "It was Ada."))
+    for unanswerable, accepted in ((0.0, ("Ada",)), (0.3, ("not stated",))):
+        recipe = replace(RECIPE, unanswerable=unanswerable, max_passages=3)
+        assert HeldOut(backbone, chatty, [example], recipe)._accepted == [accepted]
+
+
+def test_context_that_changes_with_what_follows_is_refused(
+    build_model: Callable[..., PreTrainedModel], chatty: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = build_model("llama")
+    model.config.original_max_position_embeddings = 128
+    model.config.rope_parameters = {"rope_type": "longrope", "rope_theta": 10000.0}
+    with pytest.raises(TrainingError, match="changes its positions at 128 tokens"):
+        train_tokens(model, chatty, examples(), RECIPE, tmp_path)
 
 
 def test_bfloat16_and_sandwich_and_evaluation(

@@ -61,9 +61,13 @@ def attach(
         Literal["any", "guarantee", "forbid"],
         typer.Option(
             help="any: what is found, as your app will find it. guarantee: one of the passages holds an accepted answer, or the question is"
-            " left out. forbid: none does, for questions that are to stay unanswered."
+            " left out. forbid: none does, and --unanswerable-answer takes the place of the answers: training then teaches to say so, and"
+            " eval to check it."
         ),
     ] = "any",
+    unanswerable_answer: Annotated[
+        str, typer.Option(help="The accepted answer where the passages must hold none.")
+    ] = "not stated",
     mix: MixOption = "draw",
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -82,6 +86,7 @@ def attach(
                 [_retriever(one) for one in opened],
                 top_k=top_k,
                 answer_passage=answer_passage,
+                unanswerable_answer=unanswerable_answer,
                 mix=mix,
                 seed=seed,
                 progress=tell,

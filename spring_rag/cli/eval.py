@@ -187,9 +187,10 @@ def _ks(model: "SpringModel", sets: Sequence[str], asked: Sequence[int] | None) 
         TokensError: more virtual tokens are asked for than any set has.
     """
     names: Sequence[str | None] = sets if len(sets) > 1 else [None]
-    most = max(len(model.backend.tokens(name) or ()) for name in names)
+    sizes = {len(model.backend.tokens(name) or ()) for name in names}
+    most = max(sizes)
     if asked is None:
-        return sorted({0, most, *(k for k in _KS if k <= most)})
+        return sorted({0, *sizes, *(k for k in _KS if k <= most)})
     if max(asked) > most:
         msg = f"--k asks for {max(asked)} virtual tokens, but there are {most}" + (
             "" if most else ": give --tokens"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from spring_rag.errors import DataError
 from spring_rag.evaluation.metrics import contains
-from spring_rag.examples import RagExample
+from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample
 
 Retriever = Callable[[Sequence[str], int], list[list[str]]]
 """Called with questions and a top k; for each question the texts found, best first."""
@@ -42,6 +42,7 @@ def attach(
     top_k: int = 5,
     answer_passage: AnswerPassage = "any",
     mix: Mix = "draw",
+    unanswerable_answer: str = UNANSWERABLE_ANSWER,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Attached:
@@ -52,17 +53,22 @@ def attach(
         retrievers: where passages come from.
         top_k: passages per question.
         answer_passage: `any`: what is found, as it is. `guarantee`: where no passage holds an accepted answer, one from further down
-            takes the last place; questions for which there is none are left out. `forbid`: passages that hold one are passed over.
+            takes the last place; questions for which there is none are left out. `forbid`: passages that hold one are passed over, and the
+            accepted answer becomes that there is none.
         mix: with several retrievers. `draw`: each question asks one of them, drawn at random, as the paper trains with several
             retrievers. `merge`: it asks all, and takes their best in turns.
+        unanswerable_answer: what is accepted then.
         seed: of `draw`.
         progress: called with the number of questions done, and of all.
 
     Raises:
-        DataError: no retriever.
+        DataError: no retriever, or a blank `unanswerable_answer` where it is to be written.
     """
     if not retrievers:
         msg = "there is nothing to retrieve from; give at least one collection"
+        raise DataError(msg)
+    if answer_passage == "forbid" and not unanswerable_answer.strip():
+        msg = "unanswerable_answer is blank; give the words that say that there is no answer"
         raise DataError(msg)
     depth = top_k if answer_passage == "any" else top_k * _DEEPER
     rng = Random(f"{seed}:retrievers")
@@ -73,7 +79,8 @@ def attach(
         for example, ranked in zip(batch, _retrieve(batch, retrievers, depth, mix, rng), strict=True):
             passages = _choose(ranked, example.answers, top_k, answer_passage)
             if passages:
-                attached.append(replace(example, passages=tuple(passages)))
+                answers = (unanswerable_answer,) if answer_passage == "forbid" else example.answers
+                attached.append(replace(example, passages=tuple(passages), answers=answers))
             else:
                 left_out.append(example.question)
         if progress is not None:

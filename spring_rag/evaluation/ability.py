@@ -8,7 +8,7 @@ from spring_rag.backends.local import LocalBackend
 from spring_rag.encoding import encode
 from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
-from spring_rag.prompt import RagPrompt
+from spring_rag.prompt import RagPrompt, fit
 from spring_rag.splice import evaluating, splice_batch
 
 
@@ -17,7 +17,7 @@ def plain_difference(model: SpringModel, examples: Sequence[RagExample]) -> floa
 
     Args:
         model: with its virtual tokens attached.
-        examples: whose prompts are tried, each alone.
+        examples: whose prompts are tried, each alone, with the passages that fit.
 
     Returns:
         0.0, unless something is wrong; None where the backbone doesn't run in this process.
@@ -30,6 +30,10 @@ def plain_difference(model: SpringModel, examples: Sequence[RagExample]) -> floa
     with torch.no_grad(), evaluating(backend.hf_model):
         for example in examples:
             prompt = RagPrompt(example.question, example.passages, model.template())
+            if backend.context_length is not None:
+                prompt = fit(
+                    prompt, backend.context_length, lambda each: len(encode(each, model.tokenizer).ids)
+                )
             encoded = encode(prompt, model.tokenizer)
             batch = splice_batch(backend.embedding, [encoded], [none])
             ids = torch.tensor([encoded.ids], device=batch.attention_mask.device)

@@ -1,9 +1,11 @@
 """Drawing training examples: which passages, in which order, under which template."""
 
+import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest
-from itertools import product
+from itertools import cycle, islice, product
 from random import Random
 
 from torch.utils.data import Dataset, Sampler
@@ -18,6 +20,7 @@ from spring_rag.training.recipe import TrainingRecipe
 
 _CHECKED = 200
 _STEPS_SORTED_TOGETHER = 16
+_JUDGEMENTS = frozenset(("yes", "no", "true", "false"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class RagExamples(Dataset[Item]):
     with that top k would bring them, and without teaching the tokens to trust the first.
 
     Where the recipe asks for `unanswerable` examples, a share loses every passage that holds one of its answers and is trained to
-    say so; and so is an example whose answer stands only in passages that weren't drawn, for that would teach to guess.
+    say so; and so is an example whose answer stands only in passages that weren't drawn, or had no room: that would teach to guess.
 
     Args:
         examples: the data.
@@ -61,6 +64,7 @@ class RagExamples(Dataset[Item]):
         self.tokenizer = tokenizer
         self.recipe = recipe
         self.epoch = 0
+        self._instead = [recipe.unanswerable_answer] if recipe.unanswerable > 0 else []
 
     def set_epoch(self, epoch: int) -> None:
         """Draw as in this epoch from now on."""
@@ -72,45 +76,54 @@ class RagExamples(Dataset[Item]):
     def __getitem__(self, place: Place) -> Item:
         index = place.index
         rng = self._rng(index)
-        ranked, answer = self._draw(index, rng)
-        target = self._target(answer, ranked.template)
-        budget = self._budget(target)
+        ranked = self._draw(index, rng)
+        # Which answer is trained depends on the passages that have room, so there must be room for either.
+        possible = [self.examples[index].answers[0], *self._instead]
+        budget = min(self._budget(self._target(answer, ranked.template)) for answer in possible)
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
-        encoded, kept = (
-            encode(ranked.with_passages([ranked.passages[i] for i in order]), self.tokenizer),
-            order,
-        )
+        prompt = ranked.with_passages([ranked.passages[i] for i in order])
+        encoded = encode(prompt, self.tokenizer)
         if len(encoded.ids) > budget:
             fitting = len(fit(ranked, budget, self._count).passages)
             shuffled = ranked.with_passages([ranked.passages[i] for i in order if i < fitting])
-            fitted = fit(shuffled, budget, self._count)
-            encoded, kept = encode(fitted, self.tokenizer), order[: len(fitted.passages)]
-        return Item((encoded, target), self.epoch, place.step, len(order) - len(kept))
+            prompt = fit(shuffled, budget, self._count)
+            encoded = encode(prompt, self.tokenizer)
+        target = self._target(self.accepted(index, prompt.passages)[0], ranked.template)
+        return Item((encoded, target), self.epoch, place.step, len(order) - len(prompt.passages))
+
+    def accepted(self, index: int, passages: Sequence[str]) -> tuple[str, ...]:
+        """What an example may be answered beside some of its passages: that there is no answer, where they lack it and others have it."""
+        example = self.examples[index]
+        if (
+            self.recipe.unanswerable == 0
+            or not passages
+            or any(_holds(each, example.answers) for each in passages)
+        ):
+            return example.answers
+        elsewhere = any(_holds(each, example.answers) for each in example.passages)
+        return (self.recipe.unanswerable_answer,) if elsewhere else example.answers
 
     def length(self, index: int) -> int:
         """Characters of the passages drawn in this epoch."""
-        return sum(map(len, self._draw(index, self._rng(index))[0].passages))
+        return sum(map(len, self._draw(index, self._rng(index)).passages))
 
     def _rng(self, index: int) -> Random:
         return Random(f"{self.recipe.seed}:{self.epoch}:{index}")
 
-    def _draw(self, index: int, rng: Random) -> tuple[RagPrompt, str]:
-        """The prompt with its passages best first, and what is to be answered."""
+    def _draw(self, index: int, rng: Random) -> RagPrompt:
+        """The prompt with its passages best first."""
         example, template, recipe = self.examples[index], self.recipe.template, self.recipe
         if rng.random() < recipe.chat:
             template = replace(template, chat=True)
         count = rng.randint(recipe.min_passages, recipe.max_passages)
         if rng.random() < recipe.retrieval_free:
             count = 0
-        passages, answer = example.passages[:count], example.answers[0]
+        passages = example.passages[:count]
         if recipe.unanswerable > 0:
             others = tuple(passage for passage in example.passages if not _holds(passage, example.answers))
-            told = len(others) < len(example.passages)
-            if told and others and rng.random() < recipe.unanswerable:
+            if 0 < len(others) < len(example.passages) and rng.random() < recipe.unanswerable:
                 passages = others[:count]
-            if told and passages and not any(_holds(passage, example.answers) for passage in passages):
-                answer = recipe.unanswerable_answer
-        return RagPrompt(question=example.question, passages=passages, template=template), answer
+        return RagPrompt(question=example.question, passages=passages, template=template)
 
     def _target(self, answer: str, template: RagTemplate) -> tuple[int, ...]:
         return encode_target(answer, self.tokenizer, chat=template.chat)
@@ -128,10 +141,9 @@ class RagExamples(Dataset[Item]):
         if self.recipe.chat > 0:
             templates.add(replace(self.recipe.template, chat=True))
         longest = nlargest(_CHECKED, self.examples, key=lambda e: len(e.question) + len(e.answers[0]))
-        instead = [self.recipe.unanswerable_answer] if self.recipe.unanswerable > 0 else []
         for example, template in product(longest, templates):
             alone = RagPrompt(question=example.question, passages=(), template=template)
-            answer = max([example.answers[0], *instead], key=len)
+            answer = max([example.answers[0], *self._instead], key=len)
             try:
                 fit(alone, self._budget(self._target(answer, template)), self._count)
             except PromptTooLongError as error:
@@ -146,16 +158,26 @@ class RagExamples(Dataset[Item]):
 
 
 def _holds(passage: str, answers: Sequence[str]) -> bool:
-    """Whether an answer stands in a passage, in whatever case; rather once too often than once too rarely."""
+    """Whether an answer stands in a passage, in whatever case; yes and no don't, whatever words it has.
+
+    In ASCII it must stand there as whole words ("1" isn't in "1811"); other scripts may not part them.
+    """
     text = passage.casefold()
-    return any(answer.strip().casefold() in text for answer in answers)
+    for answer in answers:
+        wanted = answer.strip().casefold()
+        if not wanted or wanted in _JUDGEMENTS or wanted not in text:
+            continue
+        if not wanted.isascii() or re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text):
+            return True
+    return False
 
 
 class SimilarLengths(Sampler[Place]):
     """Random order in which neighbours have contexts of similar length, so that batches hold little padding.
 
     Which examples an optimizer step sees depends on their number alone, not on how many forward passes and processes
-    share them: a run spread over two processes takes the steps that one with the double batch takes.
+    share them: a run spread over two processes takes the steps that one with the double batch takes. So that all have their part
+    of an epoch's last step, too, it is filled up with examples of earlier ones.
 
     Args:
         dataset: whose drawn passages are measured (in characters: nothing is tokenized for it).
@@ -171,7 +193,7 @@ class SimilarLengths(Sampler[Place]):
         self.dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return math.ceil(len(self.dataset) / self.step_size) * self.step_size
 
     def __iter__(self) -> Iterator[Place]:
         rng = Random(f"{self.seed}:{self.dataset.epoch}:order")
@@ -186,6 +208,6 @@ class SimilarLengths(Sampler[Place]):
         rng.shuffle(whole)
         # A short step anywhere but at the end would shift all later ones.
         short = [indices for indices in steps if len(indices) < self.step_size]
-        for step, indices in enumerate(whole + short):
-            for index in indices:
-                yield Place(index, step)
+        places = [index for indices in whole + short for index in indices]
+        for number, index in enumerate(islice(cycle(places), len(self))):
+            yield Place(index, number // self.step_size)

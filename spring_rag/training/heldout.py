@@ -63,6 +63,7 @@ class HeldOut:
         self._prompts = [
             RagPrompt(e.question, e.passages[: recipe.max_passages], recipe.answer_template) for e in examples
         ]
+        self._accepted = [self._data.accepted(i, prompt.passages) for i, prompt in enumerate(self._prompts)]
 
     def scores(self, matrix: Tensor) -> dict[str, float]:
         """What these rows reach.
@@ -85,7 +86,7 @@ class HeldOut:
                 max_new_tokens=longest + _SPARE_TOKENS,
                 batch_size=self._recipe.batch_size,
             )
-            pairs = [(a.text.strip(), e.answers) for a, e in zip(answers, self._data.examples, strict=True)]
+            pairs = [(a.text.strip(), gold) for a, gold in zip(answers, self._accepted, strict=True)]
             found[f"exact_match_k{k}"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
             found[f"f1_k{k}"] = sum(f1(*pair) for pair in pairs) / len(pairs)
         found[BEST] = sum(found[f"f1_k{k}"] for k in self.ks) / len(self.ks) if self.ks else -loss

@@ -154,7 +154,8 @@ def _prefill(
 
     A padding mask slows attention down (SDPA's causal kernel takes none), so contexts of different lengths are padded
     on the right, where causality alone keeps them apart, and only the suffixes see a mask. A sliding window counts
-    slots, not positions: if one would reach over the gap, padding and mask are on the left.
+    slots, not positions, and so do models that take no positions (MPT): if one would reach over the gap, padding and mask are on
+    the left.
     """
     lengths = torch.tensor([len(ids) for ids in contexts], device=embedding.device)
     width = max(len(ids) for ids in contexts)
@@ -167,7 +168,9 @@ def _prefill(
         msg = f"{type(model).__name__} keeps more than keys and values of its context ({names}); training needs an attention-only backbone"
         raise UnsupportedBackboneError(msg)
     windows = [layer.sliding_window for layer in cache.layers if isinstance(layer, DynamicSlidingWindowLayer)]
-    gap_is_harmless = all(width + suffix_width <= window for window in windows)
+    gap_is_harmless = "position_ids" in inspect.signature(model.forward).parameters and all(
+        width + suffix_width <= window for window in windows
+    )
     padded = any(len(ids) < width for ids in contexts)
     ids = torch.zeros(len(contexts), width, dtype=torch.long)
     mask = torch.zeros(len(contexts), width, dtype=torch.bool)

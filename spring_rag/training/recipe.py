@@ -6,6 +6,7 @@ from random import Random
 from typing import Any, Literal, get_args
 
 from spring_rag.errors import TrainingError
+from spring_rag.examples import UNANSWERABLE_ANSWER
 from spring_rag.prompt import RagTemplate
 
 KSchedule = Literal["uniform", "small", "sandwich"]
@@ -73,7 +74,7 @@ class TrainingRecipe:
     retrieval_free: float = 0.0
     k_schedule: KSchedule = "small"
     unanswerable: float = 0.0
-    unanswerable_answer: str = "not stated"
+    unanswerable_answer: str = UNANSWERABLE_ANSWER
     chat: float = 0.0
     template: RagTemplate = field(default_factory=RagTemplate)
     seed: int = 0

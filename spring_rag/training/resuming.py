@@ -35,11 +35,13 @@ class Run:
             TrainingError: what lies there belongs to another run, or to one that isn't finished and shall not be resumed.
         """
         recorded = self._recorded()
-        last = self.last_checkpoint()
+        whole = [checkpoint for checkpoint in self._checkpoints() if _state(checkpoint)]
+        last = whole[-1] if whole else None
         if resume:
             if last is not None:
                 self._refuse_another(recorded)
-                return last
+            if (going_on := self.last_checkpoint()) is not None or self.is_finished():
+                return going_on
         elif last is not None and not recorded.get("finished"):
             msg = (
                 f"{self.folder.parent} holds a run that stopped at step {_step(last)}; go on with it (--resume), "
@@ -55,9 +57,17 @@ class Run:
         """Mark the run as done: the next one may begin anew in this folder."""
         self._write(finished=True)
 
+    def is_finished(self) -> bool:
+        """Whether the run is done, as far as its record says."""
+        return bool(self._recorded().get("finished"))
+
     def last_checkpoint(self) -> Path | None:
-        """The latest checkpoint that was written to its end."""
-        return next((one for one in reversed(self._checkpoints()) if _is_whole(one)), None)
+        """The latest checkpoint that was written to its end and has steps ahead.
+
+        From one that has none, `Trainer` would take a step too many. A run that was killed between its last checkpoint and its
+        artifact repeats the steps between its last two.
+        """
+        return next((one for one in reversed(self._checkpoints()) if _has_steps_ahead(_state(one))), None)
 
     def _checkpoints(self) -> list[Path]:
         found = [p for p in self.folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
@@ -111,13 +121,17 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """`Trainer` writes its state last, so a process that was killed while saving leaves none, or half of one."""
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """Of `Trainer`, which writes it last: a process that was killed while saving leaves none, or half of one, and this is empty."""
     try:
-        json.loads((checkpoint / _STATE_FILE).read_bytes())
+        state = json.loads((checkpoint / _STATE_FILE).read_bytes())
     except (OSError, ValueError):
-        return False
-    return True
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _has_steps_ahead(state: Mapping[str, Any]) -> bool:
+    return bool(state) and state["global_step"] < state["max_steps"]
 
 
 def _remove(checkpoint: Path) -> None:

@@ -19,9 +19,11 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+from spring_rag.backends.gathering import longest_decides_positions
 from spring_rag.errors import TrainingError
 from spring_rag.examples import RagExample, digest
 from spring_rag.extras import extra
+from spring_rag.persistence.folder import TENSOR_FILE
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import BackboneRecord, VirtualTokens
 from spring_rag.training.dataset import RagExamples
@@ -67,7 +69,7 @@ def train_tokens(
         save_steps: optimizer steps between checkpoints (a few hundred kilobytes each; the last two and the best are kept).
         patience: stop after so many evaluations in a row that were no better than the best.
         tensorboard: write TensorBoard logs to `output_dir/logs`.
-        resume: go on from the last checkpoint in `output_dir`, if there is one.
+        resume: go on from the last checkpoint in `output_dir`, if there is one; a finished run is left as it is.
         callbacks: more callbacks for the `Trainer`, for progress and logs.
 
     Returns:
@@ -125,6 +127,8 @@ def train_tokens(
             checkpoint = run.begin(resume=resume)
         elif resume:
             checkpoint = run.last_checkpoint()
+    if resume and run.is_finished() and (output / TENSOR_FILE).is_file():
+        return VirtualTokens.from_pretrained(output)
     started = time.perf_counter()
     with interrupt:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -190,6 +194,13 @@ def _check(
     if longest is not None and recipe.max_length > longest:
         msg = f"max_length = {recipe.max_length}, but {type(hf_model).__name__} reads at most {longest} tokens; lower it"
         raise TrainingError(msg)
+    switch = getattr(hf_model.config.get_text_config(), "original_max_position_embeddings", None)
+    if switch is not None and recipe.max_length > switch and longest_decides_positions(hf_model.config):
+        msg = (
+            f"max_length = {recipe.max_length}, but {type(hf_model).__name__} changes its positions at {switch} tokens, also those of a "
+            f"context that was read before; lower it to {switch}"
+        )
+        raise TrainingError(msg)
 
 
 def _evaluation(
@@ -237,7 +248,7 @@ def _warn_if_slow() -> None:
 def _arguments(
     recipe: TrainingRecipe, output: Path, save_steps: int, device: torch.device, *, evaluate: bool
 ) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         # Absolute: a checkpoint remembers where the best one is.
         output_dir=str((output / CHECKPOINTS).absolute()),
         num_train_epochs=recipe.epochs,
@@ -272,3 +283,6 @@ def _arguments(
         label_names=[],
         dataloader_pin_memory=False,
     )
+    # On a machine with several GPUs, `Trainer` would copy the module to each (`nn.DataParallel`), of which the backbone is no part.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

@@ -20,10 +20,9 @@ from chroma_spring_rag.embedding import HashedWords
 from spring_rag.demo.build.kinds import KINDS
 from spring_rag.demo.build.names import name
 from spring_rag.demo.build.records import Record, passage, question, record
-from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.examples import UNANSWERABLE_ANSWER
 
 TOP_K = 10
-NOT_STATED = TrainingRecipe().unanswerable_answer
 
 
 def invent(count: int, rng: Random, held_out: bool) -> list[Record]:
@@ -89,7 +88,8 @@ def write_package(folder: Path, documents: int, questions: int, unanswerable: in
         (rec, rng.choice(list(rec.facts))) for rec in rng.sample(strangers, unanswerable - unanswerable // 2)
     ]
     lines += [
-        {"question": question(rec, key, rng), "target": NOT_STATED, "source": None} for rec, key in hopeless
+        {"question": question(rec, key, rng), "target": UNANSWERABLE_ANSWER, "source": None}
+        for rec, key in hopeless
     ]
     rng.shuffle(lines)
     with (folder / "questions.jsonl").open("w", encoding="utf-8") as file:
@@ -114,7 +114,7 @@ def write_training(path: Path, documents: int, questions: int, unanswerable: int
             if index in found:
                 line = {
                     "question": text,
-                    "target": records[index].facts.get(key, NOT_STATED),
+                    "target": records[index].facts.get(key, UNANSWERABLE_ANSWER),
                     "ret_passages": [texts[i] for i in found],
                 }
                 file.write(json.dumps(line) + "\n")
