@@ -53,13 +53,18 @@ def main() -> None:
     parser.add_argument(
         "--dataset", type=Path, action="append", required=True, help="FlashRAG folder; may be repeated"
     )
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", help="test if not given, or dev where there is no test")
     parser.add_argument("--limit", type=int, help="only the first questions of each set")
     parser.add_argument("--passages", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--name", default="paper", help="of the file in benchmarks/results")
     args = parser.parse_args()
     datasets = [load_dataset(path, args.split, limit=args.limit) for path in args.dataset]
+    without = [dataset.name for dataset in datasets if not any(each.passages for each in dataset.examples)]
+    if without:
+        parser.error(
+            f"no question of {', '.join(without)} has passages; spring-rag data attach retrieves some"
+        )
     model = SpringModel.from_pretrained(args.backbone, tokens=args.tokens)
     found = study(
         model,

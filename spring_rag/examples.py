@@ -19,7 +19,7 @@ from spring_rag.extras import extra
 UNANSWERABLE_ANSWER = "not stated"
 """What is to be answered where the passages hold no answer, unless other words are asked for."""
 
-_SHOWN_PROBLEMS = 20
+_SHOWN_PROBLEMS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def load_examples(path: str | Path, *, skip_bad: bool = False) -> Loaded:
         skip_bad: leave bad lines (rows) out and report them, instead of refusing the data.
 
     Raises:
-        DataError: the data can't be read, hold no example, or have bad lines; all of them are named.
+        DataError: the data can't be read, hold no example, or have bad lines; they are named, of very many the first.
         MissingExtraError: `datasets` isn't installed, for a folder.
     """
     what = "row" if Path(path).is_dir() else "line"
@@ -96,6 +96,8 @@ def load_lines(lines: Iterable[str]) -> Loaded:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             loaded.bad.append(BadLine(number, f"not JSON ({error.msg}, column {error.colno})"))
+        except ValueError as error:  # a number of thousands of digits
+            loaded.bad.append(BadLine(number, f"not JSON ({error})"))
         except RecursionError:
             loaded.bad.append(BadLine(number, "not JSON (nested too deeply)"))
         else:

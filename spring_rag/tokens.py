@@ -193,7 +193,7 @@ class VirtualTokens:
         the old one or the new.
 
         Raises:
-            TokensError: there are no rows to save.
+            TokensError: there are no rows to save, or a config.json or README.md of something else lies there.
             OSError: the folder can't be written.
         """
         from spring_rag.persistence import write_folder

@@ -238,6 +238,24 @@ def test_k_0_is_the_plain_backbone(model: SpringModel, folder: Path) -> None:
     assert found > 0
 
 
+def test_dev_is_taken_where_there_is_no_test(tmp_path: Path) -> None:
+    (tmp_path / "hotpotqa").mkdir()
+    line = json.dumps({"question": "Who?", "golden_answers": ["Ann"]})
+    for split in ("train", "dev"):
+        (tmp_path / "hotpotqa" / f"{split}.jsonl").write_text(f"{line}\n" * len(split))
+    assert len(load_dataset(tmp_path / "hotpotqa").examples) == 3
+    with pytest.raises(DataError, match="no split 'test'"):
+        load_dataset(tmp_path / "hotpotqa", "test")
+
+
+def test_a_report_that_cannot_be_written_is_found_before_any_answer(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    arguments = ["--model", str(folder / "missing"), "--data", str(folder / "own.jsonl")]
+    found = CliRunner().invoke(app, [*arguments, "--report", str(tmp_path / "file" / "report")])
+    assert isinstance(found.exception, NotADirectoryError)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_k_0_is_compared_on_what_fits(
     folder: Path, build_model: Callable[..., PreTrainedModel], model: SpringModel
 ) -> None:

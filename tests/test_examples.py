@@ -47,6 +47,7 @@ BAD = {
     '{"question": "q", "target": ["x", "\\ud83d"]}': '"target" holds half a character',
     '{"question": "q", "target": "x", "ret_passages": ["p", "\\ude00 p"]}': '"ret_passages" holds half a character',
     "[" * 100_000: "not JSON",
+    '{"question": "q", "target": "x", "id": ' + "1" * 5000 + "}": "not JSON",
 }
 
 
@@ -63,11 +64,11 @@ def test_bad_line_is_named(line: str, reason: str, tmp_path: Path) -> None:
 
 
 def test_many_bad_lines_are_all_counted(tmp_path: Path) -> None:
-    file = write(tmp_path / "data.jsonl", *["{"] * 30, AUTHORS)
-    with pytest.raises(DataError, match="30 bad lines") as error:
+    file = write(tmp_path / "data.jsonl", *["{"] * 1010, AUTHORS)
+    with pytest.raises(DataError, match="1010 bad lines") as error:
         load_examples(file)
-    assert "line 20:" in str(error.value)
-    assert "line 21:" not in str(error.value)
+    assert "line 1000:" in str(error.value)
+    assert "line 1001:" not in str(error.value)
     assert "and 10 more" in str(error.value)
 
 

@@ -235,6 +235,16 @@ class TestFolder:
         assert (tmp_path / "notes.txt").read_text() == "mine"
         assert len(VirtualTokens.from_pretrained(tmp_path)) == 2
 
+    @pytest.mark.parametrize("name", ["config.json", "README.md"])
+    def test_files_of_something_else_are_not_replaced(
+        self, name: str, tokens: VirtualTokens, tmp_path: Path
+    ) -> None:
+        (tmp_path / name).write_text('{"model_type": "llama"}')
+        with pytest.raises(TokensError, match=f"holds {name} of something else"):
+            tokens.save_pretrained(tmp_path)
+        assert [file.name for file in tmp_path.iterdir()] == [name]
+        assert (tmp_path / name).read_text() == '{"model_type": "llama"}'
+
     @pytest.mark.parametrize("step", range(9))
     def test_interrupted_save_leaves_a_whole_artifact(
         self, tokens: VirtualTokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int

@@ -27,7 +27,7 @@ from spring_rag.errors import DataError, TrainingError
 from spring_rag.examples import RagExample, digest
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.tokens import VirtualTokens
-from spring_rag.training import TrainingRecipe, initial_rows, objective, train_tokens
+from spring_rag.training import RagExamples, TrainingRecipe, initial_rows, objective, train_tokens
 from spring_rag.training.heldout import HeldOut
 
 NAMES = ["Arlo", "Bina", "Cato", "Dora", "Egon", "Fina"]
@@ -203,6 +203,24 @@ def test_held_out_answers_may_say_that_there_is_none(
     for unanswerable, accepted in ((0.0, ("Ada",)), (0.3, ("not stated",))):
         recipe = replace(RECIPE, unanswerable=unanswerable, max_passages=3)
         assert HeldOut(backbone, chatty, [example], recipe)._accepted == [accepted]
+
+
+def test_held_out_question_that_leaves_no_room_for_an_answer_is_found_first(
+    backbone: PreTrainedModel, chatty: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, max_length=256, chat=0.0)  # all that the backbone reads
+    question = "Who? "
+    while True:
+        longer = RagExample(question + "o", ("Ada",))
+        try:
+            RagExamples([longer], chatty, recipe).check()
+        except DataError:
+            break
+        question += "o"
+    train = replace(recipe, max_steps=1)
+    with pytest.raises(DataError, match="held-out question is too long"):
+        train_tokens(backbone, chatty, examples(), train, tmp_path, [RagExample(question, ("Ada",))])
+    assert not list(tmp_path.iterdir())
 
 
 def test_context_that_changes_with_what_follows_is_refused(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spring_rag.cli.backbone import placement
 from spring_rag.cli.chroma_options import (
     DEFAULT_COLLECTION,
     DEFAULT_PORT,
@@ -18,7 +19,7 @@ from spring_rag.cli.chroma_options import (
     Port,
     connect,
 )
-from spring_rag.cli.common_options import Json
+from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision
 from spring_rag.cli.console import print_json, quiet_libraries
 from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, Tokens, load_model
 
@@ -60,6 +61,11 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
     show_passages: Annotated[bool, typer.Option("--show-passages", help="Print the passages too.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
     json: Json = False,
 ) -> None:
     """Answer a question from the documents of a Chroma collection."""
@@ -74,9 +80,12 @@ def ask(
         client = connect(db, host, port)
         from chroma_spring_rag import ChromaQA, open_collection
 
+        placed = placement(
+            device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
+        )
         # The collection first: its errors come at once, a model takes its time to load.
         opened = open_collection(client, collection, embedding)
-        qa = ChromaQA(load_model(model, tokens, base_url, api_key), opened, top_k=top_k)
+        qa = ChromaQA(load_model(model, tokens, base_url, api_key, **placed), opened, top_k=top_k)
         if stream:
             pieces = qa.stream(question, num_tokens, where=condition, max_new_tokens=max_new_tokens)
         else:

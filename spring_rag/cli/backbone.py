@@ -52,9 +52,23 @@ def load_backbone(
         MissingExtraError: bitsandbytes isn't installed.
         BackendError: the backbone can't be loaded.
     """
-    import torch
-
     from spring_rag.backends.local import LocalBackend
+
+    placed = placement(
+        device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
+    )
+    return LocalBackend.from_pretrained(model, **placed)
+
+
+def placement(
+    *, device: str, dtype: str, revision: str | None, quantize: str | None, device_map: str | None
+) -> dict[str, Any]:
+    """What `from_pretrained` takes for these options, which are those of `load_backbone`.
+
+    Raises:
+        MissingExtraError: bitsandbytes isn't installed.
+    """
+    import torch
 
     options: dict[str, Any] = {}
     if device_map is not None:
@@ -65,7 +79,7 @@ def load_backbone(
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         if quantize is not None and device_map is None:
             options["device_map"] = {"": device}
-    return LocalBackend.from_pretrained(model, device=device, dtype=dtype, revision=revision, **options)
+    return {"device": device, "dtype": dtype, "revision": revision, **options}
 
 
 def _bits(quantize: str) -> Any:

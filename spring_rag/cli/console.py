@@ -6,6 +6,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from errno import EACCES, EISDIR, ENOTDIR
+from pathlib import Path
 from typing import Any
 
 
@@ -58,3 +60,27 @@ def show_warnings_in_one_line() -> None:
         return f"warning: {' '.join(str(message).split())}\n"
 
     warnings.formatwarning = one_line
+
+
+def check_folder(folder: Path) -> None:
+    """Find out before a long computation whether its result can be written there.
+
+    Raises:
+        OSError: it can't.
+    """
+    existing = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(ENOTDIR, "Not a folder", str(existing))
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(EACCES, "Can't be written to", str(existing))
+
+
+def check_file(file: Path) -> None:
+    """The same for a file, which is replaced if it exists.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(EISDIR, "A folder; expected a file to write", str(file))
+    check_folder(file.parent)

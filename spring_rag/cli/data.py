@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from spring_rag.cli.backbone import placement
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT, Db, Embedding, Host, Port, connect
-from spring_rag.cli.common_options import Device, Dtype, Json, Revision, Seed, SkipBad
-from spring_rag.cli.console import note, print_json, progress, quiet_libraries
+from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, Seed, SkipBad
+from spring_rag.cli.console import check_file, note, print_json, progress, quiet_libraries
 
 if TYPE_CHECKING:
     from chromadb import Collection
@@ -78,6 +79,7 @@ def attach(
         from spring_rag.data import attach as attach_passages
         from spring_rag.examples import load_examples, write_examples
 
+        check_file(output)
         loaded = load_examples(qa, skip_bad=skip_bad)
         opened = _open(db, host, port, collection, embedding)
         with progress("retrieving") as tell:
@@ -155,6 +157,8 @@ def make(
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
     revision: Revision = None,
     json: Json = False,
 ) -> None:
@@ -172,11 +176,15 @@ def make(
         from spring_rag.data import make_pairs
         from spring_rag.examples import RagExample, write_examples
 
+        check_file(output)
         opened = _open(db, host, port, collection, embedding)
+        placed = placement(
+            device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
+        )
         passages = list(dict.fromkeys(text for one in opened for text in read_texts(one)))
         if limit is not None and limit < len(passages):
             passages = Random(f"{seed}:passages").sample(passages, limit)
-        backbone = SpringModel.from_pretrained(model, device=device, dtype=dtype, revision=revision)
+        backbone = SpringModel.from_pretrained(model, **placed)
         with progress("writing questions") as tell:
             made = make_pairs(
                 backbone,

@@ -1,12 +1,14 @@
 """`spring-rag eval`: what virtual tokens bring on questions with known answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spring_rag.cli.backbone import placement
 from spring_rag.cli.chroma_options import (
     DEFAULT_COLLECTION,
     DEFAULT_PORT,
@@ -16,11 +18,12 @@ from spring_rag.cli.chroma_options import (
     Port,
     connect,
 )
-from spring_rag.cli.common_options import Json, SkipBad
-from spring_rag.cli.console import note, print_json, progress, quiet_libraries
+from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, SkipBad
+from spring_rag.cli.console import check_folder, note, print_json, progress, quiet_libraries
 from spring_rag.cli.demo import parse_ks
 from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, load_model
 from spring_rag.errors import DataError, TokensError
+from spring_rag.extras import extra
 
 if TYPE_CHECKING:
     from chroma_spring_rag import ChromaQA
@@ -51,7 +54,13 @@ def evaluate(
     ] = None,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
-    split: Annotated[str, typer.Option(help="Which file of a FlashRAG folder.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Which file of a FlashRAG folder. Default: test, or dev where there is no test.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Only the first N questions of each set.", show_default=False),
@@ -101,6 +110,11 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
+    revision: Revision = None,
     json: Json = False,
 ) -> None:
     """Score a model's answers with and without virtual tokens.
@@ -120,8 +134,15 @@ def evaluate(
         for dataset in datasets:
             if dataset.skipped:
                 note(f"{dataset.name}: {dataset.skipped} bad lines skipped")
+        if report is not None:
+            check_folder(report)
+            with extra("train"):
+                import_module("matplotlib")
+        placed = placement(
+            device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
+        )
         client = connect(db, host, port) if db is not None or host is not None else None
-        loaded, sets = _load(model, tokens or [], base_url, api_key)
+        loaded, sets = _load(model, tokens or [], base_url, api_key, placed)
         if client is not None:
             from chroma_spring_rag import ChromaQA, open_collection
 
@@ -167,10 +188,14 @@ def _named_apart(datasets: "Sequence[Dataset]") -> "list[Dataset]":
 
 
 def _load(
-    model: str | None, tokens: Sequence[str], base_url: list[str] | None, api_key: str | None
+    model: str | None,
+    tokens: Sequence[str],
+    base_url: list[str] | None,
+    api_key: str | None,
+    placed: Mapping[str, Any],
 ) -> "tuple[SpringModel, list[str]]":
     """The model with all sets attached, and their names; the first is the default one, too."""
-    loaded = load_model(model, tokens[0] if tokens else None, base_url, api_key)
+    loaded = load_model(model, tokens[0] if tokens else None, base_url, api_key, **placed)
     names = [
         source if tokens.count(source) == 1 else f"{source} ({at})" for at, source in enumerate(tokens, 1)
     ]
@@ -216,7 +241,7 @@ def _retrieve(qa: "ChromaQA", datasets: "Sequence[Dataset]") -> "list[Dataset]":
 
 
 def _check_passages(datasets: "Sequence[Dataset]", counts: Sequence[int]) -> None:
-    """Warn where questions have fewer passages than asked for, or none at all.
+    """Warn where questions have no passages at all.
 
     Raises:
         DataError: no question has as many as the most that are to be tried.

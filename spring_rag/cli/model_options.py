@@ -47,6 +47,7 @@ def load_model(
     tokens: str | None,
     base_url: list[str] | None = None,
     api_key: str | None = None,
+    **placed: Any,
 ) -> "SpringModel":
     """The model that `--model`, `--tokens` and `--base-url` ask for.
 
@@ -55,6 +56,7 @@ def load_model(
         tokens: None takes none, but the demo's where there is no model either.
         base_url: of vLLM servers that have the backbone; none runs it here.
         api_key: of the servers.
+        placed: what `spring_rag.cli.backbone.placement` gives.
 
     Raises:
         TokensError: tokens that don't record their backbone, without a model.
@@ -63,7 +65,12 @@ def load_model(
     from spring_rag import SpringModel, VirtualTokens
     from spring_rag.demo import paths
 
-    where: dict[str, Any] = {"base_url": base_url, "api_key": api_key} if base_url else {}
+    if base_url and placed.keys() & {"device_map", "quantization_config"}:
+        msg = (
+            "--quantize and --device-map say how the backbone is loaded here; with --base-url a server has it"
+        )
+        raise typer.BadParameter(msg)
+    where = {**placed, **({"base_url": base_url, "api_key": api_key} if base_url else {})}
     if model is None and tokens is None:
         return SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS, **where)
     if tokens is None:

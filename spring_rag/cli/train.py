@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spring_rag.cli.backbone import load_backbone, load_tokenizer
-from spring_rag.cli.common_options import Device, Dtype, Json, Revision, Seed, SkipBad
+from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, Seed, SkipBad
 from spring_rag.cli.console import note, print_json, quiet_libraries
 from spring_rag.extras import extra
 
 if TYPE_CHECKING:
-    from spring_rag.examples import RagExample
+    from spring_rag.examples import Loaded, RagExample
     from spring_rag.tokens import VirtualTokens
     from spring_rag.training import Preview
 
@@ -164,18 +164,8 @@ def train(
     ] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    quantize: Annotated[
-        Literal["8bit", "4bit"] | None,
-        typer.Option(help="Load the backbone in fewer bits, by bitsandbytes.", show_default=False),
-    ] = None,
-    device_map: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|balanced|…",
-            help="Spread one copy of the backbone over all devices, when it doesn't fit on one (one process).",
-            show_default=False,
-        ),
-    ] = None,
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
     shard: Annotated[
         bool,
         typer.Option(
@@ -200,11 +190,16 @@ def train(
 
         loaded = load_examples(data, skip_bad=skip_bad)
         examples = loaded.examples
-        held_out = load_examples(eval_data, skip_bad=skip_bad).examples if eval_data else None
+        evaluated = load_examples(eval_data, skip_bad=skip_bad) if eval_data else None
+        held_out = evaluated.examples if evaluated else None
         if eval_share:
             examples, held_out = hold_out(examples, eval_share, seed)
-        if loaded.bad and _is_first_process():
-            note(f"{len(loaded.bad)} bad lines skipped, {len(loaded.examples)} examples kept")
+        if _is_first_process():
+            _note_data(loaded, "")
+            if evaluated:
+                _note_data(evaluated, "to evaluate on: ")
+            if resume and not any(output.glob("checkpoints/checkpoint-*")):
+                note(f"there is no checkpoint in {output} to go on from: training begins")
         with extra("train"):
             # transformers' Trainer needs it, and says so only when it is made.
             import_module("accelerate")
@@ -263,6 +258,15 @@ def train(
         print_json(asdict(seen)) if json else _print_preview(seen, held_out)
     elif _is_first_process():
         _print_result(tokens, output, json=json)
+
+
+def _note_data(loaded: "Loaded", which: str) -> None:
+    if loaded.bad:
+        note(f"{which}{len(loaded.bad)} bad lines skipped, {len(loaded.examples)} examples kept")
+    if without := sum(not example.passages for example in loaded.examples):
+        note(
+            f"{which}{without} of {len(loaded.examples)} examples have no passages; spring-rag data attach retrieves some"
+        )
 
 
 def _train(run: "Callable[[], VirtualTokens]") -> "VirtualTokens":

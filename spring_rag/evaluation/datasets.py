@@ -18,13 +18,13 @@ class Dataset:
 
 
 def load_dataset(
-    path: Path, split: str = "test", *, skip_bad: bool = False, limit: int | None = None
+    path: Path, split: str | None = None, *, skip_bad: bool = False, limit: int | None = None
 ) -> Dataset:
     """Read whatever `load_examples` reads, or one split of a folder `name/{train,dev,test}.jsonl`.
 
     Args:
         path: the file or folder.
-        split: which file of such a folder.
+        split: which file of such a folder; test if not given, or dev where there is no test (HotpotQA, 2WikiMultihopQA).
         skip_bad: leave bad lines out, and count them.
         limit: only the first so many questions.
 
@@ -33,6 +33,7 @@ def load_dataset(
     """
     file, splits = path, sorted(one.stem for one in path.glob("*.jsonl"))
     if splits:
+        split = split or next((one for one in ("test", "dev") if one in splits), "test")
         file = path / f"{split}.jsonl"
         if split not in splits:
             msg = f"{path} has no split {split!r} (a file {file.name}); splits there: {', '.join(splits)}"

@@ -43,6 +43,7 @@ _ADAPTER_TENSOR = "prompt_embeddings"
 def write_folder(tokens: VirtualTokens, folder: Path) -> None:
     """Write an artifact; see `VirtualTokens.save_pretrained`."""
     refuse_empty(tokens)
+    refuse_foreign(folder)
     config = _config(tokens)
     tensor = safetensors.torch.save(
         {TENSOR_NAME: tokens.matrix}, metadata={"format": "pt", _HEADER_KEY: json.dumps(config)}
@@ -55,6 +56,24 @@ def write_folder(tokens: VirtualTokens, folder: Path) -> None:
             CARD_FILE: model_card(tokens).encode(),
         },
     )
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder where an artifact would replace what isn't one: a backbone's config.json, a project's README.
+
+    Raises:
+        TokensError: there is such a file.
+    """
+    if (folder / TENSOR_FILE).exists() or (folder / ADAPTER_CONFIG_FILE).exists():
+        return
+    foreign = [name for name in (CONFIG_FILE, CARD_FILE) if (folder / name).exists()]
+    try:
+        ours = "schema_version" in json.loads((folder / CONFIG_FILE).read_bytes())
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if foreign and not ours:
+        msg = f"{folder} holds {' and '.join(foreign)} of something else, which virtual tokens would replace; choose an empty or a new folder"
+        raise TokensError(msg)
 
 
 def read_folder(folder: Path) -> VirtualTokens:

@@ -103,6 +103,11 @@ class RagExamples(Dataset[Item]):
         elsewhere = any(_holds(each, example.answers) for each in example.passages)
         return (self.recipe.unanswerable_answer,) if elsewhere else example.answers
 
+    def longest_target(self) -> int:
+        """Tokens of the longest answer that may be trained."""
+        answers = {example.answers[0] for example in self.examples} | set(self._instead)
+        return max(len(encode_target(each, self.tokenizer, chat=self.recipe.chat > 0)) for each in answers)
+
     def length(self, index: int) -> int:
         """Characters of the passages drawn in this epoch."""
         return sum(map(len, self._draw(index, self._rng(index)).passages))

@@ -8,11 +8,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.local import LocalBackend
-from spring_rag.errors import TrainingError
+from spring_rag.encoding import encode
+from spring_rag.errors import DataError, PromptTooLongError, TrainingError
 from spring_rag.evaluation.metrics import exact_match, f1
 from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
-from spring_rag.prompt import RagPrompt
+from spring_rag.prompt import RagPrompt, fit
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.dataset import Place, RagExamples
@@ -38,7 +39,7 @@ class HeldOut:
 
     Raises:
         TrainingError: a k outside 0…n.
-        DataError: an example that doesn't fit the recipe's `max_length`.
+        DataError: an example that doesn't fit the recipe's `max_length`, or whose answer may not fit the backbone.
     """
 
     def __init__(
@@ -63,7 +64,25 @@ class HeldOut:
         self._prompts = [
             RagPrompt(e.question, e.passages[: recipe.max_passages], recipe.answer_template) for e in examples
         ]
+        self._longest = self._data.longest_target() + _SPARE_TOKENS
+        self._check_room(tokenizer)
         self._accepted = [self._data.accepted(i, prompt.passages) for i, prompt in enumerate(self._prompts)]
+
+    def _check_room(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Answers are longer than targets may be: a question must not turn out too long after hours of training."""
+        length = self._backend.context_length
+        if length is None:
+            return
+        budget = length - max(self.ks, default=0) - self._longest
+        for prompt in self._prompts:
+            try:
+                fit(prompt, budget, lambda each: len(encode(each, tokenizer).ids))
+            except PromptTooLongError as error:
+                msg = (
+                    f"a held-out question is too long to be answered in up to {self._longest} tokens: the backbone takes {length} in all; "
+                    f"leave it out: {prompt.question[:200]!r}"
+                )
+                raise DataError(msg) from error
 
     def scores(self, matrix: Tensor) -> dict[str, float]:
         """What these rows reach.
@@ -75,25 +94,24 @@ class HeldOut:
             `loss` with all n tokens; `exact_match_k{k}` and `f1_k{k}`, from 0 to 1, for every k; `f1`, their mean, or the
             loss with a minus where there are no ks.
         """
-        loss, longest = self._loss(matrix)
-        found = {"loss": loss}
+        found = {"loss": self._loss(matrix)}
         self._backend.add_tokens("default", VirtualTokens(matrix, backbone=self._backbone))
         model = SpringModel.from_backend(self._backend)
         for k in self.ks:
             answers = model.generate(
                 self._prompts,
                 num_tokens=k,
-                max_new_tokens=longest + _SPARE_TOKENS,
+                max_new_tokens=self._longest,
                 batch_size=self._recipe.batch_size,
             )
             pairs = [(a.text.strip(), gold) for a, gold in zip(answers, self._accepted, strict=True)]
             found[f"exact_match_k{k}"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
             found[f"f1_k{k}"] = sum(f1(*pair) for pair in pairs) / len(pairs)
-        found[BEST] = sum(found[f"f1_k{k}"] for k in self.ks) / len(self.ks) if self.ks else -loss
+        found[BEST] = sum(found[f"f1_k{k}"] for k in self.ks) / len(self.ks) if self.ks else -found["loss"]
         return found
 
-    def _loss(self, matrix: Tensor) -> tuple[float, int]:
-        """Mean loss over the target ids with all tokens, and the length of the longest target."""
+    def _loss(self, matrix: Tensor) -> float:
+        """Mean loss over the target ids with all tokens."""
         items = [self._data[Place(i)].example for i in range(len(self._data))]
         items.sort(key=lambda example: len(example[0].ids))
         total, count, size = 0.0, 0, self._recipe.batch_size
@@ -103,4 +121,4 @@ class HeldOut:
                 ids = sum(len(target) for _, target in batch)
                 loss = objective(self._hf_model, batch, matrix, len(matrix), embedding=self._embedding)
                 total, count = total + loss.item() * ids, count + ids
-        return total / count, max(len(target) for _, target in items)
+        return total / count

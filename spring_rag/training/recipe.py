@@ -1,7 +1,7 @@
 """How virtual tokens are trained: every choice in one place, written into the artifact."""
 
 from dataclasses import dataclass, field, fields, replace
-from math import ceil
+from math import ceil, inf
 from random import Random
 from typing import Any, Literal, get_args
 
@@ -89,8 +89,8 @@ class TrainingRecipe:
             "max_length",
             "max_grad_norm",
         ):
-            if not getattr(self, name) > 0:
-                msg = f"{name} = {getattr(self, name)}; it must be above 0"
+            if not 0 < getattr(self, name) < inf:
+                msg = f"{name} = {getattr(self, name)}; it must be a number above 0"
                 raise TrainingError(msg)
         for name in ("warmup", "chat", "retrieval_free", "unanswerable"):
             if not 0 <= getattr(self, name) <= 1:

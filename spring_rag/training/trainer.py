@@ -23,7 +23,7 @@ from spring_rag.backends.gathering import longest_decides_positions
 from spring_rag.errors import TrainingError
 from spring_rag.examples import RagExample, digest
 from spring_rag.extras import extra
-from spring_rag.persistence.folder import TENSOR_FILE
+from spring_rag.persistence.folder import TENSOR_FILE, refuse_foreign
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import BackboneRecord, VirtualTokens
 from spring_rag.training.dataset import RagExamples
@@ -76,6 +76,7 @@ def train_tokens(
         The trained tokens, as saved.
 
     Raises:
+        TokensError: `output_dir` holds a config.json or README.md of something else.
         TrainingError: no examples, a recipe that this backbone can't follow, a loss that isn't finite, or a folder with the
             checkpoints of another run.
         DataError: an example that doesn't fit the recipe's `max_length`.
@@ -84,6 +85,7 @@ def train_tokens(
     """
     recipe = recipe or TrainingRecipe()
     output = Path(output_dir)
+    refuse_foreign(output)
     _check(hf_model, recipe, examples, eval_examples, patience)
     if recipe.precision == "bfloat16" and hf_model.device.type == "cpu":
         _warn_if_slow()
@@ -148,6 +150,8 @@ def train_tokens(
             "steps": result.global_step,
             "loss": round(result.training_loss, 6),
             "seconds": round(time.perf_counter() - started, 1),
+            # Of loss and seconds, `Trainer` knows those since then only.
+            **({"resumed_after_step": int(checkpoint.name.rpartition("-")[2])} if checkpoint else {}),
             **_evaluated(trainer),
         },
     )
