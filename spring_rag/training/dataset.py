@@ -45,7 +45,7 @@ class RagExamples(Dataset[Item]):
     """Examples as the objective takes them, with passages drawn anew each epoch.
 
     What is drawn depends on seed, epoch and index alone, so runs that are resumed or spread over processes see
-    the same. An example takes its m best passages, m drawn from the recipe's range, in random order: as a retriever
+    the same. Examples with the same passages draw alike, so that questions about one text share their context. An example takes its m best passages, m drawn from the recipe's range, in random order: as a retriever
     with that top k would bring them, and without teaching the tokens to trust the first.
 
     Where the recipe asks for `unanswerable` examples, a share loses every passage that holds one of its answers and is trained to
@@ -65,6 +65,14 @@ class RagExamples(Dataset[Item]):
         self.recipe = recipe
         self.epoch = 0
         self._instead = [recipe.unanswerable_answer] if recipe.unanswerable > 0 else []
+        first: dict[tuple[str, ...], int] = {}
+        seen: set[RagExample] = set()
+        self.groups = []
+        for index, example in enumerate(examples):
+            alone = not example.passages or example in seen  # a repeated example is drawn anew
+            self.groups.append(index if alone else first.setdefault(example.passages, index))
+            seen.add(example)
+        """For each example, the first that has the same passages."""
 
     def set_epoch(self, epoch: int) -> None:
         """Draw as in this epoch from now on."""
@@ -113,7 +121,7 @@ class RagExamples(Dataset[Item]):
         return sum(map(len, self._draw(index, self._rng(index)).passages))
 
     def _rng(self, index: int) -> Random:
-        return Random(f"{self.recipe.seed}:{self.epoch}:{index}")
+        return Random(f"{self.recipe.seed}:{self.epoch}:{self.groups[index]}")
 
     def _draw(self, index: int, rng: Random) -> RagPrompt:
         """The prompt with its passages best first."""
@@ -125,8 +133,9 @@ class RagExamples(Dataset[Item]):
             count = 0
         passages = example.passages[:count]
         if recipe.unanswerable > 0:
+            loses = rng.random() < recipe.unanswerable
             others = tuple(passage for passage in example.passages if not _holds(passage, example.answers))
-            if 0 < len(others) < len(example.passages) and rng.random() < recipe.unanswerable:
+            if loses and 0 < len(others) < len(example.passages):
                 passages = others[:count]
         return RagPrompt(question=example.question, passages=passages, template=template)
 
@@ -180,6 +189,8 @@ def _holds(passage: str, answers: Sequence[str]) -> bool:
 class SimilarLengths(Sampler[Place]):
     """Random order in which neighbours have contexts of similar length, so that batches hold little padding.
 
+    Examples with the same passages stay together, so that a batch computes their context once.
+
     Which examples an optimizer step sees depends on their number alone, not on how many forward passes and processes
     share them: a run spread over two processes takes the steps that one with the double batch takes. So that all have their part
     of an epoch's last step, too, it is filled up with examples of earlier ones.
@@ -202,12 +213,18 @@ class SimilarLengths(Sampler[Place]):
 
     def __iter__(self) -> Iterator[Place]:
         rng = Random(f"{self.seed}:{self.dataset.epoch}:order")
-        order = list(range(len(self.dataset)))
-        rng.shuffle(order)
+        groups: dict[int, list[int]] = {}
+        for index, group in enumerate(self.dataset.groups):
+            groups.setdefault(group, []).append(index)
+        shuffled = list(groups.values())
+        rng.shuffle(shuffled)
+        order = [index for group in shuffled for index in group]
         size = self.step_size * _STEPS_SORTED_TOGETHER
         steps: list[list[int]] = []
         for start in range(0, len(order), size):
-            pool = sorted(order[start : start + size], key=self.dataset.length)
+            pool = sorted(
+                order[start : start + size], key=lambda i: (self.dataset.length(i), self.dataset.groups[i])
+            )
             steps += [pool[i : i + self.step_size] for i in range(0, len(pool), self.step_size)]
         whole = [indices for indices in steps if len(indices) == self.step_size]
         rng.shuffle(whole)

@@ -152,6 +152,25 @@ def _prefill(
 ) -> _Context:
     """Keys and values of the contexts, `[B, …, width, …]` per layer, outside of the graph.
 
+    Questions about the same passages share their context: it is computed once and its keys and values are copied to their rows.
+    """
+    different = list(dict.fromkeys(contexts))
+    computed = _prefill_different(model, different, suffix_width, embedding)
+    if len(different) == len(contexts):
+        return computed
+    place = {context: row for row, context in enumerate(different)}
+    rows = torch.tensor([place[context] for context in contexts], device=embedding.device)
+    if computed.cache is not None:
+        computed.cache.batch_select_indices(rows)
+    mask = None if computed.mask is None else computed.mask[rows]
+    return replace(computed, lengths=computed.lengths[rows], mask=mask)
+
+
+def _prefill_different(
+    model: PreTrainedModel, contexts: Sequence[tuple[int, ...]], suffix_width: int, embedding: InputEmbedding
+) -> _Context:
+    """`_prefill` of contexts of which no two are the same.
+
     A padding mask slows attention down (SDPA's causal kernel takes none), so contexts of different lengths are padded
     on the right, where causality alone keeps them apart, and only the suffixes see a mask. A sliding window counts
     slots, not positions, and so do models that take no positions (MPT): if one would reach over the gap, padding and mask are on

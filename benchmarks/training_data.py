@@ -1,0 +1,81 @@
+"""Write the training data of the shipped tokens: NQ's and SQuADshifts' training questions with retrieved passages.
+
+Usage: python benchmarks/training_data.py DATA OUTPUT, where DATA holds `nq/` and `squadshifts-wiki/`.
+
+NQ's questions get the five passages that BM25 finds for them. SQuADshifts asks some five questions about each paragraph: they share
+one list of passages, the paragraph and those that BM25 finds for its questions, so that training computes it once for all of them.
+The passage with the answer is always among the five, mostly first, as retrievers bring it.
+"""
+
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import bm25s
+
+PASSAGES = 5
+RANK_WEIGHTS = (15, 2, 1, 1, 1)
+"""How often the paragraph with the answers stands first, second … in a list that questions share."""
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def words(texts: list[str]) -> list[list[str]]:
+    return [re.findall(r"\w+", text.lower()) for text in texts]
+
+
+class Passages:
+    def __init__(self, records: list[dict[str, Any]]) -> None:
+        self.texts = {record["id"]: f"{record['title']}\n{record['text']}" for record in records}
+        self._ids = list(self.texts)
+        self._index = bm25s.BM25(k1=1.2, b=0.75, method="lucene")
+        self._index.index(words(list(self.texts.values())), show_progress=False)
+
+    def closest(self, questions: list[str]) -> list[list[str]]:
+        found, _ = self._index.retrieve(words(questions), k=PASSAGES, show_progress=False)
+        return [[self._ids[number] for number in row] for row in found]
+
+
+def nq(data: Path) -> list[dict[str, Any]]:
+    passages = Passages([r for part in ("train", "dev", "test") for r in read(data / f"nq/passages-{part}.jsonl")])
+    questions = read(data / "nq/train.jsonl")
+    lines = []
+    for record, found in zip(questions, passages.closest([r["question"] for r in questions]), strict=True):
+        right = record["metadata"]["passage_id"]
+        ids = found if right in found else [*found[:-1], right]
+        lines.append(line(record, [passages.texts[i] for i in ids]))
+    return lines
+
+
+def squadshifts(data: Path) -> list[dict[str, Any]]:
+    passages = Passages(read(data / "squadshifts-wiki/passages.jsonl"))
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for record in read(data / "squadshifts-wiki/questions.jsonl"):
+        asked.setdefault(record["positive"][0], []).append(record)
+    rng = Random(0)
+    lines = []
+    for right, records in asked.items():
+        votes = Counter(i for ids in passages.closest([r["question"] for r in records]) for i in ids)
+        votes.pop(right, None)
+        ids = [i for i, _ in votes.most_common(PASSAGES - 1)]
+        ids.insert(rng.choices(range(PASSAGES), RANK_WEIGHTS)[0], right)
+        lines += [line(record, [passages.texts[i] for i in ids]) for record in records]
+    return lines
+
+
+def line(record: dict[str, Any], passages: list[str]) -> dict[str, Any]:
+    return {"question": record["question"], "target": record["golden_answers"], "ret_passages": passages}
+
+
+if __name__ == "__main__":
+    source, output = map(Path, sys.argv[1:])
+    records = nq(source) + squadshifts(source)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text("".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records), encoding="utf-8")
+    print(f"{len(records)} examples in {output}")
