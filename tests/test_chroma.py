@@ -221,7 +221,7 @@ class TestCollections:
 
     def test_another_embedding_function_is_refused(self, client, collection):
         with pytest.raises(
-            CollectionError, match="made with the embedding function 'spring-rag-hashed-words'"
+            CollectionError, match="made with the embedding function 'spring-rag-weighted-words'"
         ):
             open_collection(client, collection.name, "default")
         assert open_collection(client, collection.name, "hashed-words").name == collection.name

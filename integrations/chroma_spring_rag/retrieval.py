@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from chroma_spring_rag.embedding import HashedWords
+from chroma_spring_rag.embedding import HashedWords, UnweightedWords
 from chroma_spring_rag.errors import CollectionError, chroma_errors
 from chroma_spring_rag.word_search import search_words
 
@@ -38,7 +38,7 @@ def search(
 ) -> list[list[Passage]]:
     """The passages closest to each question, closest first.
 
-    A collection whose embedding function is `HashedWords` is searched by the words themselves, exactly; its vectors are
+    A collection whose embedding function is `HashedWords` (or the older one of that kind) is searched by the words themselves, exactly; its vectors are
     for programs that search it without this function. Any other is searched by one query of its vectors.
 
     Args:
@@ -102,7 +102,7 @@ def _by_vectors(
 
 def _holds_words(collection: Collection) -> bool:
     # What the collection object embeds with, whether the collection records it or the caller named it.
-    return isinstance(collection._embedding_function, HashedWords)
+    return isinstance(collection._embedding_function, HashedWords | UnweightedWords)
 
 
 def _passage(hit: _Hit, name: str) -> Passage:

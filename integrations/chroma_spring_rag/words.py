@@ -23,12 +23,18 @@ _STEMMER = snowballstemmer.stemmer("english")
 
 def words(text: str) -> list[str]:
     """The words of a text in small letters, English endings cut off: "Bridges" and "bridged" are both "bridg"."""
-    return [_stem(word) for word in _WORD.findall(text.lower())]
+    return [stem(word) for word in split(text)]
+
+
+def split(text: str) -> list[str]:
+    """The words of a text in small letters, as they stand."""
+    return _WORD.findall(text.lower())
 
 
 # The stemmer is written in Python, and most words of a text are words of another.
 @lru_cache(maxsize=2**17)
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
+    """A word without its English ending."""
     return str(_STEMMER.stemWord(word))
 
 
