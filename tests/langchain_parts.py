@@ -61,4 +61,4 @@ class WordEmbeddings(Embeddings):
         return [vector.tolist() for vector in self._embed(texts)]
 
     def embed_query(self, text: str) -> list[float]:
-        return self.embed_documents([text])[0]
+        return self._embed.embed_query([text])[0].tolist()

@@ -94,10 +94,10 @@ class OfflineEmbedding(BaseEmbedding):
         return [float(value) for value in HashedWords()([text])[0]]
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._get_text_embedding(query)
+        return [float(value) for value in HashedWords().embed_query([query])[0]]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return self._get_text_embedding(query)
+        return self._get_query_embedding(query)
 
 
 def chroma_index(texts: Sequence[str] = FACTS) -> VectorStoreIndex:

@@ -3,10 +3,13 @@
 import os
 import uuid
 from pathlib import Path
+from string import ascii_lowercase
 
 import chromadb
+import numpy as np
 import pytest
 from chroma_server import chroma_server
+from chromadb import Documents, EmbeddingFunction, Embeddings
 
 from chroma_spring_rag import (
     ChromaQA,
@@ -20,6 +23,7 @@ from chroma_spring_rag import (
     open_collection,
     open_or_create_collection,
 )
+from chroma_spring_rag import qa as chroma_qa
 from spring_rag import RagTemplate, SpringModel
 from spring_rag.backends.base import stripped
 from spring_rag.errors import TokensError
@@ -29,6 +33,29 @@ FACTS = {
     "ship.txt": "The ship Petrel carried salt and was lost off Cape Dunn.",
     "law.md": "# Law\n\nThe Harbour Act forbids anchoring after dusk.",
 }
+
+
+class Letters(EmbeddingFunction[Documents]):
+    """How often each letter stands in a text: vectors that Chroma itself searches."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma passes it by this name
+        return [
+            np.array([text.count(letter) for letter in ascii_lowercase], dtype=np.float32) for text in input
+        ]
+
+    @staticmethod
+    def name() -> str:
+        return "test-letters"
+
+    def get_config(self) -> dict[str, object]:
+        return {}
+
+    @staticmethod
+    def build_from_config(config: dict[str, object]) -> "Letters":
+        return Letters()
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +221,7 @@ class TestCollections:
 
     def test_another_embedding_function_is_refused(self, client, collection):
         with pytest.raises(
-            CollectionError, match="made with the embedding function 'spring-rag-hashed-words'"
+            CollectionError, match="made with the embedding function 'spring-rag-weighted-words'"
         ):
             open_collection(client, collection.name, "default")
         assert open_collection(client, collection.name, "hashed-words").name == collection.name
@@ -263,9 +290,9 @@ class TestAnswers:
         ]
         assert qa.ask_many([]) == []
 
-    def test_many_take_one_query_and_one_batch(self, qa, monkeypatch):
+    def test_many_take_one_search_and_one_batch(self, qa, monkeypatch):
         calls = []
-        for owner, name in ((chromadb.Collection, "query"), (SpringModel, "generate")):
+        for owner, name in ((chroma_qa, "search"), (SpringModel, "generate")):
             original = getattr(owner, name)
 
             def counted(*args, original=original, name=name, **kwargs):
@@ -274,7 +301,7 @@ class TestAnswers:
 
             monkeypatch.setattr(owner, name, counted)
         qa.ask_many(["bridge", "ship", "law"], max_new_tokens=2)
-        assert calls == ["query", "generate"]
+        assert calls == ["search", "generate"]
 
     def test_streams_the_same_answer(self, qa):
         stream = qa.stream("Who built the bridge?", num_tokens=3, max_new_tokens=12)
@@ -328,7 +355,7 @@ class TestAnswers:
         client.create_collection(name, embedding_function=None).add(
             ids=["1"], embeddings=[[1.0, 0.0]], documents=["narrow"]
         )
-        opened = open_collection(client, name, "hashed-words")
+        opened = client.get_collection(name, embedding_function=Letters())
         with pytest.raises(CollectionError, match="dimension.*name that one"):
             ChromaQA(model, opened).ask("anything")
 
@@ -341,7 +368,7 @@ class TestAnswers:
 
     def test_scores_of_squared_distances_fall_with_distance(self, model, client):
         made = client.create_collection(
-            f"l2-{uuid.uuid4()}", embedding_function=HashedWords(), configuration={"hnsw": {"space": "l2"}}
+            f"l2-{uuid.uuid4()}", embedding_function=Letters(), configuration={"hnsw": {"space": "l2"}}
         )
         made.add(ids=["fox", "owl"], documents=["a red fox", "a grey owl"])
         near, far = ChromaQA(model, made).retrieve("fox")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chroma_spring_rag import CollectionError, HashedWords, embedding_named
+from chroma_spring_rag import CollectionError, HashedWords, embedding_named, search
 from chroma_spring_rag.store import connect_folder, open_or_create_collection
 
 
@@ -31,30 +31,47 @@ def test_vectors_have_length_one_or_are_zero_for_texts_without_words(texts):
             assert length == 0
 
 
-def test_a_text_of_stop_words_keeps_a_direction():
-    who, why, boat = HashedWords()(["Who is it?", "Why not?", "Who owns the boat?"])
-    assert np.linalg.norm(who) == pytest.approx(1)
-    assert who @ HashedWords()(["it is who"])[0] == pytest.approx(1)
-    assert who @ why == pytest.approx(0)
-    assert boat @ HashedWords()(["boat owns"])[0] == pytest.approx(1), (
-        "stop words beside others weigh nothing"
-    )
+def test_a_question_weighs_its_words_by_how_rare_they_are():
+    fox, the, both = HashedWords()(["fox", "the", "the fox"])
+    (asked,) = HashedWords().embed_query(["the foxes"])
+    assert np.linalg.norm(asked) == pytest.approx(1)
+    assert asked @ fox > 0.9 > 0.3 > asked @ the > 0
+    assert both @ fox == pytest.approx(both @ the), "a document's words are told apart by the question only"
+
+
+def test_a_question_of_frequent_words_keeps_a_direction():
+    (asked,) = HashedWords().embed_query(["Who is it?"])
+    assert np.linalg.norm(asked) == pytest.approx(1)
+    assert not HashedWords().embed_query(["?"])[0].any()
+
+
+def test_repetitions_count_less_and_less():
+    once, often = HashedWords()(["fox owl", "fox fox fox fox fox fox fox fox owl"])
+    (fox,) = HashedWords()(["fox"])
+    assert once @ fox < often @ fox < 0.95
 
 
 def test_the_same_text_has_the_same_vector_in_another_process():
     text = "Der Fluß fließt; 東京は大きい. The lighthouse at Grey Point."
-    code = f"from chroma_spring_rag import HashedWords; print(HashedWords()([{text!r}])[0].tolist())"
+    code = (
+        f"from chroma_spring_rag import HashedWords; h, text = HashedWords(), {text!r};"
+        "print([h([text])[0].tolist(), h.embed_query([text])[0].tolist()])"
+    )
     environment = os.environ | {"PYTHONHASHSEED": "123"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
-    assert json.loads(done.stdout) == HashedWords()([text])[0].tolist()
+    assert json.loads(done.stdout) == [
+        HashedWords()([text])[0].tolist(),
+        HashedWords().embed_query([text])[0].tolist(),
+    ]
 
 
 def test_a_collection_remembers_it_for_another_process(tmp_path: Path):
     collection = open_or_create_collection(connect_folder(tmp_path / "db", create=True), "animals")
     collection.add(ids=["1", "2"], documents=["The fox runs.", "The owl flies."])
-    assert collection.configuration_json["hnsw"]["space"] == "cosine"
+    index = collection.configuration_json["hnsw"]
+    assert (index["space"], index["ef_search"], index["max_neighbors"]) == ("cosine", 1000, 48)
     code = (
         "import chromadb, chroma_spring_rag; "
         f"collection = chromadb.PersistentClient({str(tmp_path / 'db')!r}).get_collection('animals'); "
@@ -99,3 +116,13 @@ def test_finds_the_right_paragraph_of_xquad():
     found = collection.query(query_texts=[question for question, _ in questions], n_results=5)["ids"]
     share = np.mean([right in ids for (_, right), ids in zip(questions, found, strict=True)])
     assert share >= 0.95
+
+    passages = search(collection, [question for question, _ in questions], 5)
+    texts = [paragraph["context"] for paragraph in paragraphs]
+    exact = np.mean(
+        [
+            texts[int(right)] in {p.text for p in row}
+            for (_, right), row in zip(questions, passages, strict=True)
+        ]
+    )
+    assert exact >= 0.985

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from chroma_spring_rag.embedding import HashedWords, UnweightedWords
 from chroma_spring_rag.errors import CollectionError, chroma_errors
+from chroma_spring_rag.word_search import search_words
 
 if TYPE_CHECKING:
     from chromadb import Collection, Where
@@ -21,8 +23,9 @@ class Passage:
     Attributes:
         text: as it stands in the collection.
         source: its metadata's `source`; its id where there is none.
-        score: higher is closer. Cosine similarity or inner product, as the collection measures; for squared
-            Euclidean distance, that distance with a minus.
+        score: higher is closer. In a collection of hashed words, from 0 to 1: how much of the question's words the text
+            holds, rare words counting more (`WordIndex.scores`). In others, cosine similarity or inner product, as the
+            collection measures; for squared Euclidean distance, that distance with a minus.
     """
 
     text: str
@@ -33,7 +36,10 @@ class Passage:
 def search(
     collection: Collection, questions: Sequence[str], top_k: int, where: Where | None = None
 ) -> list[list[Passage]]:
-    """The passages closest to each question, closest first, by one query of the collection.
+    """The passages closest to each question, closest first.
+
+    A collection whose embedding function is `HashedWords` (or the older one of that kind) is searched by the words themselves, exactly; its vectors are
+    for programs that search it without this function. Any other is searched by one query of its vectors.
 
     Args:
         collection: embeds the questions with its own embedding function.
@@ -45,35 +51,65 @@ def search(
         CollectionError: an empty collection, a filter that isn't one, another embedding function than the
             collection's, or a server that doesn't answer.
     """
+    checked_top_k(top_k)
     name = collection.name
     with chroma_errors(f"searching the collection {name!r}"):
-        result = collection.query(
-            query_texts=list(questions),
-            n_results=checked_top_k(top_k),
-            where=where,
-            include=["documents", "metadatas", "distances"],
-        )
-        is_empty = not any(result["ids"]) and collection.count() == 0
+        ranked = (_by_words if _holds_words(collection) else _by_vectors)(collection, questions, top_k, where)
+        is_empty = not any(ranked) and collection.count() == 0
     if is_empty:
         msg = f"the collection {name!r} is empty; index files into it first (spring-rag index)"
         raise CollectionError(msg)
+    return [[_passage(hit, name) for hit in hits] for hits in ranked]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    id: str
+    text: str | None
+    metadata: Mapping[str, Any] | None
+    score: float
+
+
+def _by_words(
+    collection: Collection, questions: Sequence[str], top_k: int, where: Where | None
+) -> list[list[_Hit]]:
+    ranked, entries = search_words(collection, questions, top_k, where)
+    return [[_Hit(id_, *entries[id_], score) for id_, score in row] for row in ranked]
+
+
+def _by_vectors(
+    collection: Collection, questions: Sequence[str], top_k: int, where: Where | None
+) -> list[list[_Hit]]:
+    result = collection.query(
+        query_texts=list(questions),
+        n_results=top_k,
+        where=where,
+        include=["documents", "metadatas", "distances"],
+    )
     assert result["documents"] is not None
     assert result["metadatas"] is not None
     assert result["distances"] is not None
     to_score = _scoring(collection)
-    answers = []
-    for ids, texts, metadatas, distances in zip(
-        result["ids"], result["documents"], result["metadatas"], result["distances"], strict=True
-    ):
-        passages = []
-        for id_, text, metadata, distance in zip(ids, texts, metadatas, distances, strict=True):
-            if text is None:
-                msg = f"the entry {id_!r} of the collection {name!r} has no document text to answer from"
-                raise CollectionError(msg)
-            source = (metadata or {}).get("source", id_)
-            passages.append(Passage(text, str(source), to_score(distance)))
-        answers.append(passages)
-    return answers
+    rows = zip(result["ids"], result["documents"], result["metadatas"], result["distances"], strict=True)
+    return [
+        [
+            _Hit(id_, text, metadata, to_score(distance))
+            for id_, text, metadata, distance in zip(*row, strict=True)
+        ]
+        for row in rows
+    ]
+
+
+def _holds_words(collection: Collection) -> bool:
+    # What the collection object embeds with, whether the collection records it or the caller named it.
+    return isinstance(collection._embedding_function, HashedWords | UnweightedWords)
+
+
+def _passage(hit: _Hit, name: str) -> Passage:
+    if hit.text is None:
+        msg = f"the entry {hit.id!r} of the collection {name!r} has no document text to answer from"
+        raise CollectionError(msg)
+    return Passage(hit.text, str((hit.metadata or {}).get("source", hit.id)), hit.score)
 
 
 def read_texts(collection: Collection) -> list[str]:
