@@ -1,6 +1,7 @@
 """What the commands say and where: results on stdout, all else on stderr."""
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -32,6 +33,7 @@ def quiet_libraries() -> Iterator[None]:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("ANONYMIZED_TELEMETRY", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     with redirect_stdout(sys.stderr):
         yield
 
@@ -51,6 +53,16 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def show_log() -> None:
+    """Let what the library logs be read on stderr: what takes long and happens once."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("spring_rag")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def show_warnings_in_one_line() -> None:

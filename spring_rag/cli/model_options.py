@@ -14,7 +14,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="M",
-        help="Backbone: Hub id or folder. Default: the one that the tokens were trained on, or the demo's.",
+        help="Backbone: Hub id, folder, model.gguf or owner/name:file.gguf. Default: the one that the tokens were trained on, or the demo's.",
         show_default=False,
     ),
 ]
