@@ -162,6 +162,5 @@ def tested(found: Sweep) -> dict[str, Any]:
         }
         return {**run.to_dict(), **intervals, **({"beside_plain": gains} if gains else {})}
 
-    told = found.instructed
-    words = {"instructed": {"instruction": told.instruction, **row(told)}} if told else {}
+    words = {"instructed": row(found.instructed)} if found.instructed else {}
     return {"results": [row(run) for run in found.runs], **words}
