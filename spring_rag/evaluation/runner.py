@@ -139,7 +139,7 @@ def sweep(
     if words is not None:
         ways.append(Way(words.template, stop=words.stop))
     prompts = [layouts(model, example, ways, max_new_tokens) for example in examples]
-    settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     found = answer_in_ways(model, examples, prompts, ways, progress=progress, **settings)
     step = -(-len(examples) // timed) if timed else 1
     runs = []

@@ -190,6 +190,11 @@ def _leaves_room(model: "SpringModel", way: WordsWay) -> bool:
     return len(encode(without_passages, model.tokenizer).ids) <= _MOST_OF_CONTEXT * length
 
 
+def thinned(examples: Sequence[RagExample]) -> list[RagExample]:
+    """As many questions, evenly drawn, as choosing the words takes at most."""
+    return list(examples[:: -(-len(examples) // _MOST_DEV)])
+
+
 def set_aside(sets: Sequence[Sequence[RagExample]]) -> tuple[list[list[RagExample]], list[RagExample]]:
     """Part off questions to choose the words on: a tenth of all, but 20 to 50, at most half, and never the last one of a set.
 
@@ -200,7 +205,8 @@ def set_aside(sets: Sequence[Sequence[RagExample]]) -> tuple[list[list[RagExampl
     """
     questions = {example.question: example for examples in sets for example in examples}
     count = min(_MOST_DEV, max(_LEAST_DEV, round(_DEV_SHARE * len(questions))), len(questions) // 2)
-    left, aside = [list(examples) for examples in sets], []
+    left = [list(examples) for examples in sets]
+    aside: list[RagExample] = []
     for question in sorted(questions, key=lambda text: hashlib.sha256(text.encode()).digest()):
         kept = [[example for example in examples if example.question != question] for examples in left]
         if len(aside) < count and all(kept):
@@ -209,13 +215,11 @@ def set_aside(sets: Sequence[Sequence[RagExample]]) -> tuple[list[list[RagExampl
     return left, aside
 
 
-def prompt_ways(path: Path, template: RagTemplate, tokenizer: "PreTrainedTokenizerBase") -> list[WordsWay]:
-    """A prompt of the user's own, as text, and as a chat where the tokenizer has a chat template.
+def read_prompt(path: Path) -> RagTemplate:
+    """A prompt of the user's own.
 
     Args:
         path: a text in UTF-8 with `{context}` and, after it, `{question}`, each once; a literal brace is doubled.
-        template: the layout of the passages that replace `{context}`.
-        tokenizer: the backbone's.
 
     Raises:
         PromptError: it can't be read, or isn't such a text.
@@ -226,17 +230,26 @@ def prompt_ways(path: Path, template: RagTemplate, tokenizer: "PreTrainedTokeniz
         reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8 text"
         msg = f"the prompt {path} can't be read: {reason}"
         raise PromptError(msg) from error
-    before, between, after = _around_placeholders(text, path)
-    layout = RagTemplate(
-        passage=template.passage,
-        question="{question}" + after.replace("{", "{{").replace("}", "}}"),
-        context_end="",
-        instruction=between,
-        opening=before,
-    )
-    ways = [WordsWay(f"text, {path.name}", layout)]
+    opening, instruction, after = _around_placeholders(text, path)
+    question = "{question}" + after.replace("{", "{{").replace("}", "}}")
+    return RagTemplate(question=question, context_end="", instruction=instruction, opening=opening)
+
+
+def prompt_ways(
+    name: str, prompt: RagTemplate, template: RagTemplate, tokenizer: "PreTrainedTokenizerBase"
+) -> list[WordsWay]:
+    """A prompt of the user's own as text, and as a chat where the tokenizer has a chat template.
+
+    Args:
+        name: of the prompt.
+        prompt: what `read_prompt` gives.
+        template: whose layout the passages take.
+        tokenizer: the backbone's.
+    """
+    layout = replace(prompt, passage=template.passage)
+    ways = [WordsWay(f"text, {name}", layout)]
     if tokenizer.chat_template:
-        ways.append(WordsWay(f"chat, {path.name}", replace(layout, chat=True)))
+        ways.append(WordsWay(f"chat, {name}", replace(layout, chat=True)))
     return ways
 
 
