@@ -151,6 +151,12 @@ def test_eval_takes_a_prompt_and_questions_to_choose_on(
     assert {row["n_dev"] for row in found["words"]} == {3}
     assert found["instructed"]["n"] == found["results"][0]["n"] == 2
 
+    alone = CliRunner().invoke(app, [*placed, "--instruction", "", "--max-new-tokens", "3", "--json"])
+    only = json.loads(alone.stdout)
+    assert only["instructed"]["way"] == "text, mine.txt"
+    assert only["instructed"]["n"] == 3
+    assert "words" not in only
+
     same = [str(tmp_path / "dev.jsonl") if one.endswith("test.jsonl") else one for one in placed]
     refused = CliRunner().invoke(app, same)
     assert "too few questions to choose the best words on" in str(refused.exception)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from chroma_spring_rag import ChromaQA
     from spring_rag.evaluation.datasets import Dataset
     from spring_rag.evaluation.study import Study
+    from spring_rag.evaluation.words import Trial, WordsWay
     from spring_rag.examples import RagExample
     from spring_rag.model import SpringModel
 
@@ -87,7 +88,7 @@ def evaluate(
     instruction: Annotated[
         str | None,
         typer.Option(
-            help="How the plain backbone is asked in words for brief answers, for comparison; an empty text leaves words out.",
+            help="How the plain backbone is asked in words for brief answers, for comparison; an empty text leaves all but --prompt out.",
             show_default="“Answer with a few words only.”",
         ),
     ] = None,
@@ -190,20 +191,23 @@ def evaluate(
             datasets, dev_sets = _retrieve(qa, datasets), _retrieve(qa, dev_sets)
         _check_passages(datasets, counts)
         asked = _ks(loaded, sets, ks)
-        settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         names = sets if len(sets) > 1 else None
-        words, trials = None, []
+        layout = loaded.template(names[0] if names else None)
+        ways: list[WordsWay] = []
         if instruction != "":
-            layout = loaded.template(names[0] if names else None)
-            ways = word_ways(layout, loaded.tokenizer, f"{instruction}\n" if instruction else BRIEF)
-            if prompt is not None and own_prompt is not None:
-                ways += prompt_ways(prompt.name, own_prompt, layout, loaded.tokenizer)
+            ways += word_ways(layout, loaded.tokenizer, f"{instruction}\n" if instruction else BRIEF)
+        if prompt is not None and own_prompt is not None:
+            ways += prompt_ways(prompt.name, own_prompt, layout, loaded.tokenizer)
+        trials: list[Trial] = []
+        if len(ways) > 1:
             datasets, chosen_on = _dev_part(datasets, dev_sets)
             if counts:
                 chosen_on = [replace(one, passages=one.passages[: max(counts)]) for one in chosen_on]
             with Progress("choosing the best words") as tell:
                 trials = best_words(loaded, chosen_on, ways, progress=tell, **settings)
-            words = trials[0].way
+            ways = [trials[0].way]
+        words = ways[0] if ways else None
         with Progress("answering") as tell:
             found = study(
                 loaded,
