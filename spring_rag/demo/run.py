@@ -13,7 +13,7 @@ from spring_rag.model import SpringModel
 
 COLLECTION = "documents"
 MAX_NEW_TOKENS = 48
-WORDS = "text, worked examples"
+WORDS = "text, worked examples only"
 """The way in words that did best on the questions that the demo's tokens were chosen on, too."""
 WITH, WITHOUT = "with_answer", "without_answer"
 
