@@ -26,11 +26,11 @@ from spring_rag.demo import paths
 from spring_rag.demo.build.export import invent, left_out, retrieve, write_training
 from spring_rag.demo.build.records import passage, question
 from spring_rag.encoding import Encoded, encode
-from spring_rag.evaluation import BRIEF, Answer, Run, plain_difference, score, sweep
+from spring_rag.evaluation import BRIEF, Answer, Run, WordsWay, plain_difference, score, sweep
 from spring_rag.evaluation.statistics import compare, interval
 from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample, load_examples
 from spring_rag.model import SpringModel
-from spring_rag.prompt import RagPrompt
+from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training import TrainingRecipe, train_tokens
 from spring_rag.training.dataset import RagExamples, SimilarLengths
@@ -186,7 +186,7 @@ def answer_lora(work: Path, examples: list[RagExample]) -> tuple[Answer, ...]:
         backend.hf_model, work / "lora"
     ).merge_and_unload()
     model = SpringModel(merged, backend.tokenizer)
-    return sweep(model, examples, [0], instruction=None, max_new_tokens=NEW_TOKENS, timed=0).runs[0].answers
+    return sweep(model, examples, [0], max_new_tokens=NEW_TOKENS).runs[0].answers
 
 
 def shipped() -> VirtualTokens:
@@ -197,9 +197,9 @@ def evaluate(work: Path) -> None:
     examples = load_examples(work / "test.jsonl").examples
     model = SpringModel.from_pretrained(paths.BACKBONE, tokens=work / "ours")
     model.add_tokens("shipped", shipped())
-    common = {"max_new_tokens": NEW_TOKENS, "timed": 0}
-    plain = sweep(model, examples, [0, *KS], instruction=BRIEF, **common)
-    told = sweep(model, examples, [50], instruction=TOLD, tokens="shipped", **common)
+    brief, unsure = (WordsWay(text, RagTemplate(instruction=text)) for text in (BRIEF, TOLD))
+    plain = sweep(model, examples, [0, *KS], words=brief, max_new_tokens=NEW_TOKENS)
+    told = sweep(model, examples, [50], words=unsure, tokens="shipped", max_new_tokens=NEW_TOKENS)
     prefix = f"PEFT prompt tuning, {RECIPE.num_tokens} tokens in front"
     assert plain.instructed is not None
     assert told.instructed is not None
