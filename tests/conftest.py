@@ -36,7 +36,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from spring_rag.demo import paths
+import toy_parts
 from spring_rag.model import SpringModel
 from spring_rag.tokens import VirtualTokens
 
@@ -186,6 +186,6 @@ def make_tokens() -> Callable[..., VirtualTokens]:
 
 
 @pytest.fixture(scope="session")
-def demo_model() -> SpringModel:
-    """The model that ships with the package: it reads simple English and answers from it."""
-    return SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS, device="cpu")
+def toy_model() -> SpringModel:
+    """The toy with its virtual tokens: it reads simple English and answers from it."""
+    return SpringModel.from_pretrained(toy_parts.BACKBONE, tokens=toy_parts.TOKENS, device="cpu")
