@@ -71,7 +71,6 @@ def main() -> None:
         datasets,
         [0, len(model.backend.tokens() or ())],
         [args.passages],
-        instruction=None,
         max_new_tokens=32,
         batch_size=args.batch_size,
     )

@@ -124,6 +124,7 @@ class RagTemplate:
         question: the question's line, with `{question}`.
         context_end: stands after the last passage, before the slot; left out where there are no passages.
         instruction: stands between the slot and the question's line.
+        opening: stands before the first passage, or first where there are no passages.
         system: the system message of a chat.
         chat: the prompt is one user message, laid out by the tokenizer's chat template.
 
@@ -135,11 +136,12 @@ class RagTemplate:
     question: str = "Question: {question}\nAnswer:"
     context_end: str = "\n"
     instruction: str = ""
+    opening: str = ""
     system: str | None = None
     chat: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("passage", "question", "context_end", "instruction"):
+        for name in ("passage", "question", "context_end", "instruction", "opening"):
             _require(getattr(self, name), str, f"{name} of a RagTemplate")
         _require(self.system, str | None, "system of a RagTemplate")
         _require(self.chat, bool, "chat of a RagTemplate")
@@ -151,7 +153,7 @@ class RagTemplate:
 
     def render(self, question: str, passages: Sequence[str]) -> Prompt:
         """The prompt for a question and its passages, best passage first."""
-        parts: list[Part] = []
+        parts: list[Part] = [Text(self.opening, trusted=True)]
         for number, passage in enumerate(passages, start=1):
             values = {"passage": Text(passage), "number": Text(str(number), trusted=True)}
             parts += _fill(self.passage, values)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from spring_rag.cli.demo import demo, parse_ks
 from spring_rag.cli.train import train
-from spring_rag.demo import paths
+from spring_rag.demo import paths, run
 from spring_rag.tokens import VirtualTokens
 
 app = typer.Typer()
@@ -85,6 +85,7 @@ def _small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "TOKENS", folder / "tokens")
     monkeypatch.setattr(paths, "DOCUMENTS", folder / "documents")
     monkeypatch.setattr(paths, "QUESTIONS", folder / "questions.jsonl")
+    monkeypatch.setattr(run, "WORDS", "text, told")  # worked examples take more than the tiny context
 
 
 def test_trained_tokens_carry_the_options(folder: Path) -> None:

@@ -111,20 +111,26 @@ def test_report_and_json(folder: Path, tmp_path: Path) -> None:
         folder / "own.jsonl",
         "--passages",
         "3,1",
+        "--timed",
+        "2",
+        "--without-passages",
+        "1",
         "--report",
         report,
         "--json",
     )
     found = json.loads(out)
     assert [row["k"] for row in found["results"]] == [0, 1, 4]
-    assert found["instructed"]["instruction"] == "Answer with a few words only.\n"
+    assert found["instructed"]["way"] in [row["way"] for row in found["words"]]
+    assert found["words"][0]["n_dev"] == 1
+    assert found["without_passages"]["results"][1]["k"] == 4
     assert found["retrieved"] == 1.0
     assert found["largest_difference_of_logits_at_k_0"] == 0.0
     assert [one["passages"] for one in found["passages"]] == [1, 3]
     for row in found["results"]:
         assert row["exact_match_interval"][0] <= row["exact_match"] <= row["exact_match_interval"][1]
         assert row["answers_per_second"] > 0
-        assert row["n"] == 3
+        assert row["n"] == 2
     assert "beside_plain" not in found["results"][0]
     assert 0 < found["results"][2]["beside_plain"]["f1"]["p"] <= 1
 
@@ -133,15 +139,17 @@ def test_report_and_json(folder: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert json.loads((report / "results.json").read_text())["results"] == found["results"]
     answers = [json.loads(line) for line in (report / "answers.jsonl").read_text().splitlines()]
-    assert len(answers) == 3 * 2 * 4
+    assert len(answers) == 2 * 2 * 4
     assert {one["passages"] for one in answers} == {1, 3}
-    mean = sum(one["exact_match"] for one in answers if one["k"] == 4 and one["passages"] == 3) / 3
+    mean = sum(one["exact_match"] for one in answers if one["k"] == 4 and one["passages"] == 3) / 2
     assert mean == pytest.approx(found["results"][2]["exact_match"], abs=1e-4)
 
     page = Page((report / "report.html").read_text())
     assert page.fetched == []
     assert "Where does <b>Cato</b> live?" in page.texts
-    assert "k = 0, “Answer with a few words only.”" in page.texts
+    assert f"k = 0, in words ({found['instructed']['way']})" in page.texts
+    assert "Best words" in page.texts
+    assert "Without passages" in page.texts
     markdown = (report / "report.md").read_text()
     assert "![score-over-k](score-over-k.svg)" in markdown
     assert "<b>" not in markdown
@@ -168,7 +176,9 @@ def test_several_sets_and_folders(folder: Path) -> None:
 
 def test_table_for_people(folder: Path) -> None:
     out = run("--tokens", folder / "six", "--data", folder / "own.jsonl", "--k", "0,6", "--limit", "2")
-    assert "own: 2 questions" in out
+    assert "own: 1 questions" in out
+    assert "chosen on 1 other questions" in out
+    assert "answers/s" not in out
     assert "k = 6 beside k = 0: exact match" in out
 
 
@@ -291,7 +301,7 @@ def _contexts(model: SpringModel, example: RagExample) -> tuple[list[int], list[
     model.backend.generate = watch  # type: ignore[method-assign]
     try:
         for ks in ([0], [6], [0, 6]):
-            sweep(model, [example], ks, instruction=None, max_new_tokens=1, timed=0)
+            sweep(model, [example], ks, max_new_tokens=1)
     finally:
         model.backend.generate = generate  # type: ignore[method-assign]
     return seen[:2], seen[2:]
@@ -304,7 +314,7 @@ def test_sets_keep_their_own_templates(folder: Path) -> None:
     model.add_tokens("own", folder / "four")
     model.add_tokens("other", VirtualTokens(other.matrix, backbone=other.backbone, template=layout))
     example = RagExample("Who?", ("Ann",), ("Ann did.",))
-    found = sweep(model, [example], [0, 4], tokens=["own", "other"], max_new_tokens=4, timed=0)
+    found = sweep(model, [example], [0, 4], tokens=["own", "other"], max_new_tokens=4)
     expected = model.answer("Who?", ["Ann did."], num_tokens=4, tokens="other", max_new_tokens=4)
     assert [(run.k, run.tokens) for run in found.runs] == [(0, None), (4, "own"), (4, "other")]
     assert found.runs[2].answers[0].text == expected
@@ -312,8 +322,8 @@ def test_sets_keep_their_own_templates(folder: Path) -> None:
 
 def test_merged_sweeps(model: SpringModel) -> None:
     examples = [RagExample(q, ("Rome",), tuple(FACTS)) for q in QUESTIONS]
-    whole = sweep(model, examples, [0, 6], max_new_tokens=4)
-    parts = [sweep(model, part, [0, 6], max_new_tokens=4) for part in (examples[:1], examples[1:])]
+    whole = sweep(model, examples, [0, 6], max_new_tokens=4, timed=9)
+    parts = [sweep(model, part, [0, 6], max_new_tokens=4, timed=9) for part in (examples[:1], examples[1:])]
     joined = merged(parts)
     assert [run.answers for run in joined.all_runs] == [run.answers for run in whole.all_runs]
     speed = joined.runs[0].answers_per_second

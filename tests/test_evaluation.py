@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from spring_rag.evaluation import (
     Answer,
     Run,
     Sweep,
+    WordsWay,
     contains,
     exact_match,
     f1,
@@ -75,21 +77,22 @@ def model(
 
 def test_sweep_answers_as_the_model_does(model: SpringModel) -> None:
     template = RagTemplate(question="Q: {question}\nA:")
+    told = RagTemplate(question="Q: {question}\nA:", instruction="Brief.\n")
     steps: list[tuple[int, int]] = []
     result = sweep(
         model,
         EXAMPLES,
         [0, 6],
         template=template,
-        instruction="Brief.\n",
+        words=WordsWay("told", told),
         max_new_tokens=5,
         batch_size=3,
+        timed=4,
         progress=lambda done, total: steps.append((done, total)),
     )
     assert steps == [(done, 21) for done in (3, 6, 9, 12, 15, 18, 21)]
     assert [run.k for run in result.runs] == [0, 6]
     assert result.instructed is not None
-    told = RagTemplate(question="Q: {question}\nA:", instruction="Brief.\n")
     for run, layout in zip((*result.runs, result.instructed), (template, template, told), strict=True):
         assert run.answers_per_second is not None
         assert run.answers_per_second > 0
@@ -102,7 +105,7 @@ def test_sweep_answers_as_the_model_does(model: SpringModel) -> None:
 
 
 def test_json_of_a_sweep(model: SpringModel) -> None:
-    result = sweep(model, EXAMPLES, [0, 1], instruction=None, max_new_tokens=2)
+    result = sweep(model, EXAMPLES, [0, 1], max_new_tokens=2)
     rows = result.to_dict()["results"]
     assert [row["k"] for row in rows] == [0, 1]
     assert set(rows[0]) == {
@@ -116,6 +119,7 @@ def test_json_of_a_sweep(model: SpringModel) -> None:
         "answers_per_second",
     }
     assert rows[0]["n"] == 7
+    assert rows[0]["answers_per_second"] is None
     assert "instructed" not in result.to_dict()
     with pytest.raises(DataError, match="no questions"):
         sweep(model, [], [0])
@@ -125,7 +129,8 @@ def a_run(k: int, texts: list[str], instruction: str = "") -> Run:
     answers = tuple(
         Answer(t, 3, exact_match(t, ["Ann"]), f1(t, ["Ann"]), contains(t, ["Ann"])) for t in texts
     )
-    return Run(k, answers, 1.5, instruction)
+    words = WordsWay("brief", RagTemplate(instruction=instruction)) if instruction else None
+    return Run(k, answers, 1.5, words=words)
 
 
 def test_means_and_report() -> None:
@@ -142,13 +147,15 @@ def test_means_and_report() -> None:
     assert found["results"][1]["exact_match"] == 0.6667
     assert found["results"][0]["answers_per_second"] == 1.5
     assert found["instructed"]["instruction"] == "Be brief.\n"
+    assert found["instructed"]["way"] == "brief"
     assert telling_examples(result, 2) == [1, 2]
 
     console = Console(file=io.StringIO(), width=120)
     console.print(score_table(result))
     table = console.file.getvalue()
-    assert table.index("k = 0 ") < table.index("“Be brief.”") < table.index("k = 5")
+    assert table.index("k = 0 ") < table.index("in words (brief)") < table.index("k = 5")
     assert "66.7%" in table
+    assert "answers/s" in table
 
     console = Console(file=io.StringIO(), width=120)
     console.print(side_by_side(result, 2))
@@ -156,3 +163,11 @@ def test_means_and_report() -> None:
     assert "[bold]Question 2[/bold]" in panel
     assert "✗ It is Ann [red]" in panel
     assert "expected: Ann" in panel
+
+
+def test_a_table_without_times_has_no_column_for_them() -> None:
+    run = replace(a_run(0, ["Ann"]), answers_per_second=None)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(score_table(Sweep((RagExample("Who?", ("Ann",)),), (run,))))
+    assert "answers/s" not in console.file.getvalue()
+    assert "tokens/answer" in console.file.getvalue()

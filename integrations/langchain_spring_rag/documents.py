@@ -31,7 +31,8 @@ def rag_prompt(template: RagTemplate | None = None) -> PromptTemplate | ChatProm
         A `PromptTemplate`, or a `ChatPromptTemplate` if the layout is that of a chat.
     """
     template = template or RagTemplate()
-    text = "{context}" + SLOT_MARKER + _literal(template.instruction) + template.question
+    context = _literal(template.opening) + "{context}"
+    text = context + SLOT_MARKER + _literal(template.instruction) + template.question
     if not template.chat:
         return with_virtual_tokens(PromptTemplate.from_template(text))
     messages = [("human", text)]

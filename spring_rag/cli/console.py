@@ -3,12 +3,23 @@
 import json
 import os
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from errno import EACCES, EISDIR, ENOTDIR
 from pathlib import Path
-from typing import Any
+from threading import TIMEOUT_MAX, Event, Thread
+from typing import TYPE_CHECKING, Any, Self
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+_EVERY = "SPRING_RAG_PROGRESS_SECONDS"
+"""Environment variable: seconds between two lines of progress, 30 if it isn't set."""
 
 
 def note(message: str) -> None:
@@ -36,21 +47,112 @@ def quiet_libraries() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def progress(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, for as long as this block runs; nothing where stderr isn't a terminal.
+class Progress:
+    """How far a long computation is, on stderr: a bar in a terminal, else a plain line every half minute.
 
-    Yields:
-        What to call with the number done and the number to do.
+    Use it as a context, and call it with the number done, the number to do, and what else is worth a look.
+
+    Args:
+        description: what is being done, as "answering".
+        shown: False says nothing, as in all processes but the first.
+        stays: leave the bar on the screen at the end.
+
+    Example:
+        >>> with Progress("answering") as report:
+        ...     report(120, 600)
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    def __init__(self, description: str, *, shown: bool = True, stays: bool = False) -> None:
+        from rich.console import Console
+
+        self._description = description
+        console = Console(stderr=True)
+        in_terminal = console.is_terminal
+        self._bar = _bar(description, console, stays) if shown and in_terminal else None
+        self._lines = Thread(target=self._print_lines, daemon=True) if shown and not in_terminal else None
+        self._ended, self._every = Event(), _seconds_between_lines()
+        self._begun, self._before = 0.0, 0
+        self._done, self._total, self._more = 0, 0, ""
+
+    def __enter__(self) -> Self:
+        self._begun = time.monotonic()
+        if self._bar is not None:
+            self._bar.start()
+        if self._lines is not None:
+            self._lines.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._bar is not None:
+            self._bar.stop()
+        if self._lines is not None:
+            self._lines.join()
+
+    def __call__(self, done: int, total: int, more: str = "") -> None:
+        """Move on."""
+        self._done, self._total, self._more = done, total, more
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, more=more)
+
+    def resume(self, done: int, total: int) -> None:
+        """Begin where an earlier run stopped, so that the time left is told from what this one does."""
+        self._begun, self._before = time.monotonic(), done
+        self(done, total)
+
+    def tell(self) -> None:
+        """Print the line now, where lines are printed."""
+        if self._lines is not None:
+            note(self._line())
+
+    def _print_lines(self) -> None:
+        while not self._ended.wait(self._every):
+            self.tell()
+
+    def _line(self) -> str:
+        if not self._total:
+            return f"{self._description} …"
+        left = ""
+        if self._done - self._before > 0 and self._done < self._total:
+            seconds_each = (time.monotonic() - self._begun) / (self._done - self._before)
+            left = f" ({_duration(seconds_each * (self._total - self._done))} left)"
+        more = f": {self._more}" if self._more else ""
+        return f"{self._description}: {self._done} of {self._total}{left}{more}"
+
+
+def _seconds_between_lines() -> float:
+    text = os.environ.get(_EVERY, "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < TIMEOUT_MAX:
+        msg = f"the environment variable {_EVERY} is {text!r}; expected a positive number of seconds"
+        raise typer.BadParameter(msg)
+    return seconds
+
+
+def _bar(description: str, console: "Console", stays: bool) -> "RichProgress":
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[more]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    bar = RichProgress(*columns, console=console, transient=not stays)
+    bar.add_task(description, total=None, more="")
+    return bar
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def show_warnings_in_one_line() -> None:

@@ -8,7 +8,7 @@ import typer
 from spring_rag.cli.backbone import placement
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT, Db, Embedding, Host, Port, connect
 from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, Seed, SkipBad
-from spring_rag.cli.console import check_file, note, print_json, progress, quiet_libraries
+from spring_rag.cli.console import Progress, check_file, note, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from chromadb import Collection
@@ -82,7 +82,7 @@ def attach(
         check_file(output)
         loaded = load_examples(qa, skip_bad=skip_bad)
         opened = _open(db, host, port, collection, embedding)
-        with progress("retrieving") as tell:
+        with Progress("retrieving") as tell:
             attached = attach_passages(
                 loaded.examples,
                 [_retriever(one) for one in opened],
@@ -185,7 +185,7 @@ def make(
         if limit is not None and limit < len(passages):
             passages = Random(f"{seed}:passages").sample(passages, limit)
         backbone = SpringModel.from_pretrained(model, **placed)
-        with progress("writing questions") as tell:
+        with Progress("writing questions") as tell:
             made = make_pairs(
                 backbone,
                 passages,
@@ -197,7 +197,7 @@ def make(
                 batch_size=batch_size,
                 progress=tell,
             )
-        with progress("retrieving") as tell:
+        with Progress("retrieving") as tell:
             attached = attach_passages(
                 [RagExample(pair.question, (pair.answer,)) for pair in made.pairs],
                 [_retriever(one) for one in opened],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spring_rag.cli.common_options import Json
-from spring_rag.cli.console import note, print_json, progress, quiet_libraries
+from spring_rag.cli.console import Progress, note, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from spring_rag.evaluation import Sweep
@@ -31,7 +31,7 @@ def demo(
     """See the same frozen model answer with and without virtual tokens.
 
     Indexes the demo's documents into Chroma, retrieves passages for its questions, and answers each question with every number of
-    virtual tokens, and once more with none, told in words to be brief. No network, no model hub.
+    virtual tokens, and once more with none, told in the best words we know. No network, no model hub.
     """
     ks = parse_ks(k)
     with quiet_libraries():
@@ -39,12 +39,12 @@ def demo(
         from spring_rag.model import SpringModel
 
         model = SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS)
-        with progress("indexing") as report:
+        with Progress("indexing") as report:
             qa = run.build_index(model, db, top_k, report)
-        with progress("retrieving") as report:
+        with Progress("retrieving") as report:
             asked = run.load_questions(limit=questions)
             examples, retrieved = run.retrieve(qa, asked, report)
-        with progress("answering") as report:
+        with Progress("answering") as report:
             result, parts = run.answer(model, asked, examples, retrieved, ks, report)
     if json:
         print_json(result.to_dict())
@@ -77,7 +77,7 @@ def demo(
 def _exact_matches(which: str, part: "Sweep") -> str:
     """One line with the exact match of every run."""
     scores = (
-        f"{run.mean('exact_match'):.1%} (k = {run.k}{', told in words' if run.instruction else ''})"
+        f"{run.mean('exact_match'):.1%} (k = {run.k}{', told in words' if run.words else ''})"
         for run in part.all_runs
     )
     return f"Exact match of the {which}: {', '.join(scores)}."

@@ -19,7 +19,7 @@ from spring_rag.cli.chroma_options import (
     connect,
 )
 from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, SkipBad
-from spring_rag.cli.console import check_folder, note, print_json, progress, quiet_libraries
+from spring_rag.cli.console import Progress, check_folder, note, print_json, quiet_libraries
 from spring_rag.cli.demo import parse_ks
 from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, load_model
 from spring_rag.errors import DataError, TokensError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from chroma_spring_rag import ChromaQA
     from spring_rag.evaluation.datasets import Dataset
     from spring_rag.evaluation.study import Study
+    from spring_rag.evaluation.words import Trial, WordsWay
+    from spring_rag.examples import RagExample
     from spring_rag.model import SpringModel
 
 _KS = (0, 1, 5, 10, 25, 50)
@@ -86,8 +88,24 @@ def evaluate(
     instruction: Annotated[
         str | None,
         typer.Option(
-            help="What the plain backbone is told in words, for comparison; an empty text leaves that out.",
+            help="How the plain backbone is asked in words for brief answers, for comparison; an empty text leaves all but --prompt out.",
             show_default="“Answer with a few words only.”",
+        ),
+    ] = None,
+    prompt: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A prompt of your own to compare with: a text with {context} and, after it, {question}; a literal brace is doubled.",
+            show_default=False,
+        ),
+    ] = None,
+    dev: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Questions, in the form of --data, that the best words are chosen on; 50 at most are used. May be repeated.",
+            show_default="a tenth of --data, 20 to 50 questions, half at most",
         ),
     ] = None,
     db: Db = None,
@@ -102,6 +120,24 @@ def evaluate(
         int, typer.Option(min=1, help="Most tokens of an answer; what is cut there counts as it is.")
     ] = 48,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once.")] = 64,
+    timed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Let every way answer N questions once more, one way at a time, to measure its answers per second.",
+            show_default="0: not measured",
+        ),
+    ] = 0,
+    without_passages: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Ask N questions without passages too, with no and with most virtual tokens: what these cost where nothing is retrieved.",
+            show_default="0: not asked",
+        ),
+    ] = 0,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -119,19 +155,23 @@ def evaluate(
 ) -> None:
     """Score a model's answers with and without virtual tokens.
 
-    Each question is answered with every number of virtual tokens, and once more with none, told in words to be brief. Scores are those of
-    SQuAD, with 95 % intervals, and tested against k = 0 on the same questions. The data is checked before the backbone is loaded.
+    Each question is answered with every number of virtual tokens, and once more with none, told in words what to do, in the best way of
+    several: text and chat template, a brief instruction, worked examples, your own --prompt. That way is chosen on questions that are
+    left out of all scores. Scores are those of SQuAD, with 95 % intervals, and tested against k = 0 on the same questions. The data is
+    checked before the backbone is loaded.
     """
     ks = parse_ks(k) if k is not None else None
     counts = parse_ks(passages, "--passages") if passages is not None else []
     with quiet_libraries():
-        from spring_rag.evaluation.ability import plain_difference
+        from spring_rag.evaluation import ability
         from spring_rag.evaluation.datasets import load_dataset
-        from spring_rag.evaluation.runner import BRIEF
         from spring_rag.evaluation.study import study
+        from spring_rag.evaluation.words import BRIEF, best_words, prompt_ways, read_prompt, word_ways
 
         datasets = _named_apart([load_dataset(path, split, skip_bad=skip_bad, limit=limit) for path in data])
-        for dataset in datasets:
+        dev_sets = [load_dataset(path, split, skip_bad=skip_bad) for path in dev or []]
+        own_prompt = read_prompt(prompt) if prompt is not None else None
+        for dataset in (*datasets, *dev_sets):
             if dataset.skipped:
                 note(f"{dataset.name}: {dataset.skipped} bad lines skipped")
         if report is not None:
@@ -147,22 +187,48 @@ def evaluate(
             from chroma_spring_rag import ChromaQA, open_collection
 
             opened = open_collection(client, collection, None)
-            datasets = _retrieve(ChromaQA(loaded, opened, top_k=max([top_k, *counts])), datasets)
+            qa = ChromaQA(loaded, opened, top_k=max([top_k, *counts]))
+            datasets, dev_sets = _retrieve(qa, datasets), _retrieve(qa, dev_sets)
         _check_passages(datasets, counts)
-        with progress("answering") as answered:
+        asked = _ks(loaded, sets, ks)
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        names = sets if len(sets) > 1 else None
+        layout = loaded.template(names[0] if names else None)
+        ways: list[WordsWay] = []
+        if instruction != "":
+            ways += word_ways(layout, loaded.tokenizer, f"{instruction}\n" if instruction else BRIEF)
+        if prompt is not None and own_prompt is not None:
+            ways += prompt_ways(prompt.name, own_prompt, layout, loaded.tokenizer)
+        trials: list[Trial] = []
+        if len(ways) > 1:
+            datasets, chosen_on = _dev_part(datasets, dev_sets)
+            if counts:
+                chosen_on = [replace(one, passages=one.passages[: max(counts)]) for one in chosen_on]
+            with Progress("choosing the best words") as tell:
+                trials = best_words(loaded, chosen_on, ways, progress=tell, **settings)
+            ways = [trials[0].way]
+        words = ways[0] if ways else None
+        with Progress("answering") as tell:
             found = study(
                 loaded,
                 datasets,
-                _ks(loaded, sets, ks),
+                asked,
                 counts,
-                instruction=BRIEF if instruction is None else f"{instruction}\n" if instruction else None,
-                tokens=sets if len(sets) > 1 else None,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                progress=answered,
+                words=words,
+                tokens=names,
+                timed=timed,
+                progress=tell,
+                **settings,
             )
-        difference = plain_difference(loaded, datasets[0].examples[:_COMPARED_LOGITS])
-        found = replace(found, plain_difference=difference)
+        examples = [example for dataset in datasets for example in dataset.examples]
+        bare = None
+        if without_passages:
+            with Progress("answering without passages") as tell:
+                bare = ability.without_passages(
+                    loaded, examples, without_passages, asked, tokens=names, progress=tell, **settings
+                )
+        difference = ability.plain_difference(loaded, examples[:_COMPARED_LOGITS])
+        found = replace(found, plain_difference=difference, trials=tuple(trials), without_passages=bare)
         if report is not None:
             from spring_rag.evaluation.pages import write_report
 
@@ -228,7 +294,7 @@ def _retrieve(qa: "ChromaQA", datasets: "Sequence[Dataset]") -> "list[Dataset]":
     """The questions with the passages that the collection brings for them."""
     total, done = sum(len(dataset.examples) for dataset in datasets), 0
     retrieved = []
-    with progress("retrieving") as report:
+    with Progress("retrieving") as report:
         for dataset in datasets:
             examples = []
             for example in dataset.examples:
@@ -238,6 +304,33 @@ def _retrieve(qa: "ChromaQA", datasets: "Sequence[Dataset]") -> "list[Dataset]":
                 report(done, total)
             retrieved.append(replace(dataset, examples=tuple(examples)))
     return retrieved
+
+
+def _dev_part(
+    datasets: "Sequence[Dataset]", dev_sets: "Sequence[Dataset]"
+) -> "tuple[list[Dataset], list[RagExample]]":
+    """The questions to score, and those to choose the best words on; a question is in one of them only.
+
+    Raises:
+        DataError: too few questions for both.
+    """
+    from spring_rag.evaluation.words import set_aside, thinned
+
+    given = [example for dataset in dev_sets for example in dataset.examples]
+    if given:
+        chosen_on = thinned(given)
+        taken = {example.question for example in chosen_on}
+        left = [[one for one in dataset.examples if one.question not in taken] for dataset in datasets]
+    else:
+        left, chosen_on = set_aside([dataset.examples for dataset in datasets])
+    if not chosen_on or not all(left):
+        msg = (
+            "there are too few questions to choose the best words on some and score the others: give more of them, others with --dev, "
+            'or leave words out (--instruction "")'
+        )
+        raise DataError(msg)
+    kept = [replace(one, examples=tuple(some)) for one, some in zip(datasets, left, strict=True)]
+    return kept, chosen_on
 
 
 def _check_passages(datasets: "Sequence[Dataset]", counts: Sequence[int]) -> None:
@@ -275,6 +368,15 @@ def _print(found: "Study", result: dict[str, Any]) -> None:
         console.print(score_table(part.main, title=title))
     if len(found.parts) > 1:
         console.print(score_table(found.overall.main, title=f"all: {result['n']} questions"))
+    if found.trials:
+        best = found.trials[0]
+        print(
+            f"Best of {len(found.trials)} ways in words, chosen on {len(best.answers)} other questions: {best.way.name} "
+            f"(F1 {best.mean('f1'):.1%} there)."
+        )
+    if found.without_passages is not None:
+        scores = ", ".join(f"{run.mean('f1'):.1%} ({run.label})" for run in found.without_passages.runs)
+        print(f"F1 of {len(found.without_passages.examples)} questions without passages: {scores}.")
     print(f"An accepted answer stands in the passages of {result['retrieved']:.1%} of the questions.")
     for row in result["results"]:
         if "beside_plain" in row:

@@ -16,7 +16,7 @@ from spring_rag.cli.chroma_options import (
     connect,
 )
 from spring_rag.cli.common_options import Json
-from spring_rag.cli.console import print_json, progress, quiet_libraries
+from spring_rag.cli.console import Progress, print_json, quiet_libraries
 
 
 def index(
@@ -60,7 +60,7 @@ def index(
         texts = read_files(paths)  # before a database is made for nothing
         client = connect(db, host, port, create=True)
         target = open_or_create_collection(client, collection, embedding)
-        with progress("indexing") as report_progress:
+        with Progress("indexing") as report_progress:
             report = index_files(
                 target,
                 paths,

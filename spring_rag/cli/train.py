@@ -11,7 +11,7 @@ import typer
 
 from spring_rag.cli.backbone import load_backbone, load_tokenizer
 from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, Seed, SkipBad
-from spring_rag.cli.console import note, print_json, quiet_libraries
+from spring_rag.cli.console import Progress, note, print_json, quiet_libraries
 from spring_rag.extras import extra
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def train(
             # transformers' Trainer needs it, and says so only when it is made.
             import_module("accelerate")
         from spring_rag.training import TrainingRecipe, preview, shard_backbone, train_tokens
-        from spring_rag.training.progress import ProgressBar
+        from spring_rag.training.progress import ProgressReport
         from spring_rag.training.recipe import INIT_TEXT
 
         recipe = TrainingRecipe(
@@ -238,22 +238,23 @@ def train(
             )
             if shard:
                 shard_backbone(backend.hf_model)
-            tokens = _train(
-                lambda: train_tokens(
-                    backend.hf_model,
-                    backend.tokenizer,
-                    examples,
-                    recipe,
-                    output,
-                    held_out,
-                    eval_ks=eval_ks,
-                    save_steps=save_steps,
-                    patience=patience,
-                    tensorboard=tensorboard,
-                    resume=resume,
-                    callbacks=[ProgressBar()],
+            with Progress("training", shown=_is_first_process(), stays=True) as report:
+                tokens = _train(
+                    lambda: train_tokens(
+                        backend.hf_model,
+                        backend.tokenizer,
+                        examples,
+                        recipe,
+                        output,
+                        held_out,
+                        eval_ks=eval_ks,
+                        save_steps=save_steps,
+                        patience=patience,
+                        tensorboard=tensorboard,
+                        resume=resume,
+                        callbacks=[ProgressReport(report)],
+                    )
                 )
-            )
     if dry_run:
         print_json(asdict(seen)) if json else _print_preview(seen, held_out)
     elif _is_first_process():

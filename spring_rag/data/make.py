@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from spring_rag.errors import DataError
 from spring_rag.evaluation.metrics import contains, normalise
-from spring_rag.evaluation.runner import BRIEF
+from spring_rag.evaluation.words import BRIEF
 from spring_rag.prompt import Message, Prompt, RagPrompt, RagTemplate, Text
 
 if TYPE_CHECKING:

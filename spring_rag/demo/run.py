@@ -7,12 +7,14 @@ from pathlib import Path
 
 from chroma_spring_rag import ChromaQA, connect_folder, index_files, open_or_create_collection
 from spring_rag.demo import paths
-from spring_rag.evaluation import Run, Sweep, sweep
+from spring_rag.evaluation import Run, Sweep, sweep, word_ways
 from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
 
 COLLECTION = "documents"
 MAX_NEW_TOKENS = 48
+WORDS = "text, worked examples"
+"""The way in words that did best on the questions that the demo's tokens were chosen on, too."""
 WITH, WITHOUT = "with_answer", "without_answer"
 
 Progress = Callable[[int, int], None]
@@ -65,7 +67,8 @@ def answer(
     progress: Progress | None = None,
 ) -> tuple[Sweep, dict[str, Sweep]]:
     """All answers and their scores; and those of the questions that a document answers, and that none does, by `WITH` and `WITHOUT`."""
-    result = sweep(model, examples, ks, max_new_tokens=MAX_NEW_TOKENS, progress=progress)
+    words = next(way for way in word_ways(model.template(), model.tokenizer) if way.name == WORDS)
+    result = sweep(model, examples, ks, words=words, max_new_tokens=MAX_NEW_TOKENS, progress=progress)
     numbers: dict[str, list[int]] = {WITH: [], WITHOUT: []}
     for number, question in enumerate(questions):
         numbers[WITHOUT if question.source is None else WITH].append(number)

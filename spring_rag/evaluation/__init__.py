@@ -3,13 +3,17 @@
 from spring_rag.evaluation.ability import plain_difference
 from spring_rag.evaluation.metrics import contains, exact_match, f1, normalise
 from spring_rag.evaluation.report import score_table, side_by_side, telling_examples
-from spring_rag.evaluation.runner import BRIEF, Answer, Run, Sweep, score, sweep
+from spring_rag.evaluation.runner import Run, Sweep, sweep
+from spring_rag.evaluation.ways import Answer, score
+from spring_rag.evaluation.words import BRIEF, WordsWay, best_words, word_ways
 
 __all__ = [
     "BRIEF",
     "Answer",
     "Run",
     "Sweep",
+    "WordsWay",
+    "best_words",
     "contains",
     "exact_match",
     "f1",
@@ -20,4 +24,5 @@ __all__ = [
     "side_by_side",
     "sweep",
     "telling_examples",
+    "word_ways",
 ]

@@ -1,11 +1,14 @@
-"""The general-ability check: with k = 0, the backbone is what it was, logit for logit."""
+"""General ability: with k = 0 the backbone is what it was, logit for logit; and what the tokens cost without passages."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from spring_rag.backends.local import LocalBackend
 from spring_rag.encoding import encode
+from spring_rag.evaluation.runner import Sweep, sweep
 from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, fit
@@ -43,3 +46,24 @@ def plain_difference(model: SpringModel, examples: Sequence[RagExample]) -> floa
             ).logits
             largest = max(largest, (plain.float() - ours.float()).abs().max().item())
     return largest
+
+
+def without_passages(
+    model: SpringModel,
+    examples: Sequence[RagExample],
+    count: int,
+    ks: Sequence[int],
+    **settings: Any,
+) -> Sweep:
+    """Answer questions from what the backbone knows by itself, as a chat does that retrieves nothing.
+
+    Args:
+        model: with its virtual tokens attached.
+        examples: the questions; evenly drawn, their passages left out.
+        count: most questions.
+        ks: numbers of virtual tokens; only the smallest and the largest are used.
+        settings: further arguments of `sweep`.
+    """
+    some = examples[:: -(-len(examples) // count)]
+    bare = [replace(example, passages=()) for example in some]
+    return sweep(model, bare, sorted({min(ks), max(ks)}), **settings)

@@ -35,6 +35,9 @@ def write_report(study: Study, folder: Path, about: dict[str, Any]) -> None:
         "about": about,
         "study": study,
         "parts": _tables(study),
+        "timed": all(run.answers_per_second is not None for run in study.overall.main.all_runs),
+        "words": [trial.to_dict() for trial in study.trials],
+        "without_passages": study.without_passages,
         "examples": _examples(study.overall.main),
     }
     results = {"about": about, **study.to_dict()}
@@ -110,7 +113,7 @@ def _answers(study: Study) -> Iterator[dict[str, Any]]:
                         "accepted": example.answers,
                         "k": run.k,
                         "tokens": run.tokens,
-                        "instruction": run.instruction,
+                        "way": run.words.name if run.words else None,
                         "answer": answer.text,
                         "exact_match": answer.exact_match,
                         "f1": round(answer.f1, 4),

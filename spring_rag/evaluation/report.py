@@ -11,10 +11,11 @@ _SHOWN_CHARACTERS = 300
 
 
 def score_table(sweep: Sweep, title: str | None = None) -> Table:
-    """One row per run: exact match, F1 and containment in percent, answer length, speed."""
+    """One row per run: exact match, F1 and containment in percent, answer length, and speed where it was measured."""
     table = Table(title=title)
     table.add_column("virtual tokens")
-    for heading in ("exact match", "F1", "contains", "tokens/answer", "answers/s"):
+    timed = any(run.answers_per_second is not None for run in sweep.all_runs)
+    for heading in ("exact match", "F1", "contains", "tokens/answer", *(["answers/s"] if timed else [])):
         table.add_column(heading, justify="right")
     for run in sweep.all_runs:
         row = run.to_dict()
@@ -24,7 +25,7 @@ def score_table(sweep: Sweep, title: str | None = None) -> Table:
             f"{row['f1']:.1%}",
             f"{row['contains']:.1%}",
             f"{row['answer_tokens']:.1f}",
-            "–" if row["answers_per_second"] is None else f"{row['answers_per_second']:.1f}",
+            *([f"{row['answers_per_second']:.1f}"] if timed else []),
         )
     return table
 
@@ -50,7 +51,7 @@ def side_by_side(sweep: Sweep, index: int) -> Panel:
     for run in sweep.all_runs:
         answer = run.answers[index]
         mark = Text("✓ ", "green") if answer.exact_match else Text("✗ ", "red")
-        table.add_row(f"k = {run.k}" + (" in words" if run.instruction else ""), mark + _shown(answer.text))
+        table.add_row(f"k = {run.k}" + (" in words" if run.words else ""), mark + _shown(answer.text))
     accepted = Text("expected: ", "dim") + _shown(" | ".join(example.answers))
     return Panel(Group(accepted, table), title=_shown(example.question), title_align="left")
 

@@ -1,33 +1,18 @@
 """The same questions answered in several ways: with k = 0, 1, … virtual tokens of one or more sets, and plainly, told in words."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.encoding import encode
 from spring_rag.errors import DataError
-from spring_rag.evaluation.metrics import contains, exact_match, f1
+from spring_rag.evaluation.ways import Answer, Progress, Way, answer_in_ways, layouts
+from spring_rag.evaluation.words import WordsWay
 from spring_rag.examples import RagExample
-from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
+from spring_rag.prompt import RagTemplate
 
 if TYPE_CHECKING:
-    from spring_rag.backends.base import Generation
     from spring_rag.model import SpringModel
-
-BRIEF = "Answer with a few words only.\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model said to one question; `num_tokens` counts the ids generated, `cut` says that they ran out."""
-
-    text: str
-    num_tokens: int
-    exact_match: float
-    f1: float
-    contains: float
-    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +23,21 @@ class Run:
         k: number of virtual tokens.
         answers: one per question.
         answers_per_second: with nothing else in the batch; None where it wasn't measured.
-        instruction: what the model was told in words.
         tokens: name of the set, where several are compared.
+        words: how the model was told in words, if it was.
     """
 
     k: int
     answers: tuple[Answer, ...]
     answers_per_second: float | None = None
-    instruction: str = ""
     tokens: str | None = None
+    words: WordsWay | None = None
 
     @property
     def label(self) -> str:
         """How the run is called in tables."""
-        if self.instruction:
-            return f"k = {self.k}, “{self.instruction.strip()}”"
+        if self.words is not None:
+            return f"k = {self.k}, in words ({self.words.name})"
         return f"k = {self.k}" + (f", {self.tokens}" if self.tokens else "")
 
     def scores(self, score: str) -> list[float]:
@@ -67,6 +52,7 @@ class Run:
         """The row that `--json` prints; scores from 0 to 1, `answer_tokens` the mean length, `cut` the share that ran out of tokens."""
         speed = self.answers_per_second
         return {
+            **({"way": self.words.name, "instruction": self.words.words} if self.words else {}),
             "k": self.k,
             **({"tokens": self.tokens} if self.tokens else {}),
             "exact_match": round(self.mean("exact_match"), 4),
@@ -107,18 +93,8 @@ class Sweep:
         """The object that `--json` prints."""
         told: dict[str, Any] = {}
         if self.instructed is not None:
-            told = {"instructed": {"instruction": self.instructed.instruction, **self.instructed.to_dict()}}
+            told = {"instructed": self.instructed.to_dict()}
         return {"results": [run.to_dict() for run in self.runs], **told, **self.extra}
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to answer: a number of virtual tokens of a set, and the prompts' layout."""
-
-    k: int
-    tokens: str | None
-    template: RagTemplate
-    instruction: str = ""
 
 
 def sweep(
@@ -127,28 +103,28 @@ def sweep(
     ks: Sequence[int],
     *,
     template: RagTemplate | None = None,
-    instruction: str | None = BRIEF,
+    words: WordsWay | None = None,
     tokens: str | Sequence[str] | None = None,
     max_new_tokens: int = 48,
     batch_size: int = 64,
-    timed: int = 32,
-    progress: Callable[[int, int], None] | None = None,
+    timed: int = 0,
+    progress: Progress | None = None,
 ) -> Sweep:
     """Answer all questions greedily in all ways, and score the answers.
 
-    All ways to answer a question see the same passages, as many as fit beside the most virtual tokens, and stand in one batch:
-    where their contexts are the same, a backend can compute it once. How fast each would be alone is measured afterwards.
+    All ways to answer a question see the same passages, as many as fit beside the most virtual tokens, and run together:
+    where their contexts are the same, a backend can compute it once.
 
     Args:
         model: the backbone with its virtual tokens.
         examples: questions, accepted answers and passages.
         ks: numbers of virtual tokens; 0 is the plain backbone. A set that has fewer is left out for that k.
         template: wording of the prompts; the one that each set was trained with if not given.
-        instruction: what the plain backbone is told in words, for comparison; None leaves that run out.
+        words: how the plain backbone is told in words, for comparison; None leaves that run out.
         tokens: name of the set of virtual tokens; or names of several, to be compared.
         max_new_tokens: most ids of an answer.
         batch_size: prompts answered at once; a server gets as many as it takes.
-        timed: questions, evenly drawn, on which the speed of each run is measured; 0 leaves it out.
+        timed: questions, evenly drawn, that each way answers once more by itself, to measure its speed; 0 leaves it out.
         progress: called with the number of answers so far, and of all.
 
     Raises:
@@ -160,74 +136,33 @@ def sweep(
         msg = "there are no questions to answer; give at least one"
         raise DataError(msg)
     ways = _ways(model, ks, [tokens] if tokens is None or isinstance(tokens, str) else tokens, template)
-    if instruction:
-        plain = template or model.template(ways[0].tokens)
-        told = replace(plain, instruction=plain.instruction + instruction)
-        ways.append(_Way(0, ways[0].tokens, told, instruction))
-    prompts = [_prompts(model, example, ways, max_new_tokens) for example in examples]
-
-    def answer(
-        some: Sequence[_Way], of: Sequence[int], report: Callable[[int, int], None] | None = None
-    ) -> "list[Generation]":
-        pairs = [(way, number) for number in of for way in some]
-        return model.generate(
-            [prompts[number][way.template] for way, number in pairs],
-            num_tokens=[way.k for way, _ in pairs],
-            tokens=[way.tokens for way, _ in pairs],
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            progress=report,
-        )
-
-    found = answer(ways, range(len(examples)), progress)
-    sample = range(0, len(examples), -(-len(examples) // timed)) if timed else range(0)
+    if words is not None:
+        ways.append(Way(words.template, stop=words.stop))
+    prompts = [layouts(model, example, ways, max_new_tokens) for example in examples]
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    found = answer_in_ways(model, examples, prompts, ways, progress=progress, **settings)
+    step = -(-len(examples) // timed) if timed else 1
     runs = []
-    for number, way in enumerate(ways):
-        started = time.perf_counter()
-        answer([way], sample)
-        seconds = time.perf_counter() - started
-        answers = [
-            score(reply, e.answers) for reply, e in zip(found[number :: len(ways)], examples, strict=True)
-        ]
+    for way, answers in zip(ways, found, strict=True):
+        speed = None
+        if timed:
+            started = time.perf_counter()
+            answer_in_ways(model, examples[::step], prompts[::step], [way], **settings)
+            speed = len(examples[::step]) / (time.perf_counter() - started)
         name = way.tokens if not isinstance(tokens, str) and way.k else None
-        runs.append(
-            Run(way.k, tuple(answers), len(sample) / seconds if sample else None, way.instruction, name)
-        )
-    return Sweep(tuple(examples), *((tuple(runs[:-1]), runs[-1]) if instruction else (tuple(runs), None)))
+        runs.append(Run(way.k, answers, speed, tokens=name))
+    if words is None:
+        return Sweep(tuple(examples), tuple(runs))
+    return Sweep(tuple(examples), tuple(runs[:-1]), replace(runs[-1], words=words))
 
 
 def _ways(
     model: "SpringModel", ks: Sequence[int], sets: Sequence[str | None], template: RagTemplate | None
-) -> list[_Way]:
+) -> list[Way]:
     """Every k with every set that has as many; k = 0 once, for it uses none. A k that no set has is left to be refused."""
     sizes = {name: len(model.backend.tokens(name) or ()) for name in sets}
     ways = []
     for k in ks:
         fitting = [name for name in sets if k <= sizes[name]] or list(sets)
-        ways += [_Way(k, name, template or model.template(name)) for name in (fitting if k else sets[:1])]
+        ways += [Way(template or model.template(name), k, name) for name in (fitting if k else sets[:1])]
     return ways
-
-
-def _prompts(
-    model: "SpringModel", example: RagExample, ways: Sequence[_Way], max_new_tokens: int
-) -> dict[RagTemplate, RagPrompt]:
-    """The question in each layout, with the passages that fit in all of them beside the most virtual tokens."""
-
-    def count(prompt: Prompt) -> int:
-        return len(encode(prompt, model.tokenizer).ids)
-
-    templates = dict.fromkeys(way.template for way in ways)
-    prompts = {layout: RagPrompt(example.question, example.passages, layout) for layout in templates}
-    if model.backend.context_length is not None:
-        budget = model.backend.context_length - max_new_tokens - max(way.k for way in ways)
-        fitted = {layout: fit(prompt, budget, count) for layout, prompt in prompts.items()}
-        fewest = min((prompt.passages for prompt in fitted.values()), key=len)
-        prompts = {layout: prompt.with_passages(fewest) for layout, prompt in fitted.items()}
-    return prompts
-
-
-def score(reply: "Generation", accepted: Sequence[str]) -> Answer:
-    """The answer, stripped at both ends, and its scores against the accepted ones."""
-    text = reply.text.strip()
-    scores = exact_match(text, accepted), f1(text, accepted), contains(text, accepted)
-    return Answer(text, reply.usage.generated, *scores, cut=reply.finish_reason == "length")

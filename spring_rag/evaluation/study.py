@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from spring_rag.evaluation.datasets import Dataset, answer_retrieved
 from spring_rag.evaluation.runner import Run, Sweep, sweep
 from spring_rag.evaluation.statistics import Comparison, compare, interval
+from spring_rag.evaluation.words import Trial
 
 if TYPE_CHECKING:
     from spring_rag.model import SpringModel
@@ -46,11 +47,15 @@ class Study:
         parts: one per set of questions.
         passages: numbers of passages, ascending; one None where all that there were are used.
         plain_difference: largest difference of a logit between the plain backbone and k = 0; None if not compared.
+        trials: how the ways in words did on the questions that the best one was chosen on, best first.
+        without_passages: some of the questions, answered without passages; None if not asked.
     """
 
     parts: tuple[Part, ...]
     passages: tuple[int | None, ...]
     plain_difference: float | None = None
+    trials: tuple[Trial, ...] = ()
+    without_passages: Sweep | None = None
 
     @property
     def overall(self) -> Part:
@@ -70,6 +75,8 @@ class Study:
             **overall.to_dict(),
             "datasets": [{"name": part.name, **part.to_dict()} for part in self.parts],
             **({"passages": by_passages} if len(self.passages) > 1 else {}),
+            **({"words": [trial.to_dict() for trial in self.trials]} if self.trials else {}),
+            **({"without_passages": tested(self.without_passages)} if self.without_passages else {}),
             "largest_difference_of_logits_at_k_0": self.plain_difference,
         }
 
@@ -162,6 +169,5 @@ def tested(found: Sweep) -> dict[str, Any]:
         }
         return {**run.to_dict(), **intervals, **({"beside_plain": gains} if gains else {})}
 
-    told = found.instructed
-    words = {"instructed": {"instruction": told.instruction, **row(told)}} if told else {}
+    words = {"instructed": row(found.instructed)} if found.instructed else {}
     return {"results": [row(run) for run in found.runs], **words}

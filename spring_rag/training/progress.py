@@ -1,14 +1,11 @@
-"""How a training run gets on, on standard error."""
+"""How a training run gets on, for whoever watches it."""
 
 # ruff: noqa: ARG002 - the signatures are those of `TrainerCallback`.
 
-from typing import Any
+from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-_STEPS_PER_LINE = 100
 _SHOWN = {
     "loss": "loss {:.4f}",
     "eval_loss": "held-out loss {:.4f}",
@@ -17,39 +14,42 @@ _SHOWN = {
 }
 
 
-class ProgressBar(TrainerCallback):
-    """Steps, the latest loss and scores, tokens per second, and the time left; a line now and then where there is no terminal."""
+class Report(Protocol):
+    """What is told how far a run is, such as a bar in a terminal."""
 
-    def __init__(self) -> None:
-        console = self._console = Console(stderr=True)
+    def __call__(self, done: int, total: int, more: str = "") -> None:
+        """Take the number of steps done and to do, and the losses."""
+
+    def resume(self, done: int, total: int) -> None:
+        """Take the number of steps that were done before."""
+
+    def tell(self) -> None:
+        """Leave a trace of what it was told last, for a log."""
+
+
+class ProgressReport(TrainerCallback):
+    """Steps, the latest loss and scores, and tokens per second.
+
+    Args:
+        report: is told of each step by the first process.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
         self._latest: dict[str, float] = {}
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[losses]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show the bar; a resumed run starts where it stopped."""
+        """Begin; a resumed run starts where it stopped."""
         if state.is_world_process_zero:
-            self._task = self._bar.add_task(
-                "training", total=state.max_steps, completed=state.global_step, losses=""
-            )
-            self._bar.start()
+            self._report.resume(state.global_step, state.max_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Move on."""
-        if self._task is not None:
-            self._bar.update(self._task, completed=state.global_step)
+        self._move_on(state)
 
     def on_log(
         self,
@@ -62,17 +62,11 @@ class ProgressBar(TrainerCallback):
         """Show the loss of the last steps, and the held-out scores of the last evaluation beside it."""
         logs = logs or {}
         self._latest |= {name: value for name, value in logs.items() if name in _SHOWN}
-        if self._task is None or not self._latest:
-            return
-        shown = "  ".join(form.format(self._latest[n]) for n, form in _SHOWN.items() if n in self._latest)
-        self._bar.update(self._task, losses=shown)
-        is_due = "eval_loss" in logs or ("loss" in logs and state.global_step % _STEPS_PER_LINE == 0)
-        if is_due and not self._console.is_terminal:
-            line = f"step {state.global_step} of {state.max_steps}: {shown}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._move_on(state)
+        if "eval_loss" in logs and state.is_world_process_zero:
+            self._report.tell()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Leave the bar as it is."""
-        self._bar.stop()
+    def _move_on(self, state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            shown = "  ".join(form.format(self._latest[n]) for n, form in _SHOWN.items() if n in self._latest)
+            self._report(state.global_step, state.max_steps, shown)

@@ -1,0 +1,125 @@
+"""Questions answered in several ways at once, on the same passages, and the scores of the answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spring_rag.encoding import encode
+from spring_rag.evaluation.metrics import contains, exact_match, f1
+from spring_rag.examples import RagExample
+from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
+
+if TYPE_CHECKING:
+    from spring_rag.backends.base import Generation
+    from spring_rag.model import SpringModel
+
+Progress = Callable[[int, int], None]
+"""Called with the number of answers so far, and of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said to one question; `num_tokens` counts the ids generated, `cut` says that they ran out."""
+
+    text: str
+    num_tokens: int
+    exact_match: float
+    f1: float
+    contains: float
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to answer.
+
+    Args:
+        template: the prompts' layout.
+        k: number of virtual tokens.
+        tokens: name of their set; None is the default set.
+        stop: strings that end an answer.
+    """
+
+    template: RagTemplate
+    k: int = 0
+    tokens: str | None = None
+    stop: tuple[str, ...] = ()
+
+
+def layouts(
+    model: "SpringModel", example: RagExample, ways: Sequence[Way], max_new_tokens: int
+) -> dict[RagTemplate, RagPrompt]:
+    """The question in each layout, with the passages that fit in all of them beside the most virtual tokens.
+
+    Raises:
+        PromptTooLongError: the question doesn't fit the context even without passages.
+    """
+
+    def count(prompt: Prompt) -> int:
+        return len(encode(prompt, model.tokenizer).ids)
+
+    templates = dict.fromkeys(way.template for way in ways)
+    prompts = {layout: RagPrompt(example.question, example.passages, layout) for layout in templates}
+    if model.backend.context_length is not None:
+        budget = model.backend.context_length - max_new_tokens - max(way.k for way in ways)
+        fitted = {layout: fit(prompt, budget, count) for layout, prompt in prompts.items()}
+        fewest = min((prompt.passages for prompt in fitted.values()), key=len)
+        prompts = {layout: prompt.with_passages(fewest) for layout, prompt in fitted.items()}
+    return prompts
+
+
+def answer_in_ways(
+    model: "SpringModel",
+    examples: Sequence[RagExample],
+    prompts: Sequence[dict[RagTemplate, RagPrompt]],
+    ways: Sequence[Way],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> list[tuple[Answer, ...]]:
+    """Answer all questions greedily in all ways; a question's prompts stand in one batch, so that a context is computed once.
+
+    Args:
+        model: the backbone with its virtual tokens.
+        examples: the questions.
+        prompts: of each question, what `layouts` gives.
+        ways: how to answer; those that end their answers alike run together.
+        max_new_tokens: most ids of an answer.
+        batch_size: prompts answered at once.
+        progress: how far it is.
+
+    Returns:
+        For each way, the answers to all questions.
+    """
+    total = len(examples) * len(ways)
+    found: dict[Way, tuple[Answer, ...]] = {}
+    for stop in dict.fromkeys(way.stop for way in ways):
+        together = [way for way in ways if way.stop == stop]
+        before = len(examples) * len(found)
+
+        def told(done: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, total)
+
+        pairs = [(way, number) for number in range(len(examples)) for way in together]
+        replies = model.generate(
+            [prompts[number][way.template] for way, number in pairs],
+            num_tokens=[way.k for way, _ in pairs],
+            tokens=[way.tokens for way, _ in pairs],
+            max_new_tokens=max_new_tokens,
+            stop=stop or None,
+            batch_size=batch_size,
+            progress=told,
+        )
+        for number, way in enumerate(together):
+            its = replies[number :: len(together)]
+            found[way] = tuple(score(reply, e.answers) for reply, e in zip(its, examples, strict=True))
+    return [found[way] for way in ways]
+
+
+def score(reply: "Generation", accepted: Sequence[str]) -> Answer:
+    """The answer, stripped at both ends, and its scores against the accepted ones."""
+    text = reply.text.strip()
+    scores = exact_match(text, accepted), f1(text, accepted), contains(text, accepted)
+    return Answer(text, reply.usage.generated, *scores, cut=reply.finish_reason == "length")
