@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TypedDict
 
 import pytest
-from toy_parts import ASKED, MAX_TOKENS, TEXTS, share_right
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRequest, dynamic_prompt
 from langchain_chroma import Chroma
@@ -22,6 +21,7 @@ from langchain_core.runnables import RunnablePassthrough
 from langchain_parts import WordEmbeddings
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from langgraph.graph import START, StateGraph
+from toy_parts import ASKED, MAX_TOKENS, TEXTS, share_right
 
 from langchain_spring_rag import ChatSpring, SpringLLM, spliced, with_virtual_tokens
 

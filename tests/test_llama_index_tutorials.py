@@ -8,7 +8,6 @@ from functools import partial
 import chromadb
 import llama_index.core
 import pytest
-from toy_parts import ASKED, MAX_TOKENS, TEXTS, share_right
 from llama_index.core import (
     Document,
     PromptTemplate,
@@ -20,6 +19,7 @@ from llama_index.core.schema import NodeWithScore
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from llama_index_parts import OfflineEmbedding
+from toy_parts import ASKED, MAX_TOKENS, TEXTS, share_right
 
 from llama_index.llms.spring_rag import SpringLLM, upgrade_engine
 

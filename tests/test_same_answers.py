@@ -71,7 +71,9 @@ def answers(toy_model, passages, k):
 
     def ask(template: RagTemplate) -> list[str]:
         return [
-            toy_model.answer(question, found, num_tokens=k, template=template, max_new_tokens=toy_parts.MAX_TOKENS)
+            toy_model.answer(
+                question, found, num_tokens=k, template=template, max_new_tokens=toy_parts.MAX_TOKENS
+            )
             for question, found in passages.items()
         ]
 
@@ -96,10 +98,20 @@ def test_chroma_qa(toy_model, collection, answers, k):
 
 def test_the_command_line(db, answers, k):
     for question, right in zip(ASKED, answers[RagTemplate()], strict=True):
-        options = ["--db", str(db), "--top-k", str(TOP_K), "--max-new-tokens", str(toy_parts.MAX_TOKENS), "--json"]
+        options = [
+            "--db",
+            str(db),
+            "--top-k",
+            str(TOP_K),
+            "--max-new-tokens",
+            str(toy_parts.MAX_TOKENS),
+            "--json",
+        ]
         if k is not None:
             options += ["-k", str(k)]
-        result = CliRunner().invoke(app, ["ask", question, *toy_parts.NAMED, *options], catch_exceptions=False)
+        result = CliRunner().invoke(
+            app, ["ask", question, *toy_parts.NAMED, *options], catch_exceptions=False
+        )
         assert json.loads(result.stdout)["answer"] == right
 
 
@@ -131,7 +143,9 @@ async def test_llama_index(toy_model, passages, answers, k):
     assert [llm.complete(prompt, formatted=True).text for prompt in prompts] == right
     assert (await llm.acomplete(prompts[0], formatted=True)).text == right[0]
     assert "".join(each.delta for each in llm.stream_complete(prompts[1], formatted=True)) == right[1]
-    chatting = LlamaIndexLLM(model=toy_model, max_tokens=toy_parts.MAX_TOKENS, num_tokens=k, is_chat_model=True)
+    chatting = LlamaIndexLLM(
+        model=toy_model, max_tokens=toy_parts.MAX_TOKENS, num_tokens=k, is_chat_model=True
+    )
     assert [chatting.complete(prompt).text for prompt in prompts] == answers[CHAT]
 
 

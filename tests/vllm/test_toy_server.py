@@ -14,7 +14,7 @@ import pytest
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_openai import ChatOpenAI
 from llama_index.core import PromptTemplate as LlamaPromptTemplate
-from questions import toy_prompts, same
+from questions import same, toy_prompts
 from servers import PYTHON, SMALL, RunningServer, free_port
 from tiny import shuffled
 from toy_parts import BACKBONE, NAMED, TOKENS
