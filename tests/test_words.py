@@ -38,7 +38,7 @@ def test_all_ways_ask_the_same_question_of_the_same_passage(tokenizer: PreTraine
         text = way.template.render("Who?", ["Ann did."]).text
         assert "(1) Ann did.\n" in text
         assert text.endswith("Q: Who? {now}\nA:")
-        assert "Be brief." in text
+        assert ("Be brief." in text) != way.name.endswith("only")
     shown = next(way for way in ways if way.name == "text, worked examples")
     assert shown.words.count("{now}\nA: ") == 3
     assert shown.stop == ("\n",)

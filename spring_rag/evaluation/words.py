@@ -105,12 +105,18 @@ def word_ways(
     """
     text = replace(template, chat=False, system=None)
     told = template.instruction + instruction
-    shown = told + _worked(template, with_passages=False)
+    worked = _worked(template, with_passages=False)
+    shown = told + worked
     shown_reading = _worked(template, with_passages=True) + told
     ways = [
         WordsWay("text, told", replace(text, instruction=told)),
         WordsWay("text, told, first line", replace(text, instruction=told), _FIRST_LINE),
         WordsWay("text, worked examples", replace(text, instruction=shown), _FIRST_LINE),
+        WordsWay(
+            "text, worked examples only",
+            replace(text, instruction=template.instruction + worked),
+            _FIRST_LINE,
+        ),
         WordsWay(
             "text, worked examples with passages",
             replace(text, opening=template.opening + shown_reading),
