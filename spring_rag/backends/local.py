@@ -10,8 +10,6 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     Cache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -34,7 +32,8 @@ from spring_rag.backends.gathering import Gathering, longest_decides_positions
 from spring_rag.backends.prefix import parts
 from spring_rag.backends.shared_context import attending
 from spring_rag.encoding import Encoded
-from spring_rag.errors import BackendError, PromptTooLongError
+from spring_rag.errors import BackendError, MissingExtraError, PromptTooLongError
+from spring_rag.loading import SHARED, find
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
 from spring_rag.tokens import VirtualTokens
 
@@ -99,13 +98,16 @@ class LocalBackend:
         """Load a model and its tokenizer.
 
         Args:
-            backbone: folder or Hub id.
+            backbone: folder, Hub id, `model.gguf`, a folder that holds one, or `owner/name:file.gguf`. A GGUF is unpacked
+                into the user's cache folder first.
             device: "auto" takes CUDA, else MPS, else the CPU. Without effect on quantised models and with `device_map`.
             dtype: "auto" takes the checkpoint's on an accelerator and float32 on the CPU.
             revision: branch, tag or commit on the Hub.
-            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`, as `device_map` or `quantization_config`.
+            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`, as `device_map` or `quantization_config`;
+                those that say where it is found (`subfolder`, `cache_dir`, `gguf_file`, …) hold for the tokenizer too.
 
         Raises:
+            MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
             BackendError: it can't be loaded; says why.
             UnsupportedBackboneError: it can't work from embeddings.
         """
@@ -113,19 +115,15 @@ class LocalBackend:
         placed = "device_map" in model_kwargs
         if dtype == "auto" and target.type == "cpu":
             dtype = torch.float32
+        found = {key: model_kwargs.pop(key) for key in [*model_kwargs] if key in (*SHARED, "gguf_file")}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                backbone,
-                revision=revision,
-                trust_remote_code=model_kwargs.get("trust_remote_code"),
-                token=model_kwargs.get("token"),
-            )
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                backbone, dtype=dtype, revision=revision, output_loading_info=True, **model_kwargs
-            )
-            hf_model, report = loaded
+            source = find(backbone, {"revision": revision, **found})
+            tokenizer = source.tokenizer()
+            hf_model, report = source.model(dtype=dtype, **model_kwargs)
             if not placed and getattr(hf_model, "hf_quantizer", None) is None:
                 hf_model.to(target)
+        except (BackendError, MissingExtraError):
+            raise
         except (
             Exception
         ) as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds

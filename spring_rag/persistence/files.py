@@ -164,6 +164,11 @@ def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
             os.replace(Path(aside, name), folder / name)
 
 
+def cache_folder(name: str) -> Path:
+    """The part of the user's cache folder that has this name; what lies there can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spring-rag" / name
+
+
 def _listed(names: list[str]) -> str:
     shown = ", ".join(map(repr, names[:5]))
     return f"{len(names)} ({shown}{', …' if len(names) > 5 else ''})" if names else "none"

@@ -1,0 +1,133 @@
+"""Loading a backbone from a folder, a GGUF or the Hub: the model and its tokenizer by the same arguments."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from spring_rag.errors import BackendError, MissingExtraError
+from spring_rag.gguf import GgufName, converted, gguf_name
+
+SHARED = frozenset(
+    {
+        "cache_dir",
+        "code_revision",
+        "force_download",
+        "local_files_only",
+        "proxies",
+        "revision",
+        "subfolder",
+        "token",
+        "trust_remote_code",
+    }
+)
+"""Arguments of transformers that say where a backbone is found: model, config and tokenizer get all of them."""
+
+_DOWNLOAD = frozenset({"cache_dir", "force_download", "local_files_only", "revision", "token"})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a backbone's files lie, in transformers' own format.
+
+    Args:
+        place: folder or Hub id.
+        model_id: what the backbone is called: as it was named, or a GGUF's resolved path or `owner/name:file.gguf`.
+        arguments: what finds the files there, for model, config and tokenizer alike.
+        is_gguf: whether the folder was made of a GGUF.
+    """
+
+    place: str
+    model_id: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    is_gguf: bool = False
+
+    def config(self) -> PreTrainedConfig:
+        """The backbone's config. Raises whatever transformers does."""
+        config: PreTrainedConfig = AutoConfig.from_pretrained(self.place, **self.arguments)
+        return config
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The backbone's tokenizer. Raises whatever transformers does."""
+        tokenizer = AutoTokenizer.from_pretrained(self.place, **self.arguments)
+        assert isinstance(tokenizer, PreTrainedTokenizerBase)
+        return tokenizer
+
+    def model(self, **model_kwargs: Any) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+        """The backbone, and transformers' report on its weights. Raises whatever transformers does."""
+        if self.is_gguf and isinstance(model_kwargs.get("quantization_config"), GgufConfig):
+            del model_kwargs["quantization_config"]  # the folder is unpacked already
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            self.place, output_loading_info=True, **self.arguments, **model_kwargs
+        )
+        hf_model, report = loaded
+        if self.is_gguf:
+            hf_model.config.name_or_path = self.model_id
+        return hf_model, report
+
+
+def find(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> Source:
+    """Find a backbone; one that is a GGUF is converted first, unless the user's cache has it.
+
+    Args:
+        backbone: folder, Hub id, `model.gguf`, a folder that holds exactly one GGUF and no other weights, or
+            `owner/name:file.gguf`.
+        arguments: those of `SHARED`, and transformers' `gguf_file`; the ones that are None count as not given.
+
+    Raises:
+        MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
+        BackendError: it is a GGUF that isn't there or can't be read; says why.
+    """
+    name = os.fspath(backbone)
+    given = {key: value for key, value in (arguments or {}).items() if value is not None}
+    gguf = gguf_name(name, given.pop("gguf_file", None), given.get("subfolder"))
+    if gguf is None:
+        return Source(name, name, given)
+    if gguf.repo_id is None:
+        return Source(str(converted(Path(gguf.file), gguf.file)), gguf.file, is_gguf=True)
+    model_id = f"{gguf.repo_id}:{gguf.file}"
+    return Source(str(converted(_downloaded(gguf, model_id, given), model_id)), model_id, is_gguf=True)
+
+
+def load_tokenizer(
+    backbone: str | Path, arguments: Mapping[str, Any] | None = None
+) -> PreTrainedTokenizerBase:
+    """A backbone's tokenizer alone.
+
+    Args:
+        backbone: as `find` takes it.
+        arguments: as `find` takes them.
+
+    Raises:
+        MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
+        BackendError: it can't be loaded; says why.
+    """
+    try:
+        return find(backbone, arguments).tokenizer()
+    except (BackendError, MissingExtraError):
+        raise
+    except Exception as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds
+        msg = f"can't load the tokenizer of {os.fspath(backbone)!r}: {' '.join(str(error).split())}"
+        raise BackendError(msg) from error
+
+
+def _downloaded(gguf: GgufName, model_id: str, arguments: Mapping[str, Any]) -> Path:
+    assert gguf.repo_id is not None
+    wanted = {key: value for key, value in arguments.items() if key in _DOWNLOAD}
+    try:
+        return Path(hf_hub_download(gguf.repo_id, gguf.file, **wanted))
+    except Exception as error:  # as many kinds as the Hub's client has libraries
+        msg = f"can't load the GGUF {model_id!r} from the Hub: {' '.join(str(error).split())}"
+        raise BackendError(msg) from error
