@@ -6,7 +6,7 @@ from 64 threads or tasks and are gathered in front of the backbone, as are Llama
 """
 
 import asyncio
-import tempfile
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +16,14 @@ import torch
 from langchain_core.documents import Document
 from measure import alternate, ratio, save
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from toy_parts import BACKBONE, TOKENS, retrieved
+from toy_parts import QUESTIONS as TOY_QUESTIONS
+
 from langchain_spring_rag import ChatSpring, SpringLLM, format_passages, rag_prompt
 from llama_index.llms.spring_rag import SpringLLM as LlamaIndexLLM
 from llama_index.llms.spring_rag import render_text
 from spring_rag import RagPrompt, RagTemplate, SpringModel
-from spring_rag.demo import paths, run
 from spring_rag.examples import RagExample
 
 QUESTIONS, NEW, ROUNDS = 64, 32, 5
@@ -97,12 +100,10 @@ def _values(example: RagExample) -> dict[str, str]:
 
 def main() -> None:
     torch.set_num_threads(2)
-    model = SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS)
-    with tempfile.TemporaryDirectory() as folder:
-        questions = run.load_questions(limit=QUESTIONS)
-        examples, _ = run.retrieve(run.build_index(model, Path(folder), top_k=5), questions)
+    model = SpringModel.from_pretrained(BACKBONE, tokens=TOKENS)
+    examples = retrieved(TOY_QUESTIONS[:QUESTIONS], top_k=5)
     results = {"texts": measure(texts(model, examples)), "chats": measure(chats(model, examples))}
-    what = f"{QUESTIONS} questions of the demo, 5 passages each, all its virtual tokens, at most {NEW} new tokens; float32"
+    what = f"{QUESTIONS} questions of the tests' toy, 5 passages each, all its virtual tokens, at most {NEW} new tokens; float32"
     save("frameworks", {"what": what, "bars": BARS, "results": results})
 
 

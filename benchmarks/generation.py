@@ -3,13 +3,18 @@
 Both write the same number of tokens. The bar is a ratio of at most 1.05.
 """
 
+import sys
+from pathlib import Path
+
 import torch
 from measure import alternate, ratio, save
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from toy_parts import BACKBONE
+
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
-from spring_rag.demo.paths import BACKBONE
 from spring_rag.encoding import Encoded
 from spring_rag.tokens import VirtualTokens
 
@@ -56,9 +61,9 @@ def measure_one(model: PreTrainedModel, rounds: int) -> dict[str, object]:
 def main() -> None:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    demo = AutoModelForCausalLM.from_pretrained(BACKBONE, dtype=torch.float32)
+    toy = AutoModelForCausalLM.from_pretrained(BACKBONE, dtype=torch.float32)
     results = {
-        "demo backbone": measure_one(demo.to(device), rounds=11),
+        "toy": measure_one(toy.to(device), rounds=11),
         "8 layers of 768": measure_one(_larger().to(device), rounds=11),
     }
     what = f"{ROWS} prompts of {PROMPT} tokens with {TOKENS} virtual tokens, beside prompts of {PROMPT + TOKENS}; {NEW} new tokens"

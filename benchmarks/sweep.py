@@ -4,13 +4,18 @@ The sweep answers every question with k = 0, 1, 5, 10, 25 and 50; all rows of a 
 The bar is a ratio of at most 1.6.
 """
 
+import sys
+from pathlib import Path
+
 import torch
 from measure import alternate, ratio, save
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from toy_parts import BACKBONE
+
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
-from spring_rag.demo.paths import BACKBONE
 from spring_rag.encoding import Encoded
 from spring_rag.tokens import VirtualTokens
 

@@ -1,4 +1,4 @@
-"""The demo's questions through a vLLM server and in this process, token by token: `python benchmarks/vllm_identity.py`
+"""The questions of the tests' toy through a vLLM server and in this process, token by token: `python benchmarks/vllm_identity.py`
 
 Light and exact form, k = 0, 1, 10 and 50, two token sets whose requests stand side by side, prefix cache on, all requests in flight
 together. The same on a tiny random Llama with the real Llama-2 tokenizer, where SPRING_RAG_DATA has it.
@@ -14,24 +14,17 @@ from typing import Any
 
 from measure import save
 
-sys.path.append(str(Path(__file__).parents[1] / "tests/vllm"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("tests", "tests/vllm")]
 from servers import RunningServer, vllm_server
 from tiny import LLAMA_2, save_tiny_llama, shuffled
+from toy_parts import BACKBONE, QUESTIONS, TOKENS, retrieved
 
 from spring_rag import RagPrompt, SpringModel, VirtualTokens
 from spring_rag.backends.vllm import VLLMBackend
-from spring_rag.demo import paths, run
 
 KS = (0, 1, 10, 50)
 SETS = (None, "other")
 FORMS = ("light", "exact")
-
-
-def prompts_of(model: SpringModel, folder: Path, count: int | None) -> list[RagPrompt]:
-    questions = run.load_questions(limit=count)
-    examples, _ = run.retrieve(run.build_index(model, folder, 5), questions)
-    template = model.template()
-    return [RagPrompt(each.question, each.passages, template) for each in examples]
 
 
 def compare(
@@ -91,11 +84,11 @@ def main() -> None:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        demo = VirtualTokens.from_pretrained(paths.TOKENS)
-        model = SpringModel.from_pretrained(paths.BACKBONE, tokens=demo)
-        prompts = prompts_of(model, folder / "index", count)
-        with vllm_server(paths.BACKBONE, folder / "demo.log") as server:
-            results["demo backbone"] = compare(paths.BACKBONE, demo, prompts, server, 48)
+        examples = retrieved(QUESTIONS[:count], top_k=5)
+        prompts = [RagPrompt(each.question, each.passages) for each in examples]
+        with vllm_server(BACKBONE, folder / "toy.log") as server:
+            toy = VirtualTokens.from_pretrained(TOKENS)
+            results["toy"] = compare(BACKBONE, toy, prompts, server, 48)
         keep(prompts, results)
         if LLAMA_2 is not None:
             tiny, tokens = save_tiny_llama(folder / "llama-2", LLAMA_2)

@@ -24,15 +24,16 @@ import torch
 from measure import alternate, ratio, save
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-sys.path.append(str(Path(__file__).parents[1] / "tests/vllm"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("tests", "tests/vllm")]
 from servers import RunningServer, vllm_server
 from tiny import LLAMA_2
+from toy_parts import BACKBONE
+from toy_parts import TOKENS as TOY_TOKENS
 
 from spring_rag import RagPrompt, SpringModel, VirtualTokens
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.vllm import backend as client
 from spring_rag.backends.vllm.calls import server_settings
-from spring_rag.demo import paths
 from spring_rag.encoding import encode
 
 PROMPTS, TOKENS, NEW, CONCURRENCY, ROUNDS = 48, 50, 24, 32, 5
@@ -188,10 +189,8 @@ def main() -> None:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with vllm_server(paths.BACKBONE, folder / "demo.log") as server:
-            results["demo backbone"] = measure_one(
-                paths.BACKBONE, VirtualTokens.from_pretrained(paths.TOKENS), server
-            )
+        with vllm_server(BACKBONE, folder / "toy.log") as server:
+            results["toy"] = measure_one(BACKBONE, VirtualTokens.from_pretrained(TOY_TOKENS), server)
         if LLAMA_2 is not None:
             llama, tokens = save_llama(folder / "llama-2", LLAMA_2)
             with vllm_server(llama, folder / "llama.log", length=2048) as server:

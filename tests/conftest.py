@@ -16,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+import toy_parts
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     FalconConfig,
@@ -36,7 +37,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from spring_rag.demo import paths
+from spring_rag.demo.default import HUB_ID, INSTALL, default_backbone
 from spring_rag.model import SpringModel
 from spring_rag.tokens import VirtualTokens
 
@@ -101,6 +102,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("default_backbone") and default_backbone() == HUB_ID:
+        pytest.skip(f"needs the default backbone: {INSTALL}")
 
 
 def build(
@@ -186,6 +189,6 @@ def make_tokens() -> Callable[..., VirtualTokens]:
 
 
 @pytest.fixture(scope="session")
-def demo_model() -> SpringModel:
-    """The model that ships with the package: it reads simple English and answers from it."""
-    return SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS, device="cpu")
+def toy_model() -> SpringModel:
+    """The toy with its virtual tokens: it reads simple English and answers from it."""
+    return SpringModel.from_pretrained(toy_parts.BACKBONE, tokens=toy_parts.TOKENS, device="cpu")

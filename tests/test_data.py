@@ -1,4 +1,4 @@
-"""`spring-rag data`: passages for questions, and questions for passages, on real collections and the demo's backbone."""
+"""`spring-rag data`: passages for questions, and questions for passages, on real collections and the toy's backbone."""
 
 import json
 import sys
@@ -11,13 +11,13 @@ from unittest.mock import patch
 
 import pytest
 from datasets import Dataset, DatasetDict
+from toy_parts import BACKBONE, DOCUMENTS
 
 from chroma_spring_rag import connect_folder, open_collection, open_or_create_collection, read_texts, search
 from spring_rag import SpringModel
 from spring_rag.cli import main
 from spring_rag.data import MAKE_PROMPT, attach, make_pairs
 from spring_rag.data.attach import Retriever
-from spring_rag.demo import paths
 from spring_rag.errors import DataError
 from spring_rag.evaluation.metrics import contains
 from spring_rag.examples import RagExample, load_examples, write_examples
@@ -30,10 +30,10 @@ NOTES = [f"A note on the town {town}: nobody knows what it is like." for town in
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the collections `documents`, which answers, `notes`, which doesn't, and `records` of the demo."""
+    """A database with the collections `documents`, which answers, `notes`, which doesn't, and `records` of the toy."""
     folder = tmp_path_factory.mktemp("data") / "db"
     client = connect_folder(folder, create=True)
-    records = [path.read_text().strip() for path in sorted(paths.DOCUMENTS.glob("*.txt"))[:40]]
+    records = [path.read_text().strip() for path in sorted(DOCUMENTS.glob("*.txt"))[:40]]
     for name, texts in (("documents", TEXTS), ("notes", NOTES), ("records", records)):
         collection = open_or_create_collection(client, name)
         collection.add(ids=[str(i) for i in range(len(texts))], documents=texts)
@@ -55,8 +55,8 @@ def retriever(db: Path) -> Callable[[str], Retriever]:
 
 
 @pytest.fixture(scope="module")
-def demo() -> SpringModel:
-    return SpringModel.from_pretrained(paths.BACKBONE, device="cpu")
+def toy() -> SpringModel:
+    return SpringModel.from_pretrained(BACKBONE, device="cpu")
 
 
 def questions() -> list[RagExample]:
@@ -152,9 +152,9 @@ class TestAttach:
 
 
 class TestMake:
-    def test_pairs_survive_the_round_trip(self, demo: SpringModel, db: Path) -> None:
+    def test_pairs_survive_the_round_trip(self, toy: SpringModel, db: Path) -> None:
         passages = read_texts(open_collection(connect_folder(db), "records"))[:16]
-        made = make_pairs(demo, passages, per_passage=2)
+        made = make_pairs(toy, passages, per_passage=2)
         assert made.asked == 32
         assert len(made.pairs) + sum(made.refused.values()) == 32
         assert len(made.pairs) >= 10
@@ -163,10 +163,10 @@ class TestMake:
             assert not contains(pair.question, [pair.answer])
             assert pair.passage in passages
         assert len({pair.question for pair in made.pairs}) == len(made.pairs)
-        assert make_pairs(demo, passages, per_passage=2) == made
+        assert make_pairs(toy, passages, per_passage=2) == made
 
     def test_what_the_backbone_writes_is_checked(
-        self, monkeypatch: pytest.MonkeyPatch, demo: SpringModel
+        self, monkeypatch: pytest.MonkeyPatch, toy: SpringModel
     ) -> None:
         """The replies are given, since no backbone here misbehaves on demand; the round trip is the real one."""
         passage = "The Crown of Sarben is kept in Galabek. The weight of the Crown of Sarben is 211 grams."
@@ -178,7 +178,7 @@ class TestMake:
             "Question: Is it kept in Galabek?\nAnswer: Galabek": "the question gives its answer away",
             "Question: What is the weight of the Crown of Sarben?\nAnswer: Galabek": "asked back, it is answered otherwise",
         }
-        genuine = demo.generate
+        genuine = toy.generate
         for reply, reason in replies.items():
 
             def generate(prompts: Any, reply: str = reply, **settings: Any) -> Any:
@@ -190,15 +190,15 @@ class TestMake:
                     ]
                 return found
 
-            monkeypatch.setattr(demo, "generate", generate)
-            made = make_pairs(demo, [passage])
+            monkeypatch.setattr(toy, "generate", generate)
+            made = make_pairs(toy, [passage])
             assert made.refused == ({reason: 1} if reason else {}), reply
             if not reason:
                 assert made.pairs[0].answer == "Galabek"
                 assert made.pairs[0].question.startswith(("In which", "Where is"))
 
     def test_request_takes_the_chat_template_if_there_is_one(
-        self, monkeypatch: pytest.MonkeyPatch, demo: SpringModel
+        self, monkeypatch: pytest.MonkeyPatch, toy: SpringModel
     ) -> None:
         seen: list[Prompt] = []
 
@@ -206,19 +206,19 @@ class TestMake:
             seen.extend(prompts)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(demo, "generate", generate)
+        monkeypatch.setattr(toy, "generate", generate)
         for chat in (None, False):
             with pytest.raises(KeyboardInterrupt):
-                make_pairs(demo, ["A passage </s>."], chat=chat)
+                make_pairs(toy, ["A passage </s>."], chat=chat)
         assert seen[0].messages == (Message("user", seen[1].parts),)
         assert [part.trusted for part in seen[1].parts] == [True, False, True]  # type: ignore[union-attr]
         assert seen[1].text == MAKE_PROMPT.format(passage="A passage </s>.")
 
-    def test_refuses(self, demo: SpringModel) -> None:
+    def test_refuses(self, toy: SpringModel) -> None:
         with pytest.raises(DataError, match="passage"):
-            make_pairs(demo, ["x"], prompt="Write a question.")
+            make_pairs(toy, ["x"], prompt="Write a question.")
         with pytest.raises(DataError, match="no passages"):
-            make_pairs(demo, [])
+            make_pairs(toy, [])
 
     def test_command(self, db: Path, tmp_path: Path) -> None:
         output = tmp_path / "train.jsonl"
@@ -227,7 +227,7 @@ class TestMake:
                 "data",
                 "make",
                 "--model",
-                paths.BACKBONE,
+                BACKBONE,
                 "--db",
                 db,
                 "--collection",
@@ -247,7 +247,7 @@ class TestMake:
         assert all(any(contains(p, e.answers) for p in e.passages) for e in examples)
 
     def test_command_says_what_went_wrong(self, db: Path, tmp_path: Path) -> None:
-        common = ("data", "make", "--model", paths.BACKBONE, "--db", db, "--output", tmp_path / "o.jsonl")
+        common = ("data", "make", "--model", BACKBONE, "--db", db, "--output", tmp_path / "o.jsonl")
         request = tmp_path / "request.txt"
         request.write_text("Repeat: {passage}")
         for more, expected, said in (

@@ -1,8 +1,9 @@
-"""The commands `train` and `demo` from end to end, on a tiny random backbone, a real Chroma and a few documents."""
+"""The commands `train` and `demo` from end to end, on a tiny random backbone, a real Chroma and a few documents; `demo` on its own, too."""
 
 import copy
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,14 @@ app.command("demo")(demo)
 FACTS = {"arlo": "Arlo lives in Rome.", "bina": "Bina lives in Oslo.", "cato": "Cato lives in Lima."}
 QUESTIONS = [
     {
+        "id": name,
         "question": f"Where does {name.capitalize()} live?",
-        "target": FACTS[name][-5:-1],
-        "source": f"{name}.txt",
+        "golden_answers": [text[-5:-1], f"in {text[-5:-1]}"],
+        "document": f"{name}.txt",
     }
-    for name in FACTS
+    for name, text in FACTS.items()
 ]
+UNANSWERABLE = {"id": "dora", "question": "Where does Dora live?", "golden_answers": [], "document": None}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def folder(
     tokenizer: PreTrainedTokenizerFast,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """The demo's layout in small, with tokens trained by the command."""
+    """A default backbone and a demo in small, with tokens trained by the command."""
     root = tmp_path_factory.mktemp("demo")
     build_model("llama").save_pretrained(root / "backbone")
     copy.deepcopy(tokenizer).save_pretrained(root / "backbone")
@@ -44,7 +47,7 @@ def folder(
     for name, text in FACTS.items():
         (root / "documents" / f"{name}.txt").write_text(text)
     lines = [{**q, "ret_passages": list(FACTS.values())} for q in QUESTIONS]
-    (root / "questions.jsonl").write_text("\n".join(map(json.dumps, QUESTIONS)))
+    (root / "questions.jsonl").write_text("\n".join(map(json.dumps, [*QUESTIONS, UNANSWERABLE])))
     (root / "train.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"question": 1}\n')
     arguments = [
         "train",
@@ -79,9 +82,9 @@ def folder(
     return root
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "BACKBONE", folder / "backbone")
+    monkeypatch.setattr("spring_rag.demo.default.default_backbone", lambda: str(folder / "backbone"))
     monkeypatch.setattr(paths, "TOKENS", folder / "tokens")
     monkeypatch.setattr(paths, "DOCUMENTS", folder / "documents")
     monkeypatch.setattr(paths, "QUESTIONS", folder / "questions.jsonl")
@@ -96,25 +99,76 @@ def test_trained_tokens_carry_the_options(folder: Path) -> None:
     assert tokens.training["data"]["examples"] == 3
 
 
+@pytest.mark.usefixtures("_small")
 def test_demo_prints_one_object(tmp_path: Path) -> None:
     arguments = ["demo", "--db", str(tmp_path / "db"), "--top-k", "1", "--k", "4,0", "--json"]
     for _ in range(2):
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
         found = json.loads(result.stdout)
         assert [row["k"] for row in found["results"]] == [0, 4]
-        assert all(row["n"] == 3 for row in found["results"])
+        assert all(row["n"] == 4 for row in found["results"])
+        assert found["with_answer"]["results"][0]["n"] == 3
+        assert found["without_answer"]["results"][0]["n"] == 1
         assert found["retrieved"] == 1.0
         assert found["instructed"]["k"] == 0
 
 
+@pytest.mark.usefixtures("_small")
 def test_demo_prints_a_table_and_questions(tmp_path: Path) -> None:
     arguments = ["demo", "--db", str(tmp_path / "db"), "--k", "0,1", "--questions", "2"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "2 questions, 5 passages each" in result.stdout
     assert "exact match" in result.stdout
     assert "Where does Arlo live?" in result.stdout
-    assert "expected: Oslo" in result.stdout
+    assert "expected: Oslo | in Oslo" in result.stdout
     assert "Cato" not in result.stdout
+
+
+@pytest.mark.usefixtures("_small")
+def test_demo_asks_a_sample_or_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SAMPLE", 1)
+    arguments = ["demo", "--db", str(tmp_path / "db"), "--k", "0", "--json"]
+    for options, asked in ([], 1), (["--questions", "3"], 3), (["--all"], 4):
+        result = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
+        assert [row["n"] for row in json.loads(result.stdout)["results"]] == [asked]
+    both = CliRunner().invoke(app, [*arguments, "--all", "--questions", "3"])
+    assert both.exit_code == 2
+
+
+@pytest.mark.usefixtures("_small")
+def test_what_no_document_answers_is_not_stated() -> None:
+    *answerable, last = run.load_questions()
+    assert last.answers == ("not stated",)
+    assert last.document is None
+    assert answerable[0].answers == ("Rome", "in Rome")
+    assert answerable[0].document == "arlo.txt"
+
+
+class TestWhatShips:
+    def test_every_question_has_its_document_or_none(self) -> None:
+        questions = run.load_questions()
+        documents = {path.name: path.read_text("utf-8") for path in paths.DOCUMENTS.iterdir()}
+        assert len(questions) == len({each.question for each in questions}) == 300
+        assert sum(each.document is None for each in questions) == 60
+        assert {each.document for each in questions} - {None} == set(documents)
+        assert all(path.suffix in (".md", ".txt") for path in map(Path, documents))
+        assert all(150 <= len(text.split()) <= 900 for text in documents.values())
+
+    def test_any_first_questions_are_a_fair_sample(self) -> None:
+        records = [json.loads(line) for line in paths.QUESTIONS.read_text("utf-8").splitlines()]
+        hashes = [sha256(each["id"].encode()).hexdigest() for each in records]
+        assert hashes == sorted(hashes)
+        assert 0.1 <= sum(each["document"] is None for each in records[: run.SAMPLE]) / run.SAMPLE <= 0.3
+
+    @pytest.mark.default_backbone
+    def test_the_default_backbone_answers(self, tmp_path: Path) -> None:
+        arguments = ["demo", "--db", str(tmp_path / "db"), "--questions", "4", "--k", "0,50", "--json"]
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        found = json.loads(result.stdout)
+        plain, trained = found["results"]
+        assert [plain["n"], trained["n"], found["instructed"]["n"]] == [4, 4, 4]
+        assert trained["f1"] > plain["f1"]
+        assert trained["answer_tokens"] < plain["answer_tokens"]
 
 
 def test_ks_are_whole_numbers() -> None:

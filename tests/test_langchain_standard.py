@@ -1,23 +1,23 @@
-"""LangChain's own suites for chat models, on the demo's model."""
+"""LangChain's own suites for chat models, on the toy."""
 
 from collections.abc import Iterator
 
 import pytest
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from toy_parts import BACKBONE, TOKENS
 
 from langchain_spring_rag import ChatSpring
-from spring_rag.demo import paths
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainDeprecationWarning")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _in_a_folder_with_the_demos_model(tmp_path_factory) -> Iterator[None]:
+def _in_a_folder_with_the_toy(tmp_path_factory) -> Iterator[None]:
     """So that a relative name loads it, and no path of this machine gets into the snapshot."""
     folder = tmp_path_factory.mktemp("standard")
-    (folder / "backbone").symlink_to(paths.BACKBONE)
-    (folder / "tokens").symlink_to(paths.TOKENS)
+    (folder / "backbone").symlink_to(BACKBONE)
+    (folder / "tokens").symlink_to(TOKENS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         # Kept, so that each test's model finds it loaded.

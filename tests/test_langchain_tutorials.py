@@ -1,13 +1,12 @@
 """LangChain's own RAG tutorials on Chroma, with the LLM changed and the prompt wrapped: the same app answers better.
 
-Each is written as LangChain's documentation builds it today, around the demo's model and documents. `wrap` is what a user adds.
+Each is written as LangChain's documentation builds it today, around the toy and its documents. `wrap` is what a user adds.
 """
 
 from collections.abc import Callable
 from typing import TypedDict
 
 import pytest
-from demo_parts import DOCUMENTS, MAX_TOKENS, QUESTIONS, share_right
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRequest, dynamic_prompt
 from langchain_chroma import Chroma
@@ -22,6 +21,7 @@ from langchain_core.runnables import RunnablePassthrough
 from langchain_parts import WordEmbeddings
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from langgraph.graph import START, StateGraph
+from toy_parts import ASKED, MAX_TOKENS, TEXTS, share_right
 
 from langchain_spring_rag import ChatSpring, SpringLLM, spliced, with_virtual_tokens
 
@@ -42,7 +42,7 @@ def as_it_was(prompt, **_):
 @pytest.fixture(scope="module")
 def store():
     """Loaded, split and stored as the tutorials do it."""
-    documents = [Document(text) for text in DOCUMENTS]
+    documents = [Document(text) for text in TEXTS]
     splits = RecursiveCharacterTextSplitter(chunk_size=1000, chunk_overlap=200).split_documents(documents)
     vector_store = Chroma(collection_name="tutorials", embedding_function=WordEmbeddings())
     vector_store.add_documents(splits)
@@ -50,13 +50,13 @@ def store():
 
 
 @pytest.fixture(scope="module")
-def chat(demo_model):
-    return ChatSpring(model=demo_model, max_tokens=MAX_TOKENS)
+def chat(toy_model):
+    return ChatSpring(model=toy_model, max_tokens=MAX_TOKENS)
 
 
 @pytest.fixture(scope="module")
-def llm(demo_model):
-    return SpringLLM(model=demo_model, max_tokens=MAX_TOKENS)
+def llm(toy_model):
+    return SpringLLM(model=toy_model, max_tokens=MAX_TOKENS)
 
 
 def joined(documents: list[Document]) -> str:
@@ -167,7 +167,7 @@ def test_text_tutorials_answer_better(tutorial, llm, store):
 def test_a_prompt_with_the_question_first(chat, store):
     """The layout of the well-known `rlm/rag-prompt`. It runs, with a warning that says what makes it answer better: ask again.
 
-    The demo's backbone itself reads a question before its context badly, with and without virtual tokens.
+    The toy's backbone itself reads a question before its context badly, with and without virtual tokens.
     """
     prompt = ChatPromptTemplate.from_messages(
         [("human", INSTRUCTION + "\nQuestion: {question} \nContext: {context} \nAnswer:")]
@@ -179,7 +179,7 @@ def test_a_prompt_with_the_question_first(chat, store):
 
     with pytest.warns(UserWarning, match=r"question stands before the context.* repeat_question=True"):
         wrapped = with_virtual_tokens(prompt)
-    assert ask_with(wrapped)(QUESTIONS[0].question)
+    assert ask_with(wrapped)(ASKED[0].question)
     before = share_right(ask_with(prompt))
     after = share_right(ask_with(with_virtual_tokens(prompt, repeat_question=True)))
     assert after > before

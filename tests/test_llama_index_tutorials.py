@@ -1,6 +1,6 @@
 """LlamaIndex's own RAG examples on Chroma, with the LLM changed and the engine upgraded: the same app answers better.
 
-Each is written as LlamaIndex's documentation builds it today, around the demo's model and documents.
+Each is written as LlamaIndex's documentation builds it today, around the toy and its documents.
 """
 
 from functools import partial
@@ -8,7 +8,6 @@ from functools import partial
 import chromadb
 import llama_index.core
 import pytest
-from demo_parts import DOCUMENTS, MAX_TOKENS, QUESTIONS, share_right
 from llama_index.core import (
     Document,
     PromptTemplate,
@@ -20,6 +19,7 @@ from llama_index.core.schema import NodeWithScore
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from llama_index_parts import OfflineEmbedding
+from toy_parts import ASKED, MAX_TOKENS, TEXTS, share_right
 
 from llama_index.llms.spring_rag import SpringLLM, upgrade_engine
 
@@ -30,17 +30,17 @@ def index():
     collection = chromadb.EphemeralClient().create_collection("tutorials-llama-index")
     vector_store = ChromaVectorStore(chroma_collection=collection)
     return VectorStoreIndex.from_documents(
-        [Document(text=text) for text in DOCUMENTS],
+        [Document(text=text) for text in TEXTS],
         storage_context=StorageContext.from_defaults(vector_store=vector_store),
         embed_model=OfflineEmbedding(),
     )
 
 
 @pytest.fixture
-def llm(demo_model, monkeypatch):
-    encode = partial(demo_model.tokenizer.encode, add_special_tokens=False)
+def llm(toy_model, monkeypatch):
+    encode = partial(toy_model.tokenizer.encode, add_special_tokens=False)
     monkeypatch.setattr(llama_index.core, "global_tokenizer", encode)
-    return SpringLLM(model=demo_model, max_tokens=MAX_TOKENS, is_chat_model=True)
+    return SpringLLM(model=toy_model, max_tokens=MAX_TOKENS, is_chat_model=True)
 
 
 @pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize", "simple_summarize"])
@@ -117,7 +117,7 @@ async def test_a_workflow_answers_better(index, llm):
     workflow = RagWorkflow(index, synthesizer)
 
     async def score() -> float:
-        answers = {each.question: str(await workflow.run(query=each.question)) for each in QUESTIONS}
+        answers = {each.question: str(await workflow.run(query=each.question)) for each in ASKED}
         return share_right(answers.__getitem__)
 
     before = await score()

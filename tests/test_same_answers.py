@@ -1,4 +1,4 @@
-"""Same prompt, same answer, everywhere (invariant 5): the demo's model asked through each way that this package has to it.
+"""Same prompt, same answer, everywhere (invariant 5): the toy asked through each way that this package has to it.
 
 All of them read one Chroma database, as `spring-rag index` would make it, and decode greedily in float32.
 """
@@ -6,7 +6,7 @@ All of them read one Chroma database, as `spring-rag index` would make it, and d
 import json
 
 import pytest
-from demo_parts import MAX_TOKENS, QUESTIONS
+import toy_parts
 from langchain_chroma import Chroma
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnablePassthrough
@@ -25,10 +25,10 @@ from llama_index.llms.spring_rag import NumberedPassages, render_text, with_virt
 from llama_index.llms.spring_rag import SpringLLM as LlamaIndexLLM
 from spring_rag import RagPrompt, RagTemplate
 from spring_rag.cli import app
-from spring_rag.demo import paths, run
 
 TOP_K = 3
-ASKED = [each.question for each in QUESTIONS]
+ASKED = [each.question for each in toy_parts.ASKED]
+COLLECTION = "documents"
 CHAT = RagTemplate(chat=True)
 LLAMA_INDEX = RagTemplate(passage="[{number}] {passage}\n\n", context_end="")
 """How LlamaIndex joins the passages that NumberedPassages numbers."""
@@ -36,10 +36,10 @@ LLAMA_INDEX = RagTemplate(passage="[{number}] {passage}\n\n", context_end="")
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory):
-    """A folder with the documents that answer the demo's first questions, indexed."""
+    """A folder with the documents that answer the toy's first questions, indexed."""
     folder = tmp_path_factory.mktemp("db")
-    sources = [paths.DOCUMENTS / each.source for each in run.load_questions(limit=40) if each.source]
-    index_files(open_or_create_collection(connect_folder(folder, create=True), run.COLLECTION), sources)
+    sources = [toy_parts.DOCUMENTS / each.source for each in toy_parts.QUESTIONS[:40] if each.source]
+    index_files(open_or_create_collection(connect_folder(folder, create=True), COLLECTION), sources)
     return folder
 
 
@@ -50,13 +50,13 @@ def client(db):
 
 @pytest.fixture(scope="module")
 def collection(client):
-    return open_or_create_collection(client, run.COLLECTION)
+    return open_or_create_collection(client, COLLECTION)
 
 
 @pytest.fixture(scope="module")
-def passages(demo_model, collection):
+def passages(toy_model, collection):
     """What is retrieved for each question."""
-    qa = ChromaQA(demo_model, collection, top_k=TOP_K)
+    qa = ChromaQA(toy_model, collection, top_k=TOP_K)
     return {question: [each.text for each in qa.retrieve(question)] for question in ASKED}
 
 
@@ -66,12 +66,14 @@ def k(request):
 
 
 @pytest.fixture(scope="module")
-def answers(demo_model, passages, k):
+def answers(toy_model, passages, k):
     """By the plain API, each question for itself."""
 
     def ask(template: RagTemplate) -> list[str]:
         return [
-            demo_model.answer(question, found, num_tokens=k, template=template, max_new_tokens=MAX_TOKENS)
+            toy_model.answer(
+                question, found, num_tokens=k, template=template, max_new_tokens=toy_parts.MAX_TOKENS
+            )
             for question, found in passages.items()
         ]
 
@@ -80,32 +82,42 @@ def answers(demo_model, passages, k):
     return found
 
 
-def test_virtual_tokens_make_a_difference(demo_model, passages):
+def test_virtual_tokens_make_a_difference(toy_model, passages):
     prompt = RagPrompt(ASKED[0], passages[ASKED[0]])
-    plain, short = demo_model.generate([prompt] * 2, num_tokens=[0, None], max_new_tokens=MAX_TOKENS)
+    plain, short = toy_model.generate([prompt] * 2, num_tokens=[0, None], max_new_tokens=toy_parts.MAX_TOKENS)
     assert plain.text != short.text
 
 
-def test_chroma_qa(demo_model, collection, answers, k):
-    qa = ChromaQA(demo_model, collection, top_k=TOP_K)
-    found = qa.ask_many(ASKED, k, max_new_tokens=MAX_TOKENS)
+def test_chroma_qa(toy_model, collection, answers, k):
+    qa = ChromaQA(toy_model, collection, top_k=TOP_K)
+    found = qa.ask_many(ASKED, k, max_new_tokens=toy_parts.MAX_TOKENS)
     assert [each.text for each in found] == answers[RagTemplate()]
-    streamed = ["".join(qa.stream(each, k, max_new_tokens=MAX_TOKENS)) for each in ASKED]
+    streamed = ["".join(qa.stream(each, k, max_new_tokens=toy_parts.MAX_TOKENS)) for each in ASKED]
     assert streamed == answers[RagTemplate()]
 
 
 def test_the_command_line(db, answers, k):
     for question, right in zip(ASKED, answers[RagTemplate()], strict=True):
-        options = ["--db", str(db), "--top-k", str(TOP_K), "--max-new-tokens", str(MAX_TOKENS), "--json"]
+        options = [
+            "--db",
+            str(db),
+            "--top-k",
+            str(TOP_K),
+            "--max-new-tokens",
+            str(toy_parts.MAX_TOKENS),
+            "--json",
+        ]
         if k is not None:
             options += ["-k", str(k)]
-        result = CliRunner().invoke(app, ["ask", question, *options], catch_exceptions=False)
+        result = CliRunner().invoke(
+            app, ["ask", question, *toy_parts.NAMED, *options], catch_exceptions=False
+        )
         assert json.loads(result.stdout)["answer"] == right
 
 
 @pytest.mark.parametrize("template", [RagTemplate(), CHAT], ids=["text", "chat"])
-async def test_langchain(demo_model, client, answers, k, template):
-    store = Chroma(run.COLLECTION, WordEmbeddings(), client=client, create_collection_if_not_exists=False)
+async def test_langchain(toy_model, client, answers, k, template):
+    store = Chroma(COLLECTION, WordEmbeddings(), client=client, create_collection_if_not_exists=False)
     cls = ChatSpring if template.chat else LangChainLLM
     chain = (
         {
@@ -113,7 +125,7 @@ async def test_langchain(demo_model, client, answers, k, template):
             "question": RunnablePassthrough(),
         }
         | rag_prompt(template)
-        | cls(model=demo_model, max_tokens=MAX_TOKENS, num_tokens=k)
+        | cls(model=toy_model, max_tokens=toy_parts.MAX_TOKENS, num_tokens=k)
         | StrOutputParser()
     )
     right = answers[template]
@@ -124,14 +136,16 @@ async def test_langchain(demo_model, client, answers, k, template):
     assert "".join([piece async for piece in chain.astream(ASKED[2])]) == right[2]
 
 
-async def test_llama_index(demo_model, passages, answers, k):
-    llm = LlamaIndexLLM(model=demo_model, max_tokens=MAX_TOKENS, num_tokens=k)
+async def test_llama_index(toy_model, passages, answers, k):
+    llm = LlamaIndexLLM(model=toy_model, max_tokens=toy_parts.MAX_TOKENS, num_tokens=k)
     prompts = [render_text(RagPrompt(question, found)) for question, found in passages.items()]
     right = answers[RagTemplate()]
     assert [llm.complete(prompt, formatted=True).text for prompt in prompts] == right
     assert (await llm.acomplete(prompts[0], formatted=True)).text == right[0]
     assert "".join(each.delta for each in llm.stream_complete(prompts[1], formatted=True)) == right[1]
-    chatting = LlamaIndexLLM(model=demo_model, max_tokens=MAX_TOKENS, num_tokens=k, is_chat_model=True)
+    chatting = LlamaIndexLLM(
+        model=toy_model, max_tokens=toy_parts.MAX_TOKENS, num_tokens=k, is_chat_model=True
+    )
     assert [chatting.complete(prompt).text for prompt in prompts] == answers[CHAT]
 
 
@@ -144,12 +158,12 @@ class TextOnly(BaseNodePostprocessor):
         return nodes
 
 
-def test_a_query_engine_of_llama_index(demo_model, collection, answers, k):
+def test_a_query_engine_of_llama_index(toy_model, collection, answers, k):
     index = VectorStoreIndex.from_vector_store(
         ChromaVectorStore(chroma_collection=collection), embed_model=OfflineEmbedding()
     )
     engine = index.as_query_engine(
-        llm=LlamaIndexLLM(model=demo_model, max_tokens=MAX_TOKENS, num_tokens=k),
+        llm=LlamaIndexLLM(model=toy_model, max_tokens=toy_parts.MAX_TOKENS, num_tokens=k),
         text_qa_template=with_virtual_tokens(
             PromptTemplate("{context_str}\n\nQuestion: {query_str}\nAnswer:")
         ),

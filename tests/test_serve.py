@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from toy_parts import BACKBONE
 from transformers import AutoTokenizer
 
 from spring_rag.backends.vllm.layouts import RAW
 from spring_rag.backends.vllm.serving import check_version, serving_command, serving_template
-from spring_rag.demo import paths
 from spring_rag.errors import BackendError
 
 SERVE = [sys.executable, "-c", "from spring_rag.cli import main; main()", "serve"]
@@ -136,7 +136,7 @@ def python_with(tmp_path):
 
 class TestServe:
     def test_print_only_prints(self, tmp_path):
-        done = serve("--model", paths.BACKBONE, "--print", "--port", 8001, XDG_CACHE_HOME=str(tmp_path))
+        done = serve("--model", BACKBONE, "--print", "--port", 8001, XDG_CACHE_HOME=str(tmp_path))
         assert done.returncode == 0, done.stderr
         line = shlex.split(done.stdout)
         assert line[-2:] == ["--port", "8001"]
@@ -147,7 +147,7 @@ class TestServe:
 
     def test_starts_it(self, python_with, tmp_path):
         python = python_with("0.40.1+cpu")
-        done = serve("--model", paths.BACKBONE, "--python", python, "--seed", 3, XDG_CACHE_HOME=str(tmp_path))
+        done = serve("--model", BACKBONE, "--python", python, "--seed", 3, XDG_CACHE_HOME=str(tmp_path))
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("started: -m vllm.entrypoints.openai.api_server --model")
         assert done.stdout.strip().endswith("--seed 3")
@@ -161,7 +161,7 @@ class TestServe:
             check_version(str(python_with(version)))
 
     def test_no_vllm_here(self):
-        done = serve("--model", paths.BACKBONE)
+        done = serve("--model", BACKBONE)
         assert done.returncode == 1
         assert done.stdout == ""
         assert done.stderr.count("\n") == 1

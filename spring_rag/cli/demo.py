@@ -1,4 +1,4 @@
-"""`spring-rag demo`: the whole path on the model that ships with the package."""
+"""`spring-rag demo`: the whole path on the default backbone, from documents to answers side by side."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +7,7 @@ import typer
 
 from spring_rag.cli.common_options import Json
 from spring_rag.cli.console import Progress, note, print_json, quiet_libraries
+from spring_rag.cli.model_options import load_model
 
 if TYPE_CHECKING:
     from spring_rag.evaluation import Sweep
@@ -24,25 +25,33 @@ def demo(
     ] = "0,1,10,50",
     questions: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Ask the first N questions. Default: all.", show_default=False),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Ask the first N questions. Default: as many as two cores answer in five minutes.",
+            show_default=False,
+        ),
     ] = None,
+    all_questions: Annotated[bool, typer.Option("--all", help="Ask all questions.")] = False,
     json: Json = False,
 ) -> None:
     """See the same frozen model answer with and without virtual tokens.
 
     Indexes the demo's documents into Chroma, retrieves passages for its questions, and answers each question with every number of
-    virtual tokens, and once more with none, told in the best words we know. No network, no model hub.
+    virtual tokens, and once more with none, told in the best words we know. Needs no network where the default backbone is installed.
     """
     ks = parse_ks(k)
+    if all_questions and questions is not None:
+        msg = "--all and --questions exclude each other"
+        raise typer.BadParameter(msg)
     with quiet_libraries():
-        from spring_rag.demo import paths, run
-        from spring_rag.model import SpringModel
+        from spring_rag.demo import run
 
-        model = SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS)
+        model = load_model(None, None)
         with Progress("indexing") as report:
             qa = run.build_index(model, db, top_k, report)
         with Progress("retrieving") as report:
-            asked = run.load_questions(limit=questions)
+            asked = run.load_questions(limit=None if all_questions else questions or run.SAMPLE)
             examples, retrieved = run.retrieve(qa, asked, report)
         with Progress("answering") as report:
             result, parts = run.answer(model, asked, examples, retrieved, ks, report)
@@ -59,7 +68,7 @@ def demo(
         console.print(
             _exact_matches(f"{len(parts[run.WITH].examples)} that a document answers", parts[run.WITH])
         )
-        console.print(f"The passage that holds the answer was retrieved for {retrieved:.1%} of these.")
+        console.print(f"A passage of that document was retrieved for {retrieved:.1%} of these.")
     if run.WITHOUT in parts:
         console.print(
             _exact_matches(

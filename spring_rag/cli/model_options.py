@@ -1,11 +1,12 @@
 """The options of every command that needs a backbone with virtual tokens."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spring_rag.cli.console import note
-from spring_rag.errors import TokensError
+from spring_rag.errors import BackendError, TokensError
 
 if TYPE_CHECKING:
     from spring_rag import SpringModel
@@ -14,7 +15,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="M",
-        help="Backbone: Hub id, folder, model.gguf or owner/name:file.gguf. Default: the one that the tokens were trained on, or the demo's.",
+        help="Backbone: Hub id, folder, model.gguf or owner/name:file.gguf. Default: the one that the tokens were trained on, else SmolLM2-135M-Instruct.",
         show_default=False,
     ),
 ]
@@ -22,7 +23,7 @@ Tokens = Annotated[
     str | None,
     typer.Option(
         metavar="T",
-        help="Virtual tokens: folder, file, Hub id or published name. Default: none with --model, else the demo's.",
+        help="Virtual tokens: folder, file, Hub id or published name. Default: none with --model, else SmolLM2's.",
         show_default=False,
     ),
 ]
@@ -52,8 +53,8 @@ def load_model(
     """The model that `--model`, `--tokens` and `--base-url` ask for.
 
     Args:
-        model: None takes the backbone that the tokens record, the demo's where there are no tokens either.
-        tokens: None takes none, but the demo's where there is no model either.
+        model: None takes the backbone that the tokens record, the default one where there are no tokens either.
+        tokens: None takes none, but the default backbone's where there is no model either.
         base_url: of vLLM servers that have the backbone; none runs it here.
         api_key: of the servers.
         placed: what `spring_rag.cli.backbone.placement` gives.
@@ -63,7 +64,7 @@ def load_model(
         BackendError: the backbone can't be loaded, or a server can't be reached.
     """
     from spring_rag import SpringModel, VirtualTokens
-    from spring_rag.demo import paths
+    from spring_rag.demo.default import HUB_ID, default_backbone
 
     if base_url and placed.keys() & {"device_map", "quantization_config"}:
         msg = (
@@ -72,7 +73,7 @@ def load_model(
         raise typer.BadParameter(msg)
     where = {**placed, **({"base_url": base_url, "api_key": api_key} if base_url else {})}
     if model is None and tokens is None:
-        return SpringModel.from_pretrained(paths.BACKBONE, tokens=paths.TOKENS, **where)
+        return _load_default(where)
     if tokens is None:
         assert model is not None
         note("no virtual tokens given (--tokens): the plain backbone answers")
@@ -82,4 +83,27 @@ def load_model(
     if backbone is None:
         msg = f"the virtual tokens {tokens!r} don't record which backbone they were trained on; name it with --model"
         raise TokensError(msg)
+    if model is None and backbone == HUB_ID:
+        backbone = default_backbone()
     return SpringModel.from_pretrained(backbone, tokens=loaded, **where)
+
+
+def _load_default(where: Mapping[str, Any]) -> "SpringModel":
+    """The backbone that answers where none is named, with its virtual tokens.
+
+    Raises:
+        BackendError: it can't be loaded; says what brings it.
+    """
+    from spring_rag import SpringModel
+    from spring_rag.demo.default import HUB_ID, INSTALL, default_backbone
+    from spring_rag.demo.paths import TOKENS
+
+    note("no backbone named (--model): SmolLM2-135M-Instruct answers, with its virtual tokens")
+    backbone = default_backbone()
+    try:
+        return SpringModel.from_pretrained(backbone, tokens=TOKENS, **where)
+    except BackendError as error:
+        if backbone != HUB_ID:
+            raise
+        msg = f"the default backbone isn't installed ({INSTALL}), nor can the Hub's be used; install it, or name another with --model: {error}"
+        raise BackendError(msg) from error

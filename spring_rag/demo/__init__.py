@@ -1,1 +1,1 @@
-"""The offline default: a tiny backbone, its virtual tokens, documents and questions."""
+"""What answers and is asked where nothing else is named: the default backbone, its virtual tokens, documents and questions."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 
-BACKBONE = _HERE / "backbone"
 TOKENS = _HERE / "tokens"
+"""Virtual tokens of the default backbone."""
+
 DOCUMENTS = _HERE / "documents"
 QUESTIONS = _HERE / "questions.jsonl"

@@ -1,15 +1,16 @@
-"""The demo's questions as prompts, and a comparison of answers."""
+"""The toy's questions as prompts, and a comparison of answers."""
 
 import json
 
+from toy_parts import ANSWERABLE, text_of
+
 from spring_rag import RagPrompt
-from spring_rag.demo import paths, run
 
 
-def demo_prompts(count, passages=4):
+def toy_prompts(count, passages=4):
     """Prompts whose passages are the question's own document and its neighbours."""
-    questions = [each for each in run.load_questions() if each.source is not None][:count]
-    texts = [(paths.DOCUMENTS / each.source).read_text(encoding="utf-8").strip() for each in questions]
+    questions = ANSWERABLE[:count]
+    texts = [text_of(each).strip() for each in questions]
     return [
         RagPrompt(each.question, [texts[(i + j) % count] for j in range(passages)])
         for i, each in enumerate(questions)

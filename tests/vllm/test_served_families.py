@@ -6,11 +6,11 @@ import pytest
 from questions import same
 from servers import vllm_server
 from tiny import LLAMA_2, save_tiny, save_tiny_llama, shuffled
+from toy_parts import BACKBONE
 
 from spring_rag import RagPrompt, RagTemplate, SpringModel
 from spring_rag.backends.vllm import VLLMBackend, checkpoint
 from spring_rag.backends.vllm.failures import RefusedError
-from spring_rag.demo import paths
 
 pytestmark = pytest.mark.filterwarnings("ignore:these virtual tokens don't record")
 
@@ -128,7 +128,7 @@ class TestQwen:
 
     def test_another_model(self, qwen_server):
         with pytest.raises(RefusedError, match="another model"):
-            SpringModel.from_pretrained(paths.BACKBONE, base_url=qwen_server.url)
+            SpringModel.from_pretrained(BACKBONE, base_url=qwen_server.url)
 
 
 @pytest.fixture(scope="class")
