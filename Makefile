@@ -6,7 +6,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-model demo-tokens notebooks test test-vllm lint
+SHELL := bash
+.PHONY: help demo demo-tokens notebooks test test-vllm lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -14,28 +15,18 @@ help:  ## show this list
 demo: .venv/.installed-demo  ## index files, ask questions, compare answers with and without virtual tokens
 	$(BIN)/spring-rag demo
 
-# Where it is made; delete the folder to begin from scratch.
-MADE := build/demo-model
-SHIPPED := spring_rag/demo
+# How the shipped tokens are trained; the rows start as worked examples, the strongest that words can do.
+TOKENS_MADE := build/tokens
+TOKENS_RECIPE := --dtype bfloat16 --batch-size 20 --max-steps 200 --save-steps 20 --max-passages 5 --max-length 1280 \
+	--unanswerable 0.12 --learning-rate 0.01 --scheduler cosine
+TOKENS_INIT_TEXT := Short answers from the passages:\n\nQuestion: who wrote the play Hamlet?\nAnswer: William Shakespeare\n\nQuestion: how many moons has Mars?\nAnswer: two\n\nQuestion: what did it cost?\nAnswer: not stated\n\n
 
-TOKENS_RECIPE := --learning-rate 0.01 --batch-size 16 --max-steps 500 --max-passages 10 --chat 0.3 --k-schedule sandwich --unanswerable 0.1 \
-	--init-text "Answer with a few words only. Give only the answer, not a sentence. If the passages do not say, answer: not stated."
-
-demo-model: .venv/.installed-dev  ## rebuild what the demo ships: documents, questions, backbone, tokens (half an hour on 2 cores)
-	$(BIN)/python -m spring_rag.demo.build.pretrain --output $(MADE)/backbone --compile
-	mkdir -p $(SHIPPED)/backbone benchmarks/results
-	mv $(MADE)/backbone/log.jsonl benchmarks/results/demo-backbone.jsonl
-	cp $(MADE)/backbone/*.json $(MADE)/backbone/*.jinja $(MADE)/backbone/*.safetensors $(SHIPPED)/backbone/
-	$(MAKE) demo-tokens
-
-$(MADE)/train.jsonl: spring_rag/demo/build/export.py .venv/.installed-dev
-	mkdir -p $(MADE)
-	$(BIN)/python -m spring_rag.demo.build.export --package $(SHIPPED) --training $@
-
-demo-tokens: .venv/.installed-dev $(MADE)/train.jsonl  ## train the demo's tokens again, on the backbone that is there
-	$(BIN)/spring-rag train --model $(SHIPPED)/backbone --data $(MADE)/train.jsonl --output $(MADE)/tokens $(TOKENS_RECIPE)
-	mkdir -p $(SHIPPED)/tokens
-	cp $(MADE)/tokens/config.json $(MADE)/tokens/README.md $(MADE)/tokens/virtual_tokens.safetensors $(SHIPPED)/tokens/
+demo-tokens: .venv/.installed-dev  ## train the shipped tokens again (40 minutes on 2 cores); SPRING_RAG_DATA names the folder with the questions
+	$(BIN)/python benchmarks/training_data.py "$(SPRING_RAG_DATA)" $(TOKENS_MADE)/train.jsonl
+	$(BIN)/spring-rag train --model "$$($(BIN)/python -c "from spring_rag.demo.default import default_backbone; print(default_backbone())")" --data $(TOKENS_MADE)/train.jsonl \
+		--output $(TOKENS_MADE)/tokens $(TOKENS_RECIPE) --init-text $$'$(TOKENS_INIT_TEXT)'
+	mkdir -p spring_rag/demo/tokens
+	cp $(TOKENS_MADE)/tokens/{config.json,README.md,virtual_tokens.safetensors} spring_rag/demo/tokens/
 
 notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
