@@ -165,6 +165,22 @@ def test_check_finds_a_question_that_only_chat_makes_too_long(chatty: PreTrained
         RagExamples([EXAMPLE], chatty, replace(recipe, max_length=need - 1)).check()
 
 
+def test_questions_about_the_same_passages_share_a_context_and_a_step(chatty: PreTrainedTokenizerFast) -> None:
+    texts = [tuple(f"{letter} {number} {'x' * (number % 5)}" for letter in LETTERS) for number in range(40)]
+    examples = [RagExample(f"Who is {asked}?", ("Ann",), texts[i % 40]) for i, asked in enumerate(range(160))]
+    data = RagExamples(examples, chatty, RECIPE)
+    steps: list[set[int]] = [set() for _ in texts]
+    for epoch in range(3):
+        sampler = SimilarLengths(data, 20, seed=1)
+        sampler.set_epoch(epoch)
+        contexts: list[set[tuple[int, ...]]] = [set() for _ in texts]
+        for place in sampler:
+            contexts[place.index % 40].add(data[place].example[0].context_ids)
+            steps[place.index % 40].add(20 * epoch + place.step)
+        assert all(len(drawn) == 1 for drawn in contexts)
+    assert sum(map(len, steps)) < 1.5 * 3 * len(texts)
+
+
 def test_order_is_a_permutation_with_similar_neighbours(chatty: PreTrainedTokenizerFast) -> None:
     data = RagExamples([EXAMPLE] * 203, chatty, RECIPE)
     sampler = SimilarLengths(data, 8, seed=1)

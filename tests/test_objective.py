@@ -192,6 +192,24 @@ def test_several_ks_share_one_context(name: str) -> None:
     assert (gradient - expected).norm() <= 1e-5 * expected.norm()
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma3", "gpt2", "mpt"])
+@pytest.mark.parametrize("shapes", [MIXED, EQUAL, EMPTY], ids=["mixed", "equal", "one-empty"])
+def test_questions_about_the_same_passages_share_their_context(name: str, shapes: Any) -> None:
+    model, matrix = family(name), torch.randn(6, 32, requires_grad=True)
+    examples = examples_of(shapes)
+    for (_, target), (encoded, _) in zip(examples_of(shapes, seed=1), examples[:2], strict=False):
+        other_question = Encoded(encoded.context_ids + encoded.suffix_ids[::-1] + (7,), encoded.slot)
+        examples.append((other_question, target))
+    ks = [1 + number % 6 for number in range(len(examples))]
+    embedding = InputEmbedding(model)
+    calls = _calls(model)
+    loss = objective(model, examples, matrix, ks, embedding=embedding)
+    assert [len(call["inputs_embeds"]) for call in calls] == [len(shapes), len(examples)]
+    gradient = torch.autograd.grad(loss, matrix)[0]
+    expected = torch.autograd.grad(plain_loss(model.eval(), examples, matrix, ks), matrix)[0]
+    assert (gradient - expected).norm() <= 1e-5 * expected.norm()
+
+
 def test_context_needs_no_mask_and_no_graph() -> None:
     model, matrix = family("llama"), torch.randn(6, 32, requires_grad=True)
     embedding = InputEmbedding(model)
