@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from spring_rag.errors import BackboneMismatchError, TokensError
 
@@ -25,6 +25,12 @@ FINGERPRINT_COLUMNS = 32
 # once, so twice that is forgiven. The absolute part covers float16, which loses values below 2^-24.
 _RELATIVE_TOLERANCE = 2.0**-8
 _ABSOLUTE_TOLERANCE = 2.0**-23
+
+QUANTIZED_LIKENESS = 0.9
+"""Least correlation of a model's fingerprint with a quantised form of it; see `Fingerprint.likeness`."""
+
+QUANTIZATION_KEY = "gguf_quantization"
+"""In the config of a model that was unpacked from a GGUF: how that was quantised, as "Q4_1"."""
 
 
 def _spread(size: int, count: int) -> tuple[int, ...]:
@@ -65,12 +71,29 @@ class Fingerprint:
 
     def matches(self, table: Tensor) -> bool:
         """Whether `table`, `[vocab, hidden_size]`, holds these values, give or take a change of dtype."""
-        if self.rows[-1] >= table.shape[0] or self.columns[-1] >= table.shape[1]:
+        if not self._fits(table):
             return False
         found = _sample(table, self.rows, self.columns).flatten()
         recorded = torch.tensor(self.values, dtype=torch.float32)
         allowed = _ABSOLUTE_TOLERANCE + _RELATIVE_TOLERANCE * recorded.abs()
         return bool(((found - recorded).abs() <= allowed).all())
+
+    def likeness(self, table: Tensor) -> float:
+        """How far `table`, `[vocab, hidden_size]`, agrees with these values: their correlation, at most 1.
+
+        What all rows have in common is taken out first, or the rows of one table would resemble each other. On SmolLM2-135M
+        quantised forms of the table have LIKE_QUANTIZED and shuffled, rotated or random ones OTHERS at most;
+        `benchmarks/fingerprints.py` measures it.
+        """
+        if not self._fits(table):
+            return 0.0
+        found = _sample(table, self.rows, self.columns)
+        recorded = torch.tensor(self.values, dtype=torch.float32).view_as(found)
+        pair = torch.stack([(part - part.mean(dim=0)).flatten().double() for part in (recorded, found)])
+        return torch.nan_to_num(torch.corrcoef(pair))[0, 1].item()
+
+    def _fits(self, table: Tensor) -> bool:
+        return self.rows[-1] < table.shape[0] and self.columns[-1] < table.shape[1]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object of about three kilobytes; the values are base64 of little-endian float32."""
@@ -126,11 +149,13 @@ class BackboneRecord:
         hidden_size: width of its embedding table.
         fingerprint: part of its embedding table; None if the table couldn't be read (offloaded or packed
             weights) or was never seen (the published tables).
+        quantization: how the GGUF that it was unpacked from is quantised, as "Q4_1"; None if it wasn't.
     """
 
     model_id: str | None
     hidden_size: int
     fingerprint: Fingerprint | None = None
+    quantization: str | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, model_id: str | None = None) -> "BackboneRecord":
@@ -149,19 +174,23 @@ class BackboneRecord:
             model_id=model_id or model.config.name_or_path or None,
             hidden_size=table.shape[1],
             fingerprint=Fingerprint.of(table) if _is_readable(table) else None,
+            quantization=quantization_of(model.config),
         )
 
-    def check(self, embedding_table: Tensor, model_id: str | None) -> None:
-        """Make sure that a model is this backbone.
+    def check(self, embedding_table: Tensor, model_id: str | None, quantization: str | None = None) -> None:
+        """Make sure that a model is this backbone, or a quantised form of it, or that this is one of the model.
 
         The fingerprint decides where there is one and the table can be read; the model may then have any
-        name. Otherwise the names decide: two different Hub ids are an error; names that prove nothing (a
-        local folder, a quantised copy) are a warning.
+        name. Where one of the two is known to be quantised, and only there, tables that are alike will do,
+        with a warning: a fine-tuned copy's table is as much like the original's as a quantised one's.
+        Without fingerprint or table the names decide: two different Hub ids are an error; names that prove
+        nothing (a local folder, a quantised copy) are a warning.
 
         Args:
             embedding_table: the model's input embeddings, shape `[vocab, hidden_size]`; may lie on the meta
                 device.
             model_id: the model's Hub id or path.
+            quantization: how the model is quantised, if `quantization_of` its config says so.
 
         Raises:
             BackboneMismatchError: it is another backbone; names both.
@@ -172,7 +201,7 @@ class BackboneRecord:
             )
         if self.fingerprint is not None and _is_readable(embedding_table):
             if not self.fingerprint.matches(embedding_table):
-                raise self._mismatch(model_id, "the hidden sizes agree, but the embedding tables differ")
+                self._check_likeness(self.fingerprint.likeness(embedding_table), model_id, quantization)
             return
         same = _same_model(self.model_id, model_id)
         if same is False:
@@ -189,6 +218,23 @@ class BackboneRecord:
             )
             warnings.warn(msg, stacklevel=3)
 
+    def _check_likeness(self, likeness: float, model_id: str | None, quantization: str | None) -> None:
+        """Let pass, with a warning, what can be a model and its quantised form."""
+        if likeness < QUANTIZED_LIKENESS:
+            raise self._mismatch(model_id, "the hidden sizes agree, but the embedding tables differ")
+        if self.quantization == quantization:  # with equal rounding, tables of one model would be equal
+            raise self._mismatch(
+                model_id,
+                "the embedding tables are alike but differ, as those of a model and its fine-tuned copy do (if it is "
+                "the same model in fewer bits, pass `VirtualTokens(tokens.matrix)`)",
+            )
+        msg = (
+            f"these virtual tokens were trained on {_named(self.model_id, self.quantization)} and are attached to "
+            f"{_named(model_id, quantization)}: the embedding tables agree as those of a model and its quantised form do "
+            f"(correlation {likeness:.3f}). Answers can differ a little."
+        )
+        warnings.warn(msg, stacklevel=4)
+
     def _mismatch(self, model_id: str | None, reason: str) -> BackboneMismatchError:
         return BackboneMismatchError(
             f"virtual tokens trained on {_named(self.model_id)} can't be attached to {_named(model_id)}: "
@@ -202,6 +248,7 @@ class BackboneRecord:
             "model_id": self.model_id,
             "hidden_size": self.hidden_size,
             "fingerprint": self.fingerprint.to_dict() if self.fingerprint else None,
+            **({"quantization": self.quantization} if self.quantization else {}),
         }
 
     @classmethod
@@ -212,23 +259,34 @@ class BackboneRecord:
             TokensError: a part is missing or malformed.
         """
         model_id, hidden_size = data.get("model_id"), data.get("hidden_size")
-        fingerprint = data.get("fingerprint")
+        fingerprint, quantization = data.get("fingerprint"), data.get("quantization")
         if (
             not (model_id is None or isinstance(model_id, str))
             or not isinstance(hidden_size, int)
             or not (fingerprint is None or isinstance(fingerprint, Mapping))
+            or not (quantization is None or isinstance(quantization, str))
         ):
             msg = (
                 "the artifact's backbone record is malformed: expected model_id, hidden_size and fingerprint"
             )
             raise TokensError(msg)
         return cls(
-            model_id, hidden_size, Fingerprint.from_dict(fingerprint) if fingerprint is not None else None
+            model_id,
+            hidden_size,
+            Fingerprint.from_dict(fingerprint) if fingerprint is not None else None,
+            quantization,
         )
 
 
-def _named(model_id: str | None) -> str:
-    return repr(model_id) if model_id else "a backbone without a name"
+def quantization_of(config: PreTrainedConfig) -> str | None:
+    """How the GGUF is quantised that a model was unpacked from, as "Q4_1"; None if its config names none."""
+    found = getattr(config, QUANTIZATION_KEY, None)
+    return found if isinstance(found, str) else None
+
+
+def _named(model_id: str | None, quantization: str | None = None) -> str:
+    name = repr(model_id) if model_id else "a backbone without a name"
+    return f"{name} ({quantization})" if quantization else name
 
 
 def is_hub_id(model_id: str) -> bool:

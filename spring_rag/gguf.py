@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from spring_rag.backbone import QUANTIZATION_KEY
 from spring_rag.errors import BackendError
 from spring_rag.extras import extra
 from spring_rag.persistence.files import cache_folder
@@ -29,9 +30,6 @@ SUFFIX = ".gguf"
 ORIGIN = "origin.json"
 """Written last into a converted folder: what it was made of, and which files it has."""
 
-QUANTIZATION = "gguf_quantization"
-"""Key of a converted folder's config.json that names the GGUF's quantisation, as "Q4_1"; absent where it has none."""
-
 _VERSION = 1
 """Of what this module writes; another one doesn't use what an older one left."""
 
@@ -39,7 +37,7 @@ _ON_THE_HUB = re.compile(r"([\w-][\w.-]*/[\w.-]+):(.+\.gguf)", re.IGNORECASE)
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
-_UNQUANTIZED = {0: None, 1: None, 32: None}
+_UNQUANTIZED = (0, 1, 32)
 """`general.file_type` of float32, float16 and bfloat16."""
 
 _DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
@@ -192,7 +190,7 @@ def _publish(made: Path, folder: Path) -> None:
 def _convert(file: Path, folder: Path, name: str) -> None:
     """Write a GGUF's model, in float32, and its tokenizer as transformers does."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.integrations.gguf import read_gguf_metadata
+    from transformers.integrations.gguf.reader import read_gguf_metadata
 
     metadata, _ = read_gguf_metadata(str(file))
     where: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
@@ -212,7 +210,7 @@ def _convert(file: Path, folder: Path, name: str) -> None:
     hf_model.generation_config.eos_token_id = _ends(metadata, hf_model.generation_config.eos_token_id)
     quantization = _quantization(metadata)
     if quantization is not None:
-        setattr(hf_model.config, QUANTIZATION, quantization)
+        setattr(hf_model.config, QUANTIZATION_KEY, quantization)
     hf_model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _seal(folder, {"name": name, "file": str(file), "quantization": quantization})
@@ -243,12 +241,12 @@ def _quantization(metadata: Mapping[str, Any]) -> str | None:
     """What a GGUF says of itself, as "Q4_1" or "Q4_K_M"; None where its weights are plain floats."""
     from gguf import LlamaFileType
 
-    number = metadata.get("general.file_type")
+    number = metadata.get("general.file_type", -1)
     if number in _UNQUANTIZED:
         return None
     try:
         return LlamaFileType(number).name.removeprefix("MOSTLY_")
-    except ValueError:
+    except ValueError:  # newer than the package, or not said
         return "GGUF"
 
 

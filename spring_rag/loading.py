@@ -35,7 +35,8 @@ SHARED = frozenset(
 )
 """Arguments of transformers that say where a backbone is found: model, config and tokenizer get all of them."""
 
-_DOWNLOAD = frozenset({"cache_dir", "force_download", "local_files_only", "revision", "token"})
+_DOWNLOAD = frozenset({"cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token"})
+"""Those of them that the Hub's own client takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,17 @@ class Source:
     def config(self) -> PreTrainedConfig:
         """The backbone's config. Raises whatever transformers does."""
         config: PreTrainedConfig = AutoConfig.from_pretrained(self.place, **self.arguments)
-        return config
+        return self._named(config)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The backbone's tokenizer. Raises whatever transformers does."""
         tokenizer = AutoTokenizer.from_pretrained(self.place, **self.arguments)
         assert isinstance(tokenizer, PreTrainedTokenizerBase)
         return tokenizer
+
+    def download(self, name: str) -> Path:
+        """Fetch one file of a Hub repository. Raises whatever the Hub's client does."""
+        return _download(self.place, name, self.arguments)
 
     def model(self, **model_kwargs: Any) -> tuple[PreTrainedModel, Mapping[str, Any]]:
         """The backbone, and transformers' report on its weights. Raises whatever transformers does."""
@@ -73,9 +78,20 @@ class Source:
             self.place, output_loading_info=True, **self.arguments, **model_kwargs
         )
         hf_model, report = loaded
-        if self.is_gguf:
-            hf_model.config.name_or_path = self.model_id
+        self._named(hf_model.config)
         return hf_model, report
+
+    def _named(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        """Let a config go by the GGUF's name, which says more than that of a folder in the cache."""
+        if self.is_gguf:
+            config.name_or_path = self.model_id
+        return config
+
+
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide keyword arguments into those that say where a backbone is found, which `find` takes, and all others."""
+    where = {key: value for key, value in arguments.items() if key in SHARED or key == "gguf_file"}
+    return where, {key: value for key, value in arguments.items() if key not in where}
 
 
 def find(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> Source:
@@ -125,9 +141,15 @@ def load_tokenizer(
 
 def _downloaded(gguf: GgufName, model_id: str, arguments: Mapping[str, Any]) -> Path:
     assert gguf.repo_id is not None
-    wanted = {key: value for key, value in arguments.items() if key in _DOWNLOAD}
     try:
-        return Path(hf_hub_download(gguf.repo_id, gguf.file, **wanted))
+        # Its name has the subfolder already.
+        return _download(gguf.repo_id, gguf.file, {**arguments, "subfolder": None})
     except Exception as error:  # as many kinds as the Hub's client has libraries
         msg = f"can't load the GGUF {model_id!r} from the Hub: {' '.join(str(error).split())}"
         raise BackendError(msg) from error
+
+
+def _download(repo_id: str, name: str, arguments: Mapping[str, Any]) -> Path:
+    return Path(
+        hf_hub_download(repo_id, name, **{key: arguments[key] for key in _DOWNLOAD & arguments.keys()})
+    )

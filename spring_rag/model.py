@@ -82,7 +82,8 @@ class SpringModel:
         """Load a backbone and its tokenizer, and attach virtual tokens.
 
         Args:
-            backbone: folder or Hub id of a causal language model.
+            backbone: folder or Hub id of a causal language model; or a GGUF: `model.gguf`, a folder that holds one, or
+                `owner/name:file.gguf`. It is unpacked once into the user's cache folder, and loads from there.
             tokens: the default set.
             device: "auto" takes CUDA, else MPS, else the CPU. Without effect with `base_url`.
             dtype: "auto" takes the checkpoint's on an accelerator and float32 on the CPU. With `base_url` it is that of the
@@ -92,9 +93,11 @@ class SpringModel:
                 The model isn't loaded then.
             api_key: of the servers.
             model_kwargs: go to `AutoModelForCausalLM.from_pretrained`, as `device_map` or `quantization_config`; with `base_url` to
-                `VLLMBackend.from_pretrained`, as `timeout` or `concurrency`.
+                `VLLMBackend.from_pretrained`, as `timeout` or `concurrency`. Those that say where the backbone is found
+                (`subfolder`, `cache_dir`, `local_files_only`, `gguf_file`, …) hold for its tokenizer too.
 
         Raises:
+            MissingExtraError: the backbone is a GGUF, and the package `gguf` isn't installed.
             BackendError: the backbone can't be loaded, or a server can't be reached.
             UnsupportedBackboneError: it can't take virtual tokens.
             BackboneMismatchError: the tokens belong to another backbone.

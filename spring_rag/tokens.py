@@ -136,7 +136,7 @@ class VirtualTokens:
             f"VirtualTokens({len(self)} × {self.hidden_size}, backbone={backbone!r}, digest={self.digest!r})"
         )
 
-    def check(self, embedding_table: Tensor, model_id: str | None) -> None:
+    def check(self, embedding_table: Tensor, model_id: str | None, quantization: str | None = None) -> None:
         """Make sure that these tokens may be attached to a model.
 
         Tokens that record no backbone attach wherever their size fits, with one warning.
@@ -145,12 +145,14 @@ class VirtualTokens:
             embedding_table: the model's input embeddings, shape `[vocab, hidden_size]`; on the meta device if
                 its values aren't at hand, in which case names are compared.
             model_id: the model's Hub id or path; None if it has none.
+            quantization: how the model is quantised, as "Q4_1", if its embeddings are. Tokens of the same model in other
+                bits then attach, with one warning.
 
         Raises:
             BackboneMismatchError: the tokens belong to another backbone; names both.
         """
         if self._backbone is not None:
-            self._backbone.check(embedding_table, model_id)
+            self._backbone.check(embedding_table, model_id, quantization)
             return
         name = repr(model_id) if model_id else "a backbone without a name"
         if self.hidden_size != embedding_table.shape[-1]:

@@ -36,7 +36,7 @@ class SpringParameters(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     model: SpringModel | str
-    """A loaded `SpringModel`, or the folder or Hub id of a backbone to load. Models made from the same names share one."""
+    """A loaded `SpringModel`, or the folder, Hub id or GGUF of a backbone to load. Models made from the same names share one."""
 
     virtual_tokens: str | None = None
     """What to load with a backbone: a folder, a file, a Hub id or a published name."""

@@ -17,6 +17,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from spring_rag.backbone import quantization_of
 from spring_rag.backends.base import Generation, GenerationSettings, Request, Usage
 from spring_rag.backends.checks import attached, check_length, virtual_rows
 from spring_rag.backends.decoding import (
@@ -33,7 +34,7 @@ from spring_rag.backends.prefix import parts
 from spring_rag.backends.shared_context import attending
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, MissingExtraError, PromptTooLongError
-from spring_rag.loading import SHARED, find
+from spring_rag.loading import find, split_arguments
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
 from spring_rag.tokens import VirtualTokens
 
@@ -115,13 +116,13 @@ class LocalBackend:
         placed = "device_map" in model_kwargs
         if dtype == "auto" and target.type == "cpu":
             dtype = torch.float32
-        found = {key: model_kwargs.pop(key) for key in [*model_kwargs] if key in (*SHARED, "gguf_file")}
+        where, model_kwargs = split_arguments({"revision": revision, **model_kwargs})
         try:
-            source = find(backbone, {"revision": revision, **found})
+            source = find(backbone, where)
             tokenizer = source.tokenizer()
             hf_model, report = source.model(dtype=dtype, **model_kwargs)
             if not placed and getattr(hf_model, "hf_quantizer", None) is None:
-                hf_model.to(target)
+                cast(Any, hf_model).to(target)
         except (BackendError, MissingExtraError):
             raise
         except (
@@ -146,7 +147,7 @@ class LocalBackend:
         """
         with self._lock:
             with self.embedding.table() as table:
-                tokens.check(table, self.model_id)
+                tokens.check(table, self.model_id, quantization_of(self.hf_model.config))
             self._bank.add(name, tokens)
 
     def tokens(self, name: str | None = None) -> VirtualTokens | None:

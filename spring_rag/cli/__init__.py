@@ -12,7 +12,7 @@ import typer
 
 from spring_rag.cli import ask, data, demo, index, serve, tokens, train
 from spring_rag.cli import eval as eval_command
-from spring_rag.cli.console import note, show_warnings_in_one_line
+from spring_rag.cli.console import note, show_log, show_warnings_in_one_line
 from spring_rag.errors import SpringError
 
 __all__ = ["app", "main"]
@@ -40,6 +40,7 @@ app.add_typer(tokens.app, name="tokens")
 def main() -> None:
     """Run the command line; exits with 0 when done, 1 when it failed, 2 on wrong usage, 130 when interrupted."""
     show_warnings_in_one_line()
+    show_log()
     try:
         try:
             app(prog_name="spring-rag")

@@ -3,30 +3,10 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.errors import BackendError
 from spring_rag.extras import extra
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from spring_rag.backends.local import LocalBackend
-
-
-def load_tokenizer(model: str, revision: str | None) -> "PreTrainedTokenizerBase":
-    """The tokenizer alone, which is small.
-
-    Raises:
-        BackendError: it can't be loaded; says why.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    except Exception as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds
-        msg = f"can't load the tokenizer of {model!r}: {' '.join(str(error).split())}"
-        raise BackendError(msg) from error
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    return tokenizer
 
 
 def load_backbone(
@@ -41,7 +21,7 @@ def load_backbone(
     """The backbone, on this process's device.
 
     Args:
-        model: Hub id or folder.
+        model: Hub id, folder or GGUF.
         device: "auto" takes the process's own GPU under torchrun and accelerate launch.
         dtype: as `LocalBackend.from_pretrained` takes it.
         revision: on the Hub.
@@ -49,7 +29,7 @@ def load_backbone(
         device_map: as transformers takes it, or None.
 
     Raises:
-        MissingExtraError: bitsandbytes isn't installed.
+        MissingExtraError: bitsandbytes isn't installed, or gguf for a GGUF.
         BackendError: the backbone can't be loaded.
     """
     from spring_rag.backends.local import LocalBackend

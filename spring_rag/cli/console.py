@@ -1,6 +1,7 @@
 """What the commands say and where: results on stdout, all else on stderr."""
 
 import json
+import logging
 import os
 import sys
 import time
@@ -43,6 +44,7 @@ def quiet_libraries() -> Iterator[None]:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("ANONYMIZED_TELEMETRY", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     with redirect_stdout(sys.stderr):
         yield
 
@@ -153,6 +155,16 @@ def _duration(seconds: float) -> str:
     if minutes < 1:
         return "less than a minute"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def show_log() -> None:
+    """Let what the library logs be read on stderr: what takes long and happens once."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("spring_rag")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def show_warnings_in_one_line() -> None:

@@ -108,7 +108,7 @@ def make(
         str,
         typer.Option(
             metavar="M",
-            help="Backbone that writes the questions: Hub id or folder; best the one to train for.",
+            help="Backbone that writes the questions: Hub id, folder or GGUF; best the one to train for.",
         ),
     ],
     output: Output,

@@ -15,7 +15,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="M",
-        help="Backbone: Hub id or folder. Default: the one that the tokens were trained on, else SmolLM2-135M-Instruct.",
+        help="Backbone: Hub id, folder, model.gguf or owner/name:file.gguf. Default: the one that the tokens were trained on, else SmolLM2-135M-Instruct.",
         show_default=False,
     ),
 ]

@@ -15,7 +15,13 @@ EXTRA_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def serve(
     context: typer.Context,
-    model: Annotated[str, typer.Option(metavar="M", help="Backbone: Hub id or folder, as vLLM takes it.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="M",
+            help="Backbone: Hub id or folder, as vLLM takes it, or a GGUF, which is unpacked for it.",
+        ),
+    ],
     python: Annotated[
         str, typer.Option(metavar="PATH", help="Python that has vLLM.", show_default="this one")
     ] = sys.executable,
@@ -32,13 +38,16 @@ def serve(
     """
     with quiet_libraries():
         from spring_rag.backends.vllm.serving import check_version, serving_command, write_template
+        from spring_rag.loading import find
 
         flags = context.args
         if not only_print:
             check_version(python)
         own = any(flag.split("=")[0].replace("_", "-") == "--chat-template" for flag in flags)
-        template = None if own else write_template(model, revision=_revision(flags))
-        command = serving_command(python, model, template, flags)
+        revision = _revision(flags)
+        place = find(model, {"revision": revision}).place
+        template = None if own else write_template(place, revision=revision)
+        command = serving_command(python, place, template, flags)
     if only_print:
         print(shlex.join(command))
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spring_rag.cli.backbone import load_backbone, load_tokenizer
+from spring_rag.cli.backbone import load_backbone
 from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, Seed, SkipBad
 from spring_rag.cli.console import Progress, note, print_json, quiet_libraries
 from spring_rag.extras import extra
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    model: Annotated[str, typer.Option(metavar="M", help="Backbone: Hub id or folder. It stays frozen.")],
+    model: Annotated[
+        str, typer.Option(metavar="M", help="Backbone: Hub id, folder or GGUF. It stays frozen.")
+    ],
     data: Annotated[
         Path,
         typer.Option(
@@ -231,7 +233,9 @@ def train(
             seed=seed,
         )
         if dry_run:
-            seen = preview(examples, load_tokenizer(model, revision), recipe)
+            from spring_rag.loading import load_tokenizer
+
+            seen = preview(examples, load_tokenizer(model, {"revision": revision}), recipe)
         else:
             backend = load_backbone(
                 model, device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import openai
 import torch
 
+from spring_rag.backbone import quantization_of
 from spring_rag.backends.base import Generation, GenerationSettings, Request, Usage
 from spring_rag.backends.checks import attached, check_length, virtual_rows
 from spring_rag.backends.decoding import TextStreamer, cut, decoder
@@ -24,6 +25,7 @@ from spring_rag.backends.vllm.layouts import ServerTokenizer
 from spring_rag.backends.vllm.server import Server, Servers
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, PromptError
+from spring_rag.loading import split_arguments
 from spring_rag.splice import TokenBank, splice_batch
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class VLLMBackend:
         _check(urls, concurrency, form)
         self.tokenizer = tokenizer
         self.model_id = model_id
+        self._quantization = quantization_of(config)
         self.embedding = CheckpointEmbedding(table, config, _dtype(dtype))
         self.hidden_size = self.embedding.hidden_size
         self.concurrency: int | None = concurrency * len(urls)
@@ -117,28 +120,28 @@ class VLLMBackend:
         base_url: str | Sequence[str],
         *,
         revision: str | None = None,
-        trust_remote_code: bool | None = None,
-        token: str | None = None,
         **settings: Any,
     ) -> VLLMBackend:
         """Read what is needed of a checkpoint, and find out what the servers can do.
 
         Args:
-            backbone: folder or Hub id of the checkpoint that the servers run, in safetensors.
+            backbone: folder or Hub id of the checkpoint that the servers run, in safetensors; or the GGUF that `spring-rag serve`
+                was given, of which they run the unpacked form.
             base_url: of the servers.
             revision: branch, tag or commit on the Hub.
-            trust_remote_code: as transformers means it.
-            token: access token for the Hub.
-            settings: further arguments of the class.
+            settings: further arguments of the class, and those of transformers that say where a checkpoint is found (`token`,
+                `subfolder`, `cache_dir`, `gguf_file`, …).
 
         Raises:
+            MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
             BackendError: the checkpoint can't be read, no server can be reached, or one refuses.
             UnsupportedBackboneError: the backbone can't take virtual tokens.
         """
-        tokenizer, config, table = load_checkpoint(
-            backbone, revision=revision, trust_remote_code=trust_remote_code, token=token
+        where, settings = split_arguments(settings)
+        tokenizer, config, table = load_checkpoint(backbone, revision=revision, **where)
+        return cls(
+            tokenizer, config, table, base_url, model_id=config.name_or_path or str(backbone), **settings
         )
-        return cls(tokenizer, config, table, base_url, model_id=str(backbone), **settings)
 
     def add_tokens(self, name: str, tokens: VirtualTokens) -> None:
         """Attach a set under a name; a set of that name is replaced. Nothing is sent to a server.
@@ -147,7 +150,7 @@ class VLLMBackend:
             BackboneMismatchError: the set belongs to another backbone.
         """
         with self.embedding.table() as table:
-            tokens.check(table, self.model_id)
+            tokens.check(table, self.model_id, self._quantization)
         self._bank.add(name, tokens)
 
     def tokens(self, name: str | None = None) -> VirtualTokens | None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from spring_rag.errors import BackendError, UnsupportedBackboneError
+from spring_rag.errors import BackendError, MissingExtraError, UnsupportedBackboneError
+from spring_rag.loading import Source, find
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -77,57 +77,47 @@ class CheckpointEmbedding:
 
 
 def load_checkpoint(
-    backbone: str | Path,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool | None = None,
-    token: str | None = None,
+    backbone: str | Path, **where: Any
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig, Tensor]:
     """A backbone's tokenizer, config and input-embedding table, shape `[vocab, hidden_size]`, in the checkpoint's dtype.
 
     Args:
-        backbone: folder or Hub id of a checkpoint in safetensors.
-        revision: branch, tag or commit on the Hub.
-        trust_remote_code: as transformers means it.
-        token: access token for the Hub.
+        backbone: as `spring_rag.loading.find` takes it; in safetensors, if it isn't a GGUF.
+        where: as `find` takes them.
 
     Raises:
+        MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
         BackendError: something isn't there or can't be read; says what.
     """
-    arguments: dict[str, Any] = {
-        "revision": revision,
-        "trust_remote_code": trust_remote_code,
-        "token": token,
-    }
     try:
-        tokenizer = AutoTokenizer.from_pretrained(backbone, **arguments)
-        config = AutoConfig.from_pretrained(backbone, **arguments)
-        table = _read_table(str(backbone), revision, token)
-    except BackendError:
+        source = find(backbone, where)
+        return source.tokenizer(), source.config(), _read_table(source)
+    except (BackendError, MissingExtraError):
         raise
     except Exception as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds
         msg = f"can't read tokenizer, config and embedding table of the backbone {str(backbone)!r}: {' '.join(str(error).split())}"
         raise BackendError(msg) from error
-    return tokenizer, config, table
 
 
-def _read_table(backbone: str, revision: str | None, token: str | None) -> Tensor:
-    def find(name: str) -> Path | None:
+def _read_table(source: Source) -> Tensor:
+    backbone = source.place
+
+    def find_file(name: str) -> Path | None:
         if Path(backbone).is_dir():
-            path = Path(backbone, name)
+            path = Path(backbone, source.arguments.get("subfolder", ""), name)
             return path if path.is_file() else None
         try:
-            return Path(hf_hub_download(backbone, name, revision=revision, token=token))
+            return source.download(name)
         except EntryNotFoundError:
             return None
 
-    index = find(_INDEX)
+    index = find_file(_INDEX)
     if index is not None:
         shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         name = _table_name(shards, backbone)
-        file = find(shards[name])
+        file = find_file(shards[name])
     else:
-        file, name = find(_SINGLE), None
+        file, name = find_file(_SINGLE), None
     if file is None:
         what = f"the shard {shards[name]!r} that its index names" if name else f"{_SINGLE} or {_INDEX}"
         msg = (

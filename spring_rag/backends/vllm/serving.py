@@ -1,16 +1,16 @@
 """Starting vLLM so that it takes virtual tokens: its flags, its chat template, its version."""
 
 import hashlib
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from spring_rag.backends.vllm.layouts import RAW
 from spring_rag.errors import BackendError, PromptError
-from spring_rag.persistence.files import replace_files
+from spring_rag.loading import load_tokenizer
+from spring_rag.persistence.files import cache_folder, replace_files
 from spring_rag.rendering import apply_template
 
 MINIMUM_VERSION = (0, 32)
@@ -89,7 +89,7 @@ def write_template(model: str, *, revision: str | None = None) -> Path:
     """Write the template for a model into the user's cache folder.
 
     Args:
-        model: folder or Hub id; only its tokenizer is read.
+        model: as `spring_rag.loading.find` takes it; only its tokenizer is read.
         revision: on the Hub.
 
     Returns:
@@ -98,15 +98,8 @@ def write_template(model: str, *, revision: str | None = None) -> Path:
     Raises:
         BackendError: the tokenizer can't be read.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    except Exception as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds
-        msg = f"can't read the tokenizer of {model!r}: {' '.join(str(error).split())}"
-        raise BackendError(msg) from error
-    text = serving_template(tokenizer)
-    folder = (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spring-rag" / "chat-templates"
-    )
+    text = serving_template(load_tokenizer(model, {"revision": revision}))
+    folder = cache_folder("chat-templates")
     name = f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jinja"
     replace_files(folder, {name: text.encode()})
     return folder / name

@@ -113,7 +113,7 @@ class SpringLLM(LLM):
         """Load a backbone and virtual tokens.
 
         Args:
-            backbone: folder or Hub id of a causal language model.
+            backbone: folder, Hub id or GGUF of a causal language model, as `SpringModel.from_pretrained` takes it.
             tokens: the default set: virtual tokens, or where they are.
             device: "auto" takes CUDA, else MPS, else the CPU.
             dtype: "auto" takes the checkpoint's on an accelerator and float32 on the CPU.
