@@ -1,0 +1,40 @@
+"""Put freshly trained tokens where the package ships them: `python benchmarks/ship_tokens.py TRAINED SHIPPED`
+
+Trained on the file that a package installed, they name that file as their backbone; on another machine it is the Hub's name that says which
+model is meant. The data and its licences go into the record and so into the card, the log beside the other results.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from measure import RESULTS
+
+from spring_rag.demo.default import HUB_ID
+from spring_rag.tokens import VirtualTokens
+
+DATA = [
+    {"name": "Natural Questions (open), training part", "licence": "CC BY-SA 3.0 (Wikipedia)"},
+    {"name": "SQuADshifts, Wikipedia part", "licence": "CC BY 4.0"},
+]
+
+
+def main() -> None:
+    trained, shipped = map(Path, sys.argv[1:])
+    tokens = VirtualTokens.from_pretrained(trained)
+    assert tokens.backbone is not None
+    VirtualTokens(
+        tokens.matrix,
+        backbone=replace(tokens.backbone, model_id=HUB_ID),
+        template=tokens.template,
+        training={**(tokens.training or {}), "data": DATA, "command": "make demo-tokens"},
+    ).save_pretrained(shipped)
+    last = max((trained / "checkpoints").glob("checkpoint-*"), key=lambda one: int(one.name.split("-")[1]))
+    history = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    lines = "".join(f"{json.dumps(entry)}\n" for entry in history)
+    (RESULTS / "tokens-log.jsonl").write_text(lines, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
