@@ -35,7 +35,7 @@ RECIPE = TrainingRecipe(
     init_text="Short answers from the passages:\n\nQuestion: who wrote the play Hamlet?\nAnswer: William Shakespeare\n\n"
     "Question: how many moons has Mars?\nAnswer: two\n\nQuestion: what did it cost?\nAnswer: not stated\n\n",
     scheduler="cosine",
-    max_steps=260,
+    max_steps=200,
     batch_size=20,
     max_length=1280,
     unanswerable=0.12,
