@@ -43,7 +43,9 @@ class Passages:
 
 
 def nq(data: Path) -> list[dict[str, Any]]:
-    passages = Passages([r for part in ("train", "dev", "test") for r in read(data / f"nq/passages-{part}.jsonl")])
+    passages = Passages(
+        [r for part in ("train", "dev", "test") for r in read(data / f"nq/passages-{part}.jsonl")]
+    )
     questions = read(data / "nq/train.jsonl")
     lines = []
     for record, found in zip(questions, passages.closest([r["question"] for r in questions]), strict=True):
@@ -77,5 +79,7 @@ if __name__ == "__main__":
     source, output = map(Path, sys.argv[1:])
     records = nq(source) + squadshifts(source)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records), encoding="utf-8")
+    output.write_text(
+        "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records), encoding="utf-8"
+    )
     print(f"{len(records)} examples in {output}")

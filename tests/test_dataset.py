@@ -165,7 +165,9 @@ def test_check_finds_a_question_that_only_chat_makes_too_long(chatty: PreTrained
         RagExamples([EXAMPLE], chatty, replace(recipe, max_length=need - 1)).check()
 
 
-def test_questions_about_the_same_passages_share_a_context_and_a_step(chatty: PreTrainedTokenizerFast) -> None:
+def test_questions_about_the_same_passages_share_a_context_and_a_step(
+    chatty: PreTrainedTokenizerFast,
+) -> None:
     texts = [tuple(f"{letter} {number} {'x' * (number % 5)}" for letter in LETTERS) for number in range(40)]
     examples = [RagExample(f"Who is {asked}?", ("Ann",), texts[i % 40]) for i, asked in enumerate(range(160))]
     data = RagExamples(examples, chatty, RECIPE)
