@@ -15,7 +15,8 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from conftest import FAMILIES
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from spring_rag.cli import main
 from spring_rag.tokens import VirtualTokens
@@ -242,12 +243,41 @@ def test_wrong_usage_is_one_line(
     assert done.stdout == ""
 
 
+@pytest.fixture(scope="module")
+def wide(folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone whose rows have 64 numbers: bitsandbytes' 4-bit kernel for processors with AVX-512 takes no shorter ones."""
+    config = FAMILIES["llama"]()
+    config.hidden_size, config.head_dim, config.intermediate_size = 64, 16, 128
+    wide = tmp_path_factory.mktemp("wide")
+    AutoModelForCausalLM.from_config(config).save_pretrained(wide)
+    tokenizer.save_pretrained(wide)
+    return wide
+
+
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_quantised_backbone(bits: str, folder: Path, tmp_path: Path) -> None:
+def test_quantised_backbone(bits: str, folder: Path, wide: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    done = run(command(folder, tmp_path, quantize=bits, max_steps=2))
+    done = run(command(folder, tmp_path, model=wide, quantize=bits, max_steps=2))
     assert done.returncode == 0, done.stderr
     assert matrix(tmp_path).isfinite().all()
+
+
+def test_training_goes_on_from_tokens(folder: Path, tmp_path: Path) -> None:
+    first, second, wrong = tmp_path / "first", tmp_path / "second", tmp_path / "wrong"
+    assert run(command(folder, first, max_steps=2)).returncode == 0
+    begun = VirtualTokens.from_pretrained(first)
+    still = {"max_steps": 1, "learning_rate": 1e-12, "num_tokens": 4}
+    assert run(command(folder, second, init_tokens=first, **still)).returncode == 0
+    assert torch.allclose(matrix(second), begun.matrix[:4], atol=1e-6)
+    training = VirtualTokens.from_pretrained(second).training
+    assert training is not None
+    assert training["init_tokens"] == begun.digest
+    done = run(command(folder, wrong, init_tokens=second, max_steps=1))
+    assert done.returncode == 1
+    assert "6 virtual tokens can't start from 4" in done.stderr
+    done = run(command(folder, wrong, init_tokens=first, init_text="Be brief.", max_steps=1))
+    assert done.returncode == 2
+    assert not wrong.exists() or not any(wrong.glob("*.safetensors"))
 
 
 def test_quantising_needs_its_extra(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,14 @@ def train(
             show_default="an instruction",
         ),
     ] = None,
+    init_tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="Virtual tokens of this backbone to start from instead: to go on with other data or another recipe.",
+            show_default=False,
+        ),
+    ] = None,
     learning_rate: Annotated[
         float,
         typer.Option(help="AdamW's peak; far above that of a model's weights, since only some rows move."),
@@ -186,6 +194,9 @@ def train(
     if eval_data is not None and eval_share:
         msg = "--eval-data and --eval-share exclude each other"
         raise typer.BadParameter(msg)
+    if init_text is not None and init_tokens is not None:
+        msg = "--init-text and --init-tokens exclude each other"
+        raise typer.BadParameter(msg)
     eval_ks = _parse_ks(eval_k)
     with quiet_libraries():
         from spring_rag.examples import hold_out, load_examples
@@ -205,6 +216,7 @@ def train(
         with extra("train"):
             # transformers' Trainer needs it, and says so only when it is made.
             import_module("accelerate")
+        from spring_rag.tokens import VirtualTokens
         from spring_rag.training import TrainingRecipe, preview, shard_backbone, train_tokens
         from spring_rag.training.progress import ProgressReport
         from spring_rag.training.recipe import INIT_TEXT
@@ -232,6 +244,7 @@ def train(
             chat=chat,
             seed=seed,
         )
+        begun = VirtualTokens.from_pretrained(init_tokens) if init_tokens is not None else None
         if dry_run:
             from spring_rag.loading import load_tokenizer
 
@@ -256,6 +269,7 @@ def train(
                         patience=patience,
                         tensorboard=tensorboard,
                         resume=resume,
+                        init_tokens=begun,
                         callbacks=[ProgressReport(report)],
                     )
                 )

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+from spring_rag.backbone import quantization_of
 from spring_rag.backends.gathering import longest_decides_positions
 from spring_rag.errors import TrainingError
 from spring_rag.examples import RagExample, digest
@@ -50,6 +51,7 @@ def train_tokens(
     patience: int | None = None,
     tensorboard: bool = False,
     resume: bool = False,
+    init_tokens: VirtualTokens | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> VirtualTokens:
     """Train virtual tokens on a frozen backbone and save them.
@@ -70,6 +72,8 @@ def train_tokens(
         patience: stop after so many evaluations in a row that were no better than the best.
         tensorboard: write TensorBoard logs to `output_dir/logs`.
         resume: go on from the last checkpoint in `output_dir`, if there is one; a finished run is left as it is.
+        init_tokens: tokens of this backbone whose first n rows training starts from, in place of the recipe's `init_text`: to go
+            on with other data or another recipe.
         callbacks: more callbacks for the `Trainer`, for progress and logs.
 
     Returns:
@@ -77,7 +81,8 @@ def train_tokens(
 
     Raises:
         TokensError: `output_dir` holds a config.json or README.md of something else.
-        TrainingError: no examples, a recipe that this backbone can't follow, a loss that isn't finite, or a folder with the
+        BackboneMismatchError: `init_tokens` belong to another backbone.
+        TrainingError: no examples, fewer than n `init_tokens`, a recipe that this backbone can't follow, a loss that isn't finite, or a folder with the
             checkpoints of another run.
         DataError: an example that doesn't fit the recipe's `max_length`.
         UnsupportedBackboneError: the backbone's input embeddings can't be spliced.
@@ -92,7 +97,11 @@ def train_tokens(
     train_data = RagExamples(examples, tokenizer, recipe)
     train_data.check()
     held_out = HeldOut(hf_model, tokenizer, eval_examples, recipe, eval_ks) if eval_examples else None
-    module = TokenModule(hf_model, initial_rows(hf_model, tokenizer, recipe.init_text, recipe.num_tokens))
+    if init_tokens is None:
+        rows = initial_rows(hf_model, tokenizer, recipe.init_text, recipe.num_tokens)
+    else:
+        rows = _rows_of(init_tokens, hf_model, recipe.num_tokens)
+    module = TokenModule(hf_model, rows)
     interrupt = StopOnInterrupt()
     trainer = TokenTrainer(
         module,
@@ -113,6 +122,7 @@ def train_tokens(
     trainer.remove_callback(ProgressCallback)
     record = BackboneRecord.of(hf_model)
     data = {"examples": len(examples), "digest": digest(examples)}
+    began = {"init_tokens": init_tokens.digest} if init_tokens is not None else {}
     run = Run(
         output / CHECKPOINTS,
         {
@@ -120,6 +130,7 @@ def train_tokens(
             "data": data,
             "backbone": _identity(record, hf_model),
             "evaluation": _evaluation(held_out, eval_examples, save_steps, patience),
+            **began,
             "processes": trainer.args.world_size,
         },
     )
@@ -146,6 +157,7 @@ def train_tokens(
         template=recipe.answer_template,
         training={
             "recipe": recipe.to_dict(),
+            **began,
             "data": data,
             "steps": result.global_step,
             "loss": round(result.training_loss, 6),
@@ -179,6 +191,17 @@ def initial_rows(
     with InputEmbedding(hf_model).table() as table:
         rows = torch.tensor([ids[i % len(ids)] for i in range(num_tokens)], device=table.device)
         return table.detach()[rows].to("cpu", torch.float32)
+
+
+def _rows_of(tokens: VirtualTokens, hf_model: PreTrainedModel, num_tokens: int) -> Tensor:
+    """The first rows of tokens that were trained before, as the backbone's table would hold them; `[num_tokens, hidden_size]`."""
+    embedding = InputEmbedding(hf_model)
+    with embedding.table() as table:
+        tokens.check(table, hf_model.config.name_or_path or None, quantization_of(hf_model.config))
+    if len(tokens) < num_tokens:
+        msg = f"{num_tokens} virtual tokens can't start from {len(tokens)}; train as many (--num-tokens {len(tokens)}) or fewer"
+        raise TrainingError(msg)
+    return tokens.in_table_space(embedding.scale)[:num_tokens]
 
 
 def _check(
