@@ -222,7 +222,7 @@ class BackboneRecord:
         """Let pass, with a warning, what can be a model and its quantised form."""
         if likeness < QUANTIZED_LIKENESS:
             raise self._mismatch(model_id, "the hidden sizes agree, but the embedding tables differ")
-        if self.quantization == quantization:  # with equal rounding, tables of one model would be equal
+        if self.quantization is None and quantization is None:
             raise self._mismatch(
                 model_id,
                 "the embedding tables are alike but differ, as those of a model and its fine-tuned copy do (if it is "

@@ -135,7 +135,7 @@ def load_tokenizer(
     except (BackendError, MissingExtraError):
         raise
     except Exception as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds
-        msg = f"can't load the tokenizer of {os.fspath(backbone)!r}: {' '.join(str(error).split())}"
+        msg = f"can't read the tokenizer of {os.fspath(backbone)!r}: {' '.join(str(error).split())}"
         raise BackendError(msg) from error
 
 
