@@ -1,13 +1,14 @@
-"""Put freshly trained tokens where the package ships them: `python benchmarks/ship_tokens.py TRAINED SHIPPED`
+"""Put freshly trained tokens where the package ships them: `python benchmarks/ship_tokens.py FIRST SECOND SHIPPED`
 
 Trained on the file that a package installed, they name that file as their backbone; on another machine it is the Hub's name that says which
-model is meant. The data and its licences go into the record and so into the card, the log beside the other results.
+model is meant. The data and its licences go into the record and so into the card, the logs of both runs beside the other results.
 """
 
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from measure import RESULTS
 
@@ -20,9 +21,18 @@ DATA = [
 ]
 
 
+def history(trained: Path) -> list[dict[str, Any]]:
+    """What a run logged."""
+    last = max((trained / "checkpoints").glob("checkpoint-*"), key=lambda one: int(one.name.split("-")[1]))
+    logged: list[dict[str, Any]] = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))[
+        "log_history"
+    ]
+    return logged
+
+
 def main() -> None:
-    trained, shipped = map(Path, sys.argv[1:])
-    tokens = VirtualTokens.from_pretrained(trained)
+    first, second, shipped = map(Path, sys.argv[1:])
+    tokens = VirtualTokens.from_pretrained(second)
     assert tokens.backbone is not None
     VirtualTokens(
         tokens.matrix,
@@ -30,10 +40,12 @@ def main() -> None:
         template=tokens.template,
         training={**(tokens.training or {}), "data": DATA, "command": "make demo-tokens"},
     ).save_pretrained(shipped)
-    last = max((trained / "checkpoints").glob("checkpoint-*"), key=lambda one: int(one.name.split("-")[1]))
-    history = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    lines = "".join(f"{json.dumps(entry)}\n" for entry in history)
-    (RESULTS / "tokens-log.jsonl").write_text(lines, encoding="utf-8")
+    lines = [
+        f"{json.dumps({'run': number, **entry})}\n"
+        for number, run in enumerate((first, second), 1)
+        for entry in history(run)
+    ]
+    (RESULTS / "tokens-log.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
