@@ -53,11 +53,11 @@ def main(backbone: str, another: str | None) -> None:
         return {"likeness": round(fingerprint.likeness(other), 4), "same": fingerprint.matches(other)}
 
     vocab, hidden = table.shape
-    shifts = [fingerprint.likeness(table.roll(shift, 0)) for shift in range(1, 500)]
+    shifts = [fingerprint.likeness(table.roll(shift, 0)) for shift in range(1, 21)]
     others = {
         "random": found(torch.randn_like(table)),
         "rows shuffled": found(table[torch.randperm(vocab)]),
-        "rows shifted, the most alike of 499": {"likeness": round(max(shifts), 4), "same": False},
+        "rows shifted, the most alike of 20": {"likeness": round(max(shifts), 4), "same": False},
         "columns shuffled": found(table[:, torch.randperm(hidden)]),
         "rotated": found(table @ torch.linalg.qr(torch.randn(hidden, hidden))[0]),
     }

@@ -109,7 +109,7 @@ class TestLoading:
         with pytest.raises(BackendError, match="split; join them first: llama-gguf-split --merge"):
             find(alone)
 
-    @pytest.mark.parametrize("name", ["./nowhere.gguf", "some/where.gguf"])
+    @pytest.mark.parametrize("name", ["nowhere.gguf", "some/where.gguf"])
     def test_no_such_file(self, name):
         with pytest.raises(BackendError, match=f"there is no GGUF file '{name}'"):
             LocalBackend.from_pretrained(name)
@@ -366,6 +366,6 @@ class TestEverywhere:
         file = str(files / "tiny-Q4_0.gguf")
         backend = LocalBackend.from_pretrained(file, device="cpu")
         expected = SpringModel.from_backend(backend).generate([QUESTION], max_new_tokens=4)[0].text
-        assert SpringLLM(model=file, device="cpu", max_new_tokens=4).invoke(QUESTION) == expected
-        llama_index = LlamaSpringLLM.from_pretrained(file, device="cpu", max_new_tokens=4)
+        assert SpringLLM(model=file, device="cpu", max_tokens=4).invoke(QUESTION) == expected
+        llama_index = LlamaSpringLLM.from_pretrained(file, device="cpu", max_tokens=4)
         assert llama_index.complete(QUESTION, formatted=True).text == expected
