@@ -12,7 +12,7 @@ from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.model import SpringModel
 
 COLLECTION = "documents"
-SAMPLE = 40
+SAMPLE = 24
 """Questions that are asked where not all are: as many as two cores answer within five minutes."""
 MAX_NEW_TOKENS = 32
 WORDS = "text, worked examples only"
