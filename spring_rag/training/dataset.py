@@ -45,8 +45,9 @@ class RagExamples(Dataset[Item]):
     """Examples as the objective takes them, with passages drawn anew each epoch.
 
     What is drawn depends on seed, epoch and index alone, so runs that are resumed or spread over processes see
-    the same. Examples with the same passages draw alike, so that questions about one text share their context. An example takes its m best passages, m drawn from the recipe's range, in random order: as a retriever
-    with that top k would bring them, and without teaching the tokens to trust the first.
+    the same. Examples with the same passages draw alike, so that questions about one text share their context. An example
+    takes its m best passages, m drawn from the recipe's range, in random order: as a retriever with that top k would bring
+    them, and without teaching the tokens to trust the first.
 
     Where the recipe asks for `unanswerable` examples, a share loses every passage that holds one of its answers and is trained to
     say so; and so is an example whose answer stands only in passages that weren't drawn, or had no room: that would teach to guess.
@@ -65,14 +66,7 @@ class RagExamples(Dataset[Item]):
         self.recipe = recipe
         self.epoch = 0
         self._instead = [recipe.unanswerable_answer] if recipe.unanswerable > 0 else []
-        first: dict[tuple[str, ...], int] = {}
-        seen: set[RagExample] = set()
-        self.groups = []
-        for index, example in enumerate(examples):
-            alone = not example.passages or example in seen  # a repeated example is drawn anew
-            self.groups.append(index if alone else first.setdefault(example.passages, index))
-            seen.add(example)
-        """For each example, the first that has the same passages."""
+        self.groups = _same_passages(examples)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw as in this epoch from now on."""
@@ -132,10 +126,9 @@ class RagExamples(Dataset[Item]):
         if rng.random() < recipe.retrieval_free:
             count = 0
         passages = example.passages[:count]
-        if recipe.unanswerable > 0:
-            loses = rng.random() < recipe.unanswerable
+        if recipe.unanswerable > 0 and rng.random() < recipe.unanswerable:
             others = tuple(passage for passage in example.passages if not _holds(passage, example.answers))
-            if loses and 0 < len(others) < len(example.passages):
+            if 0 < len(others) < len(example.passages):
                 passages = others[:count]
         return RagPrompt(question=example.question, passages=passages, template=template)
 
@@ -169,6 +162,18 @@ class RagExamples(Dataset[Item]):
 
     def _count(self, prompt: Prompt) -> int:
         return len(encode(prompt, self.tokenizer).ids)
+
+
+def _same_passages(examples: Sequence[RagExample]) -> list[int]:
+    """For each example the index of the first that has the same passages; its own where it has none, or is a repetition."""
+    first: dict[tuple[str, ...], int] = {}
+    seen: set[RagExample] = set()
+    groups = []
+    for index, example in enumerate(examples):
+        alone = not example.passages or example in seen
+        groups.append(index if alone else first.setdefault(example.passages, index))
+        seen.add(example)
+    return groups
 
 
 def _holds(passage: str, answers: Sequence[str]) -> bool:
