@@ -4,7 +4,8 @@ Usage: python benchmarks/training_data.py DATA OUTPUT, where DATA holds `nq/` an
 
 NQ's questions get the five passages that BM25 finds for them. SQuADshifts asks some five questions about each paragraph: they share
 one list of passages, the paragraph and those that BM25 finds for its questions, so that training computes it once for all of them.
-The passage with the answer is always among the five, mostly first, as retrievers bring it.
+The passage with the answer stands first of the five, so that an example of one passage holds it, too; training shuffles what it draws.
+The others come from the same training passages: what dev and test questions are asked about is never seen.
 """
 
 import json
@@ -12,14 +13,11 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import bm25s
 
 PASSAGES = 5
-RANK_WEIGHTS = (15, 2, 1, 1, 1)
-"""How often the paragraph with the answers stands first, second … in a list that questions share."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -43,14 +41,12 @@ class Passages:
 
 
 def nq(data: Path) -> list[dict[str, Any]]:
-    passages = Passages(
-        [r for part in ("train", "dev", "test") for r in read(data / f"nq/passages-{part}.jsonl")]
-    )
+    passages = Passages(read(data / "nq/passages-train.jsonl"))
     questions = read(data / "nq/train.jsonl")
     lines = []
     for record, found in zip(questions, passages.closest([r["question"] for r in questions]), strict=True):
         right = record["metadata"]["passage_id"]
-        ids = found if right in found else [*found[:-1], right]
+        ids = [right, *(i for i in found if i != right)][:PASSAGES]
         lines.append(line(record, [passages.texts[i] for i in ids]))
     return lines
 
@@ -60,13 +56,11 @@ def squadshifts(data: Path) -> list[dict[str, Any]]:
     asked: dict[str, list[dict[str, Any]]] = {}
     for record in read(data / "squadshifts-wiki/questions.jsonl"):
         asked.setdefault(record["positive"][0], []).append(record)
-    rng = Random(0)
     lines = []
     for right, records in asked.items():
         votes = Counter(i for ids in passages.closest([r["question"] for r in records]) for i in ids)
         votes.pop(right, None)
-        ids = [i for i, _ in votes.most_common(PASSAGES - 1)]
-        ids.insert(rng.choices(range(PASSAGES), RANK_WEIGHTS)[0], right)
+        ids = [right, *(i for i, _ in votes.most_common(PASSAGES - 1))]
         lines += [line(record, [passages.texts[i] for i in ids]) for record in records]
     return lines
 
