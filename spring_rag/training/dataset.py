@@ -11,10 +11,11 @@ from random import Random
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from spring_rag.encoding import encode, encode_target
+from spring_rag.encoding import encode_target
 from spring_rag.errors import DataError, PromptTooLongError
 from spring_rag.examples import RagExample
-from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
+from spring_rag.fitting import fit
+from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.training.objective import Example
 from spring_rag.training.recipe import TrainingRecipe
 
@@ -83,15 +84,9 @@ class RagExamples(Dataset[Item]):
         possible = [self.examples[index].answers[0], *self._instead]
         budget = min(self._budget(self._target(answer, ranked.template)) for answer in possible)
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
-        prompt = ranked.with_passages([ranked.passages[i] for i in order])
-        encoded = encode(prompt, self.tokenizer)
-        if len(encoded.ids) > budget:
-            fitting = len(fit(ranked, budget, self._count).passages)
-            shuffled = ranked.with_passages([ranked.passages[i] for i in order if i < fitting])
-            prompt = fit(shuffled, budget, self._count)
-            encoded = encode(prompt, self.tokenizer)
+        prompt, encoded = fit(ranked, budget, self.tokenizer, order)
         target = self._target(self.accepted(index, prompt.passages)[0], ranked.template)
-        return Item((encoded, target), self.epoch, place.step, len(order) - len(prompt.passages))
+        return Item((encoded, target), self.epoch, place.step, len(prompt.dropped))
 
     def accepted(self, index: int, passages: Sequence[str]) -> tuple[str, ...]:
         """What an example may be answered beside some of its passages: that there is no answer, where they lack it and others have it."""
@@ -152,16 +147,13 @@ class RagExamples(Dataset[Item]):
             alone = RagPrompt(question=example.question, passages=(), template=template)
             answer = max([example.answers[0], *self._instead], key=len)
             try:
-                fit(alone, self._budget(self._target(answer, template)), self._count)
+                fit(alone, self._budget(self._target(answer, template)), self.tokenizer)
             except PromptTooLongError as error:
                 msg = (
                     f"a question and its answer are too long for max_length = {self.recipe.max_length} beside "
                     f"{self.recipe.num_tokens} virtual tokens; raise it, or leave this one out: {example.question[:200]!r}"
                 )
                 raise DataError(msg) from error
-
-    def _count(self, prompt: Prompt) -> int:
-        return len(encode(prompt, self.tokenizer).ids)
 
 
 def _same_passages(examples: Sequence[RagExample]) -> list[int]:
