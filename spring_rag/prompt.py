@@ -14,6 +14,9 @@ from spring_rag.errors import PromptError
 SLOT_MARKER = "⟦spring-rag:slot⟧"
 """Stands for the slot in a string template. It has no character that f-strings, mustache, jinja2 or HTML escaping change."""
 
+BRIEF = "Answer with a few words only.\n"
+"""Asks for a brief answer in words, where no virtual tokens do."""
+
 _ESCAPES = {"⟦": "⧹(", "⧹": "⧹⧹"}
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
 

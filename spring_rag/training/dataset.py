@@ -1,7 +1,6 @@
 """Drawing training examples: which passages, in which order, under which template."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest
@@ -11,6 +10,7 @@ from random import Random
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
+from spring_rag.data.matching import holds
 from spring_rag.encoding import encode_target
 from spring_rag.errors import DataError, PromptTooLongError
 from spring_rag.examples import RagExample
@@ -21,7 +21,6 @@ from spring_rag.training.recipe import TrainingRecipe
 
 _CHECKED = 200
 _STEPS_SORTED_TOGETHER = 16
-_JUDGEMENTS = frozenset(("yes", "no", "true", "false"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +93,10 @@ class RagExamples(Dataset[Item]):
         if (
             self.recipe.unanswerable == 0
             or not passages
-            or any(_holds(each, example.answers) for each in passages)
+            or any(holds(each, example.answers) for each in passages)
         ):
             return example.answers
-        elsewhere = any(_holds(each, example.answers) for each in example.passages)
+        elsewhere = any(holds(each, example.answers) for each in example.passages)
         return (self.recipe.unanswerable_answer,) if elsewhere else example.answers
 
     def longest_target(self) -> int:
@@ -122,7 +121,7 @@ class RagExamples(Dataset[Item]):
             count = 0
         passages = example.passages[:count]
         if recipe.unanswerable > 0 and rng.random() < recipe.unanswerable:
-            others = tuple(passage for passage in example.passages if not _holds(passage, example.answers))
+            others = tuple(passage for passage in example.passages if not holds(passage, example.answers))
             if 0 < len(others) < len(example.passages):
                 passages = others[:count]
         return RagPrompt(question=example.question, passages=passages, template=template)
@@ -166,21 +165,6 @@ def _same_passages(examples: Sequence[RagExample]) -> list[int]:
         groups.append(index if alone else first.setdefault(example.passages, index))
         seen.add(example)
     return groups
-
-
-def _holds(passage: str, answers: Sequence[str]) -> bool:
-    """Whether an answer stands in a passage, in whatever case; yes and no don't, whatever words it has.
-
-    In ASCII it must stand there as whole words ("1" isn't in "1811"); other scripts may not part them.
-    """
-    text = passage.casefold()
-    for answer in answers:
-        wanted = answer.strip().casefold()
-        if not wanted or wanted in _JUDGEMENTS or wanted not in text:
-            continue
-        if not wanted.isascii() or re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text):
-            return True
-    return False
 
 
 class SimilarLengths(Sampler[Place]):
