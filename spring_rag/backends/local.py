@@ -29,23 +29,16 @@ from spring_rag.backends.decoding import (
     decoder,
     generation_arguments,
 )
-from spring_rag.backends.gathering import Gathering, longest_decides_positions
+from spring_rag.backends.gathering import Gathering
 from spring_rag.backends.prefix import parts
 from spring_rag.backends.shared_context import attending
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, MissingExtraError, PromptTooLongError
+from spring_rag.limits import context_length, longest_decides_positions, position_switch
 from spring_rag.loading import find, split_arguments
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
 from spring_rag.tokens import VirtualTokens
 
-_LENGTH_NAMES = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "max_sequence_length",
-    "seq_length",
-    "n_ctx",
-)
 _POLL_SECONDS = 0.05
 
 
@@ -79,7 +72,7 @@ class LocalBackend:
         self.embedding = InputEmbedding(hf_model)
         self.model_id: str | None = hf_model.config.name_or_path or None
         self.hidden_size = self.embedding.hidden_size
-        self.context_length = _context_length(hf_model)
+        self.context_length = context_length(hf_model.config)
         self.concurrency: int | None = None
         self._bank = TokenBank(self.embedding)
         self._decode = decoder(tokenizer)
@@ -240,7 +233,7 @@ class LocalBackend:
 
         transformers then computes the whole prompt again, from ids, which would quietly drop the virtual tokens.
         """
-        switch = getattr(self.hf_model.config, "original_max_position_embeddings", None)
+        switch = position_switch(self.hf_model.config)
         if switch is None or not any(len(virtual) for virtual in rows):
             return
         longest = max(
@@ -361,18 +354,6 @@ def _plain_ids(encoded: Sequence[Encoded], length: int) -> Tensor:
             for filler, prompt in zip(fillers, encoded, strict=True)
         ]
     )
-
-
-def _context_length(hf_model: PreTrainedModel) -> int | None:
-    """Most tokens that the model was built for, if its config says so."""
-    config = hf_model.config.get_text_config(decoder=True)
-    lengths = [value for name in _LENGTH_NAMES if isinstance(value := getattr(config, name, None), int)]
-    if not lengths:
-        return None
-    rope = getattr(config, "rope_parameters", None) or {}
-    # YaRN checkpoints state the length before stretching; others the length after it.
-    stretched = (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 1)
-    return max(lengths[0], int(stretched))
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -19,7 +19,6 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from spring_rag.backends.gathering import longest_decides_positions
 from spring_rag.backends.shared_context import (
     ROOM,
     RoomyLayer,
@@ -29,6 +28,7 @@ from spring_rag.backends.shared_context import (
     takes_shared_contexts,
 )
 from spring_rag.encoding import Encoded
+from spring_rag.limits import longest_decides_positions
 from spring_rag.splice import InputEmbedding, splice_batch
 
 _LEAST_SHARE, _LEAST_COLUMNS = 0.25, 256
