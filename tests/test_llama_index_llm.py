@@ -25,7 +25,7 @@ from llama_index.llms.spring_rag.llm import _completions
 from spring_rag import Prompt, RagPrompt, RagTemplate, Slot
 from spring_rag.backends.base import Generation, Usage
 from spring_rag.errors import PromptError, PromptTooLongError
-from spring_rag.prompt import SLOT_MARKER, Message, Prompt, Text
+from spring_rag.prompt import SLOT_MARKER, Message, Text
 from spring_rag.rendering import render
 
 RAG = RagPrompt(QUESTION, FACTS[:2])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spring_rag.errors import TrainingError
-from spring_rag.persistence.files import replace_files
+from spring_rag.files import replace_files
 
 _RUN_FILE = "run.json"
 _STATE_FILE = "trainer_state.json"
