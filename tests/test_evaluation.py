@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from spring_rag.errors import DataError
 from spring_rag.evaluation import (
-    Answer,
     Run,
+    ScoredAnswer,
     Sweep,
     WordsWay,
     contains,
@@ -121,7 +121,7 @@ def test_json_of_a_sweep(model: SpringModel) -> None:
 
 def a_run(k: int, texts: list[str], instruction: str = "") -> Run:
     answers = tuple(
-        Answer(t, 3, exact_match(t, ["Ann"]), f1(t, ["Ann"]), contains(t, ["Ann"])) for t in texts
+        ScoredAnswer(t, 3, exact_match(t, ["Ann"]), f1(t, ["Ann"]), contains(t, ["Ann"])) for t in texts
     )
     words = WordsWay("brief", RagTemplate(instruction=instruction)) if instruction else None
     return Run(k, answers, 1.5, words=words)

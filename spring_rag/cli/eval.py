@@ -363,10 +363,10 @@ def _print(found: "Study", result: dict[str, Any]) -> None:
     from spring_rag.evaluation import score_table
 
     console = Console()
-    for part in found.parts:
-        title = f"{part.name}: {len(part.main.examples)} questions"
-        console.print(score_table(part.main, title=title))
-    if len(found.parts) > 1:
+    for dataset in found.datasets:
+        title = f"{dataset.name}: {len(dataset.main.examples)} questions"
+        console.print(score_table(dataset.main, title=title))
+    if len(found.datasets) > 1:
         console.print(score_table(found.overall.main, title=f"all: {result['n']} questions"))
     if found.trials:
         best = found.trials[0]

@@ -16,7 +16,7 @@ from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import VirtualTokens
-from spring_rag.training.dataset import Place, RagExamples
+from spring_rag.training.dataset import RagExamples, SampleIndex
 from spring_rag.training.objective import objective
 from spring_rag.training.recipe import TrainingRecipe
 
@@ -112,7 +112,7 @@ class HeldOut:
 
     def _loss(self, matrix: Tensor) -> float:
         """Mean loss over the target ids with all tokens."""
-        items = [self._data[Place(i)].example for i in range(len(self._data))]
+        items = [self._data[SampleIndex(i)].example for i in range(len(self._data))]
         items.sort(key=lambda example: len(example[0].ids))
         total, count, size = 0.0, 0, self._recipe.batch_size
         with torch.no_grad():

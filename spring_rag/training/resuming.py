@@ -14,7 +14,7 @@ _STATE_FILE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class CheckpointFolder:
     """A run's folder of checkpoints.
 
     Args:

@@ -32,7 +32,7 @@ from spring_rag.training.engine import Collator, EvaluateAtTheEnd, TokenModule, 
 from spring_rag.training.heldout import BEST, HeldOut
 from spring_rag.training.interrupt import StopOnInterrupt
 from spring_rag.training.recipe import TrainingRecipe
-from spring_rag.training.resuming import Run
+from spring_rag.training.resuming import CheckpointFolder
 
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
@@ -123,7 +123,7 @@ def train_tokens(
     record = BackboneRecord.of(hf_model)
     data = {"examples": len(examples), "digest": digest(examples)}
     began = {"init_tokens": init_tokens.digest} if init_tokens is not None else {}
-    run = Run(
+    run = CheckpointFolder(
         output / CHECKPOINTS,
         {
             "recipe": recipe.to_dict(),
