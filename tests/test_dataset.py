@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode, encode_target
 from spring_rag.errors import DataError
-from spring_rag.examples import RagExample
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.training import RagExamples, TrainingRecipe
 from spring_rag.training.dataset import SampleIndex, SimilarLengths

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from spring_rag.data.examples import RagExample
 from spring_rag.errors import DataError
 from spring_rag.evaluation import (
     Run,
@@ -24,7 +25,6 @@ from spring_rag.evaluation import (
     sweep,
     telling_examples,
 )
-from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.tokens import VirtualTokens

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptTooLongError
 from spring_rag.evaluation.ways import Way, layouts
-from spring_rag.examples import RagExample
 from spring_rag.fitting import fit, fit_alike, room
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate

@@ -14,7 +14,7 @@ from transformers import get_scheduler
 
 from spring_rag.backends.local import LocalBackend
 from spring_rag.cli.console import Progress
-from spring_rag.examples import digest, load_examples
+from spring_rag.data.examples import digest, load_examples
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training import TrainingRecipe, train_tokens

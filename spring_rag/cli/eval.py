@@ -27,10 +27,10 @@ from spring_rag.extras import extra
 
 if TYPE_CHECKING:
     from chroma_spring_rag import ChromaQA
+    from spring_rag.data.examples import RagExample
     from spring_rag.evaluation.datasets import Dataset
     from spring_rag.evaluation.study import Study
     from spring_rag.evaluation.words import Trial, WordsWay
-    from spring_rag.examples import RagExample
     from spring_rag.model import SpringModel
 
 _KS = (0, 1, 5, 10, 25, 50)

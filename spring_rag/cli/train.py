@@ -15,7 +15,7 @@ from spring_rag.cli.console import Progress, note, print_json, quiet_libraries
 from spring_rag.extras import extra
 
 if TYPE_CHECKING:
-    from spring_rag.examples import Loaded, RagExample
+    from spring_rag.data.examples import Loaded, RagExample
     from spring_rag.tokens import VirtualTokens
     from spring_rag.training import Preview
 
@@ -199,7 +199,7 @@ def train(
         raise typer.BadParameter(msg)
     eval_ks = _parse_ks(eval_k)
     with quiet_libraries():
-        from spring_rag.examples import hold_out, load_examples
+        from spring_rag.data.examples import hold_out, load_examples
 
         loaded = load_examples(data, skip_bad=skip_bad)
         examples = loaded.examples

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chroma_spring_rag import ChromaQA, connect_folder, index_files, open_or_create_collection
+from spring_rag.data.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.demo import paths
 from spring_rag.evaluation import Run, Sweep, sweep, word_ways
-from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.model import SpringModel
 
 COLLECTION = "documents"

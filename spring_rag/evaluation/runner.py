@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from spring_rag.data.examples import RagExample
 from spring_rag.errors import DataError
 from spring_rag.evaluation.ways import Progress, ScoredAnswer, Way, answer_in_ways, layouts
 from spring_rag.evaluation.words import WordsWay
-from spring_rag.examples import RagExample
 from spring_rag.prompt import RagTemplate
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.metrics import contains, exact_match, f1
-from spring_rag.examples import RagExample
 from spring_rag.fitting import fit_alike, room
 from spring_rag.prompt import RagPrompt, RagTemplate
 

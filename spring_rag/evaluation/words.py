@@ -7,10 +7,10 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode
 from spring_rag.errors import DataError, PromptError
 from spring_rag.evaluation.ways import Progress, ScoredAnswer, Way, answer_in_ways, layouts
-from spring_rag.examples import RagExample
 from spring_rag.prompt import BRIEF, RagTemplate
 
 if TYPE_CHECKING:

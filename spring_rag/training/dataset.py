@@ -10,10 +10,10 @@ from random import Random
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
+from spring_rag.data.examples import RagExample
 from spring_rag.data.matching import holds
 from spring_rag.encoding import encode_target
 from spring_rag.errors import DataError, PromptTooLongError
-from spring_rag.examples import RagExample
 from spring_rag.fitting import fit
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.training.objective import Example

@@ -8,9 +8,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.local import LocalBackend
+from spring_rag.data.examples import RagExample
 from spring_rag.errors import DataError, PromptTooLongError, TrainingError
 from spring_rag.evaluation.metrics import exact_match, f1
-from spring_rag.examples import RagExample
 from spring_rag.fitting import fit, room
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt

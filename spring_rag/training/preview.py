@@ -6,7 +6,7 @@ from statistics import mean
 
 from transformers import PreTrainedTokenizerBase
 
-from spring_rag.examples import RagExample
+from spring_rag.data.examples import RagExample
 from spring_rag.training.dataset import Item, RagExamples, SampleIndex
 from spring_rag.training.recipe import TrainingRecipe
 

@@ -20,8 +20,8 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from spring_rag.backbone import BackboneRecord, quantization_of
+from spring_rag.data.examples import RagExample, digest
 from spring_rag.errors import TrainingError
-from spring_rag.examples import RagExample, digest
 from spring_rag.extras import extra
 from spring_rag.limits import context_length, position_switch
 from spring_rag.persistence.folder import TENSOR_FILE, refuse_foreign
