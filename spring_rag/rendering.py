@@ -61,7 +61,7 @@ def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     try:
         return _render_chat(prompt.messages, tokenizer)
     except PromptError as error:
-        folded = _in_turns(prompt.messages)
+        folded = _folded(prompt.messages)
         if folded == prompt.messages:
             raise
         try:
@@ -104,7 +104,7 @@ def _join(parts: Iterable[Part]) -> Rendered:
     return Rendered(text, tuple(untrusted), slot)
 
 
-def _in_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
+def _folded(messages: Sequence[Message]) -> tuple[Message, ...]:
     turns: list[Message] = []
     for message in messages:
         role = "user" if message.role == "system" else message.role

@@ -160,10 +160,10 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         return ChatGenerationChunk(message=message)
 
     def _prompt(self, given: Sequence[BaseMessage]) -> Prompt:
-        """The messages as the chat template takes them.
+        """The messages as a prompt.
 
         Raises:
-            PromptError: the template refuses them, also with turns merged, or they aren't text.
+            PromptError: they aren't text.
         """
         return to_prompt(given)
 
