@@ -104,7 +104,9 @@ def _auto_class(config: PreTrainedConfig) -> Any:
         UnsupportedBackboneError: the model is neither.
     """
     kind = type(config)
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in (
+        getattr(config, "auto_map", None) or {}
+    ):
         return AutoModelForCausalLM
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not config.is_encoder_decoder:
         return AutoModelForImageTextToText

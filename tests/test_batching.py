@@ -150,7 +150,9 @@ def test_positions_that_grow_with_the_prompt(tokenizer, make_tokens):
     requests = [prompt(length, start) for start, length in enumerate((20, 90, 45, 120), 3)]
     alone = []
     for request in requests:
-        backend.generate([prompt(5)], GREEDY)  # transformers keeps the last long prompt's positions until then
+        backend.generate(
+            [prompt(5)], GREEDY
+        )  # transformers keeps the last long prompt's positions until then
         alone += backend.generate([request], GREEDY)
     backend.generate([prompt(5)], GREEDY)
     assert backend.generate(requests, GREEDY) == alone

@@ -51,7 +51,9 @@ def test_loads_answers_and_trains(build_model, tokenizer, family):
         backend = LocalBackend(model, tokenizer)
         backend.add_tokens("default", VirtualTokens(matrix, backbone=record))
         answers = backend.generate(requests, GenerationSettings(max_new_tokens=20))
-        backend.generate(requests[:2], GenerationSettings(max_new_tokens=4, temperature=1.0, top_p=0.9, seed=1))
+        backend.generate(
+            requests[:2], GenerationSettings(max_new_tokens=4, temperature=1.0, top_p=0.9, seed=1)
+        )
         assert "".join(backend.stream(requests[0], GenerationSettings(max_new_tokens=20, stop=("a",))))
         rows = matrix.clone().requires_grad_()
         objective(model, [(encoded, [7, 8, 2]), (Encoded((5, 6, 7), 2), [9, 2])], rows, 4).backward()

@@ -65,7 +65,8 @@ def test_dropping_it_closes_it():
 def test_errors_reach_the_reader():
     def items():
         yield "a"
-        raise BackendError("no more")
+        msg = "no more"
+        raise BackendError(msg)
 
     stream = Stream(items()).stripped()
     assert next(stream) == "a"

@@ -139,11 +139,11 @@ class TestRefusals:
             assert server.url in str(caught.value)
             assert "\n" not in str(caught.value)
 
-    def test_a_server_that_drips_from_the_start(self, server, connect):
+    def test_a_server_that_drips_from_the_start(self, server, folder):
         server.dripping = 0.1
         start = time.monotonic()
         with pytest.raises(UnreachableError, match="longer than the timeout"):
-            connect(server.url, timeout=0.5, max_retries=3)
+            SpringModel.from_pretrained(folder, base_url=server.url, timeout=0.5, max_retries=3)
         assert time.monotonic() - start < 5
 
     def test_a_long_stream_may_take_longer_than_the_timeout(self, server, connect):
@@ -153,10 +153,10 @@ class TestRefusals:
             assert next(stream)
         stream.close()
 
-    def test_waits_a_minute_unless_told(self, server, connect):
+    def test_waits_a_minute_unless_told(self, server, folder, connect):
         assert [each.timeout for each in connect(server.url).backend._servers.all] == [60.0]
         with pytest.raises(ValueError, match="timeout is 0; it must be"):
-            connect(server.url, timeout=0)
+            SpringModel.from_pretrained(folder, base_url=server.url, timeout=0)
 
     def test_too_long_is_found_out_here(self, server, connect):
         model = connect(server.url)

@@ -177,7 +177,9 @@ def _cache(
     for group in groups:
         columns = width - prompts[group[0]].tail
         padding = [width - prompts[row].length for row in group]
-        cache = _copied([which[row] for row in group], padding, columns, DynamicCache(config=model.config), states)
+        cache = _copied(
+            [which[row] for row in group], padding, columns, DynamicCache(config=model.config), states
+        )
         if len(groups) > 1:
             _read(model, embedding, [prompts[row] for row in group], cache, columns, width - 1)
         caches.append(cache)
@@ -241,7 +243,9 @@ class RoomyLayer(DynamicLayer):
         assert self.values is not None
         keys, values = (
             _grown(held, room, new)
-            for held, room, new in zip((self.keys, self.values), self._rooms, (key_states, value_states), strict=True)
+            for held, room, new in zip(
+                (self.keys, self.values), self._rooms, (key_states, value_states), strict=True
+            )
         )
         self._rooms = keys, values
         end = self.keys.shape[2] + key_states.shape[2]

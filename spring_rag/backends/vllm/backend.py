@@ -99,9 +99,7 @@ class VLLMBackend(Backend):
         self.hidden_size = self.embedding.hidden_size
         self.concurrency = concurrency * len(urls)
         self._form = form
-        self.bank = TokenBank(
-            self.embedding, model_id=model_id, quantization=quantization_of(config)
-        )
+        self.bank = TokenBank(self.embedding, model_id=model_id, quantization=quantization_of(config))
         self._server_tokenizer = ServerTokenizer(tokenizer)
         self._decode = decoder(tokenizer)
         eos = tokenizer.eos_token_id
