@@ -93,7 +93,7 @@ class SpringModel:
             base_url: of a running vLLM server that has the backbone, as "http://localhost:8000/v1", or of several that take turns.
                 The model isn't loaded then.
             api_key: of the servers.
-            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`, as `device_map` or `quantization_config`; with `base_url` to
+            model_kwargs: go to the model's own `from_pretrained`, as `device_map` or `quantization_config`; with `base_url` to
                 `VLLMBackend.from_pretrained`, as `timeout` or `concurrency`. Those that say where the backbone is found
                 (`subfolder`, `cache_dir`, `local_files_only`, `gguf_file`, …) hold for its tokenizer too.
 

@@ -107,7 +107,7 @@ def check_generates(hf_model: PreTrainedModel, embedding: InputEmbedding) -> Non
         ids = torch.zeros(1, 2, dtype=torch.int64, device=embedding.device)
         embeddings = embedding.embed(ids)
         try:
-            prepared = hf_model.prepare_inputs_for_generation(
+            prepared = cast(Any, hf_model).prepare_inputs_for_generation(
                 ids, inputs_embeds=embeddings, attention_mask=torch.ones_like(ids), is_first_iteration=True
             )
         except Exception:  # a family that doesn't expect them may fail anyhow
@@ -130,8 +130,8 @@ def accepting_embeddings(hf_model: PreTrainedModel) -> PreTrainedModel:
         return hf_model
 
     def prepare(input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
-        prepared: dict[str, Any] = hf_model.prepare_inputs_for_generation(
-            cast(LongTensor, input_ids), inputs_embeds=inputs_embeds, **kwargs
+        prepared: dict[str, Any] = cast(Any, hf_model).prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, **kwargs
         )
         return prepared
 

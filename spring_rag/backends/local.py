@@ -251,13 +251,19 @@ class LocalBackend(Backend):
         new = settings.max_new_tokens
         with torch.no_grad(), evaluating(model):
             for batch in together(model, self.embedding, lengths, new):
-                chosen = [encoded[row] for row in batch], [rows[row] for row in batch]
-                for part in parts(model, self.embedding, *chosen, new):
-                    prompts, virtual = ([some[at] for at in part.rows] for some in chosen)
+                prompts, virtual = [encoded[row] for row in batch], [rows[row] for row in batch]
+                for part in parts(model, self.embedding, prompts, virtual, new):
+                    chosen = [batch[at] for at in part.rows]
                     found = self._decode_part(
-                        model, prompts, virtual, part.cache, settings, streamer, cancelled
+                        model,
+                        [encoded[row] for row in chosen],
+                        [rows[row] for row in chosen],
+                        part.cache,
+                        settings,
+                        streamer,
+                        cancelled,
                     )
-                    answers.update(zip([batch[at] for at in part.rows], found, strict=True))
+                    answers.update(zip(chosen, found, strict=True))
                     del part  # or its cache would stay while that of the next is made
         return [answers[row] for row in range(len(requests))]
 

@@ -204,7 +204,7 @@ def _copied(
     states: Sequence[tuple[Tensor, Tensor]],
 ) -> DynamicCache:
     """Fill an empty cache: for each row its padding, and then the beginning of the context with its number, `columns` in all."""
-    for layer, pair in zip(cache.layers, states, strict=True):
+    for layer, pair in zip(_layers(cache), states, strict=True):
         copies = []
         for contexts in pair:
             # The mask hides padding, but what isn't a number would spoil even a weight of zero.
