@@ -15,7 +15,7 @@ from spring_rag.encoding import encode, encode_target
 from spring_rag.errors import DataError, PromptTooLongError
 from spring_rag.examples import RagExample
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
-from spring_rag.training.objective import Example
+from spring_rag.training.ways import Example
 from spring_rag.training.recipe import TrainingRecipe
 
 _CHECKED = 200
