@@ -90,7 +90,7 @@ class InputEmbedding:
         ids, out, self.scale = self._find_scale()
         self.dtype = out.dtype
         if backbone not in _proved:
-            self._prove(backbone, ids[:2])
+            self._prove(backbone, ids)
             _proved.add(backbone)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -148,11 +148,12 @@ class InputEmbedding:
             raise self._unsupported(reason)
         # PEFT's wrapper hands whatever it gets to the model inside, whose signatures tell.
         inner = cast(Any, backbone).get_base_model() if hasattr(backbone, "get_base_model") else backbone
-        for method in ("forward", "prepare_inputs_for_generation"):
-            function = getattr(inner, method, None)
-            if function is None or "inputs_embeds" not in inspect.signature(function).parameters:
-                reason = f"its `{method}` takes no `inputs_embeds`"
-                raise self._unsupported(reason)
+        if "inputs_embeds" not in inspect.signature(inner.forward).parameters:
+            reason = "its `forward` takes no `inputs_embeds`"
+            raise self._unsupported(reason)
+        if getattr(backbone.config, "is_encoder_decoder", False):
+            reason = "it is an encoder with a decoder, and they belong into one sequence of context, question and answer"
+            raise self._unsupported(reason)
         config = backbone.config.get_text_config(decoder=True)
         # Gemma 4 looks ids up again from their embeddings, so proof by trial would pass; a virtual token has no id to find.
         if getattr(config, "hidden_size_per_layer_input", 0):
@@ -189,17 +190,30 @@ class InputEmbedding:
         return ids, out, scale.item()
 
     def _prove(self, backbone: PreTrainedModel, ids: Tensor) -> None:
-        """Make sure that the model needs nothing but the embeddings: some route or hash by ids further in."""
+        """Make sure that the model needs nothing but the embeddings (some route or hash by ids further in), and only those before."""
+        uncached = {"use_cache": False} if "use_cache" in inspect.signature(backbone.forward).parameters else {}
+
+        def logits(**inputs: Tensor) -> Tensor:
+            return cast(Tensor, backbone(**inputs, **uncached).logits).float()
+
         with evaluating(backbone), torch.no_grad():
-            expected = backbone(input_ids=ids[None]).logits.float()
             try:
-                found = backbone(inputs_embeds=self.embed(ids[None])).logits.float()
+                expected = logits(input_ids=ids[None, :2])
+                found = logits(inputs_embeds=self.embed(ids[None, :2]))
+                # Two tokens with either of two others behind them.
+                ahead = [
+                    logits(inputs_embeds=self.embed(ids[None, [0, -1, last]]))[:, :2] for last in (0, -1)
+                ]
             except Exception as error:
                 reason = f"it fails on embeddings without ids: {error}"
                 raise self._unsupported(reason) from error
         size = float(expected.abs().nan_to_num().max())
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * size, equal_nan=True):
             reason = "it answers otherwise from the embeddings of ids than from the ids themselves"
+            raise self._unsupported(reason)
+        exact = self.dtype == torch.float32 and getattr(backbone.config, "quantization_config", None) is None
+        if (ahead[0] - ahead[1]).abs().nan_to_num().max() > (1e-3 if exact else 0.05) * size:
+            reason = "it isn't causal: a token sees those that come after it"
             raise self._unsupported(reason)
 
     def _unsupported(self, reason: str) -> UnsupportedBackboneError:

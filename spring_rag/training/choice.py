@@ -24,8 +24,8 @@ from spring_rag.training.ways import Example, Ks, Way, by_context, together, who
 
 _WAYS: tuple[Way, ...] = (together, by_context, whole)
 _INSTEAD: dict[Way, str] = {
-    together: "with different contexts in one batch {what}, so each context is computed by itself",
-    by_context: "with a context computed once {what}, so every step computes the whole sequence",
+    by_context: "with different contexts in one batch {what}, so each context is computed by itself",
+    whole: "with a context computed once {what}, so every step computes the whole sequence",
 }
 
 _SHORT, _WITH_EMPTY = 0, -1
@@ -47,9 +47,7 @@ class _Known:
 _known: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
 
 
-def proven_way(
-    model: PreTrainedModel, embedding: InputEmbedding, examples: Sequence[Example], ks: Ks
-) -> Way:
+def proven_way(model: PreTrainedModel, embedding: InputEmbedding, examples: Sequence[Example], ks: Ks) -> Way:
     """The fastest way that is right for examples of these lengths on this model; where it isn't the fastest of all, one warning says why.
 
     Args:
@@ -130,13 +128,16 @@ def _passed(
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # what a model can't do comes as errors of any kind
-            msg = f"{type(model).__name__} can't be trained: it fails on embeddings without ids: {_line(error)}"
+            msg = (
+                f"{type(model).__name__} can't be trained: it fails on embeddings without ids: {_line(error)}"
+            )
             raise UnsupportedBackboneError(msg) from error
         if not expected.isfinite().all():
             return first  # nothing to compare with; training says so, too
         if length == _SHORT:
             trial.check_derivative(expected)
         tolerance = trial.tolerance(expected)
+        found, what = len(_WAYS) - 1, ""
         for place, way in enumerate(_WAYS[first:-1], first):
             try:
                 distance = off(trial.found(way), expected)
@@ -146,14 +147,15 @@ def _passed(
                 what = f"the model fails ({_line(error)})"
             else:
                 if distance <= tolerance:
-                    return place
+                    found = place
+                    break
                 what = f"its {'gradient' if short else 'output'} is {distance:.1%} off"
-            if way not in warned:
-                warned.add(way)
-                where = "" if short else f" from {length} tokens on"
-                msg = f"{type(model).__name__} trains slower than others{where}: {_INSTEAD[way].format(what=what)}"
-                warnings.warn(msg, stacklevel=2)
-    return len(_WAYS) - 1
+        if found > first and _WAYS[found] not in warned:
+            warned.add(_WAYS[found])
+            where = "" if short else f" from {length} tokens on"
+            msg = f"{type(model).__name__} trains slower than others{where}: {_INSTEAD[_WAYS[found]].format(what=what)}"
+            warnings.warn(msg, stacklevel=2)
+    return found
 
 
 def _line(error: Exception) -> str:

@@ -48,7 +48,9 @@ def _differentiable(model: PreTrainedModel) -> Iterator[None]:
 def _unpack(layer: nn.Module) -> None:
     weight = cast(Any, layer.weight)
     if getattr(weight.quant_state, "packing_format_for_cpu", False):
-        from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse  # installed, or no such layer
+        from bitsandbytes.functional import (
+            _convert_weight_packed_for_cpu_inverse,  # installed, or no such layer
+        )
 
         weight.data, weight.quant_state = _convert_weight_packed_for_cpu_inverse(
             weight.data, weight.quant_state

@@ -29,7 +29,9 @@ Way = Callable[[PreTrainedModel, InputEmbedding, Sequence[Example], Tensor, Ks],
 # One mask for the whole batch of positions came into `logits_to_keep` with this function; before, only a list of columns.
 _KEEPS_BY_MASK = hasattr(modeling_utils, "slice_logits_to_keep")
 # Hybrids had caches of their own kinds before this one.
-_RECURRENT: tuple[type, ...] = tuple(filter(None, [getattr(cache_utils, "LinearAttentionCacheLayerMixin", None)]))
+_RECURRENT: tuple[type, ...] = tuple(
+    filter(None, [getattr(cache_utils, "LinearAttentionCacheLayerMixin", None)])
+)
 
 
 def together(
