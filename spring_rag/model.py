@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spring_rag.backends.base import (
@@ -17,6 +17,7 @@ from spring_rag.backends.base import (
 from spring_rag.encoding import Encoded, encode
 from spring_rag.errors import TokensError
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt, fit
+from spring_rag.stream import Stream
 from spring_rag.tokens import VirtualTokens
 
 if TYPE_CHECKING:
@@ -218,12 +219,12 @@ class SpringModel:
         top_k: int = 0,
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
-    ) -> Generator[str, None, Generation]:
+    ) -> Stream:
         """Answer one prompt in pieces that concatenate to the text that `generate` gives.
 
-        Closing it (`.close()`, or leaving a loop and dropping it) stops the backbone. Its return value (`StopIteration.value`, or
-        what `yield from` gives) is the whole answer. Arguments and errors are those of `generate`; errors in arguments are
-        raised at once, not at the first piece.
+        Iterate over the stream, then ask it for the whole answer (`stream.generation`). Closing it (`.close()`, or leaving a loop
+        and dropping it) stops the backbone. Arguments and errors are those of `generate`; errors in arguments are raised at
+        once, not at the first piece.
         """
         settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
         return self.backend.stream(self._request(prompt, tokens, num_tokens, settings), settings)

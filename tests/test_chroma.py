@@ -25,7 +25,6 @@ from chroma_spring_rag import (
 )
 from chroma_spring_rag import qa as chroma_qa
 from spring_rag import RagTemplate, SpringModel
-from spring_rag.backends.base import stripped
 from spring_rag.errors import TokensError
 
 FACTS = {
@@ -384,12 +383,3 @@ def test_a_server_that_dies(tmp_path, model):
         process.wait(timeout=30)
         with pytest.raises(CollectionError, match="server doesn't answer"):
             ChromaQA(model, collection).ask("fox")
-
-
-@pytest.mark.parametrize(
-    "pieces", [[], [" "], [" a", " ", "\n", "b ", " "], ["a b"], ["", " ", "a", "", " \n", "b\n"]]
-)
-def test_stripped_pieces_make_the_stripped_text(pieces):
-    found = list(stripped(piece for piece in pieces))
-    assert "".join(found) == "".join(pieces).strip()
-    assert all(found)

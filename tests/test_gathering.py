@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from transformers import LlamaConfig, Phi3Config
 
 from spring_rag.backends.base import BATCH_SIZE, Generation, GenerationSettings, Request, Usage
-from spring_rag.backends.gathering import Gathering, longest_decides_positions
+from spring_rag.backends.gathering import Gathering
 from spring_rag.backends.local import LocalBackend
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, PromptTooLongError
@@ -257,27 +256,3 @@ def test_errors_of_the_model_itself_reach_every_caller(build_model, tokenizer, m
         for each in [pool.submit(backend.generate, [request], GREEDY) for request in plain]:
             with pytest.raises(BackendError, match="num_beams"):
                 each.result()
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (LlamaConfig(), False),
-        (LlamaConfig(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}), True),
-        (LlamaConfig(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}), False),
-        (
-            Phi3Config(
-                original_max_position_embeddings=64,
-                rope_parameters={
-                    "rope_type": "longrope",
-                    "rope_theta": 1e4,
-                    "short_factor": [1.0] * 48,
-                    "long_factor": [2.0] * 48,
-                },
-            ),
-            True,
-        ),
-    ],
-)
-def test_models_whose_longest_row_decides_for_all(config, expected):
-    assert longest_decides_positions(config) is expected

@@ -26,6 +26,7 @@ from spring_rag import Prompt, RagPrompt, RagTemplate, Slot
 from spring_rag.backends.base import Generation, Usage
 from spring_rag.errors import PromptError, PromptTooLongError
 from spring_rag.prompt import SLOT_MARKER, Message, Text
+from spring_rag.stream import Stream
 
 RAG = RagPrompt(QUESTION, FACTS[:2])
 MESSAGES = [
@@ -384,9 +385,9 @@ def test_from_pretrained(llm, model, tmp_path, make_tokens):
 def test_streamed_pieces_make_up_the_stripped_answer():
     def pieces():
         yield from (" ", "", " a", " ", "\n", "b ", " ")
-        return Generation("  a \nb  ", "stop", Usage(1, 2, 3, 4), ())
+        yield Generation("  a \nb  ", "stop", Usage(1, 2, 3, 4), ())
 
-    responses = list(_completions(pieces()))
+    responses = list(_completions(Stream(pieces())))
     assert [each.delta for each in responses] == ["a", " \nb", ""]
     assert [each.text for each in responses] == ["a", "a \nb", "a \nb"]
     assert responses[-1].raw["usage"]["prompt_tokens"] == 6

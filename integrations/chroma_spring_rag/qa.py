@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from chroma_spring_rag.errors import CollectionError
 from chroma_spring_rag.retrieval import Passage, checked_top_k, search
-from spring_rag.backends.base import stripped
 from spring_rag.prompt import RagPrompt
 
 if TYPE_CHECKING:
@@ -215,7 +214,7 @@ class ChromaQA:
         pieces = self.model.stream(
             prompt, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens, **settings
         )
-        return AnswerStream(question, passages, stripped(pieces))
+        return AnswerStream(question, passages, pieces.stripped())
 
     def _top_k(self, top_k: int | None) -> int:
         return self.top_k if top_k is None else top_k

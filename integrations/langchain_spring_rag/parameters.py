@@ -15,11 +15,12 @@ from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import UsageMetadata
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
-from spring_rag.backends.base import Generation, GenerationSettings, stripped
+from spring_rag.backends.base import Generation, GenerationSettings
 from spring_rag.encoding import encode
 from spring_rag.errors import TokensError
 from spring_rag.model import SpringModel
 from spring_rag.prompt import Prompt
+from spring_rag.stream import Stream
 from spring_rag.threads import iterate_in_thread
 
 _PER_CALL = ("num_tokens", "tokens", "max_tokens", "temperature", "top_p", "top_k", "seed")
@@ -199,9 +200,9 @@ class SpringParameters(BaseModel):
     def _answer(self, prompts: Sequence[Prompt]) -> list[Generation]:
         return self._spring.generate(prompts, **self._arguments())
 
-    def _pieces(self, prompt: Prompt) -> Generator[str, None, Generation]:
-        """The answer in pieces, without white space at its ends; the whole one as the return value."""
-        return (yield from stripped(self._spring.stream(prompt, **self._arguments())))
+    def _pieces(self, prompt: Prompt) -> Stream:
+        """The answer in pieces, without white space at its ends."""
+        return self._spring.stream(prompt, **self._arguments()).stripped()
 
     def _stream(
         self,
@@ -234,13 +235,9 @@ class SpringParameters(BaseModel):
         """One chunk per piece of the answer, and a last one without text that knows how it ended."""
         model = self._configured(stop, changes)
         with closing(model._pieces(model._prompt(prompt))) as pieces:
-            while True:
-                try:
-                    piece = next(pieces)
-                except StopIteration as end:
-                    yield model._last_chunk(end.value)
-                    return
+            for piece in pieces:
                 yield model._chunk(piece)
+            yield model._last_chunk(pieces.generation)
 
     def _prompt(self, given: Any) -> Prompt:
         """What LangChain gives this kind of model, as a prompt of the core."""

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from spring_rag.backends.base import BATCH_SIZE, Generation, GenerationSettings, Request
 
@@ -132,16 +131,3 @@ class Gathering:
             return
         for each in batch:
             each.found = [next(answers) for _ in each.requests]
-
-
-def longest_decides_positions(config: PreTrainedConfig) -> bool:
-    """Whether the longest row of a batch says how positions are rotated in all of them, as Phi-3's long variants do.
-
-    Then an answer depends on its neighbours, who must not be chosen by chance.
-    """
-    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    kinds = [
-        rope,
-        *(kind for kind in rope.values() if isinstance(kind, dict)),
-    ]  # some have one for each type of layer
-    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)

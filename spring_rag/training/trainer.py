@@ -20,7 +20,7 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from spring_rag.backbone import quantization_of
-from spring_rag.backends.gathering import longest_decides_positions
+from spring_rag.backends.batching import longest_decides_positions
 from spring_rag.errors import TrainingError
 from spring_rag.examples import RagExample, digest
 from spring_rag.extras import extra

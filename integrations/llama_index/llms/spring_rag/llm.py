@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
 from llama_index.llms.spring_rag.slots import split_at_mark
-from spring_rag.backends.base import stripped
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel, TokensLike
 from spring_rag.prompt import Message, Prompt
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     import torch
 
     from spring_rag.backends.base import Generation
+    from spring_rag.stream import Stream
 
 _SETTINGS = ("tokens", "num_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
 
@@ -319,18 +319,14 @@ def _completion(
     )
 
 
-def _completions(pieces: Generator[str, None, Generation]) -> CompletionResponseGen:
+def _completions(pieces: Stream) -> CompletionResponseGen:
     """One response per piece, and a last one without new text that knows how the answer ended."""
     text = ""
-    with closing(stripped(pieces)) as deltas:
-        while True:
-            try:
-                delta = next(deltas)
-            except StopIteration as end:
-                yield _completion(end.value, text, delta="")
-                return
+    with closing(pieces.stripped()) as deltas:
+        for delta in deltas:
             text += delta
             yield CompletionResponse(text=text, delta=delta)
+        yield _completion(deltas.generation, text, delta="")
 
 
 def _chat(response: CompletionResponse) -> ChatResponse:
