@@ -15,8 +15,8 @@ from spring_rag.encoding import encode, encode_target
 from spring_rag.errors import DataError, PromptTooLongError
 from spring_rag.examples import RagExample
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
-from spring_rag.training.objective import Example
 from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.training.ways import Example
 
 _CHECKED = 200
 _STEPS_SORTED_TOGETHER = 16

@@ -24,8 +24,9 @@ from spring_rag.errors import TrainingError
 from spring_rag.splice import InputEmbedding
 from spring_rag.training.dataset import Item, RagExamples, SimilarLengths
 from spring_rag.training.heldout import HeldOut
-from spring_rag.training.objective import Example, objectives
+from spring_rag.training.objective import objectives
 from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.training.ways import Example
 
 
 @dataclass(frozen=True, slots=True)
