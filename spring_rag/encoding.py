@@ -12,7 +12,7 @@ import json
 import secrets
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -300,7 +300,7 @@ def _with_secret_names(rendered: Rendered, kit: _Kit) -> Rendered:
 
     untrusted = tuple((shift(start), shift(end)) for start, end in rendered.untrusted)
     slot = shift(rendered.slot) if rendered.slot is not None else None
-    return Rendered(text, untrusted, slot, rendered.chat)
+    return replace(rendered, text=text, untrusted=untrusted, slot=slot)
 
 
 def _rename_vocabulary(model: dict[str, Any], names: dict[int, str]) -> None:

@@ -16,7 +16,8 @@ from spring_rag.backends.base import (
 )
 from spring_rag.encoding import Encoded, encode
 from spring_rag.errors import TokensError
-from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt, fit
+from spring_rag.fitting import fit, room
+from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt
 from spring_rag.stream import Stream
 from spring_rag.tokens import VirtualTokens
 
@@ -280,18 +281,12 @@ class SpringModel:
             has = f"the set has {available}" if attached is not None else "no virtual tokens are attached"
             msg = f"num_tokens is {count}, but {has}; expected a number from 0 to {available}"
             raise TokensError(msg)
-        made = as_prompt(prompt)
-        encoded = encode(made, self.tokenizer)
-        length = self.backend.context_length
-        if isinstance(prompt, RagPrompt) and length is not None:
-            budget = length - settings.max_new_tokens - count
-            if len(encoded.ids) > budget:
-                made = fit(prompt, budget, self._count).to_prompt()
-                encoded = encode(made, self.tokenizer)
-        return Request(encoded, name, count, made)
-
-    def _count(self, prompt: Prompt) -> int:
-        return len(encode(prompt, self.tokenizer).ids)
+        if isinstance(prompt, RagPrompt):
+            budget = room(self.backend.context_length, count, settings.max_new_tokens)
+            prompt, encoded = fit(prompt, budget, self.tokenizer)
+        else:
+            encoded = encode(prompt, self.tokenizer)
+        return Request(encoded, name, count, as_prompt(prompt))
 
 
 def _batches(prompts: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:

@@ -657,11 +657,22 @@ class TestChat:
         assert tokenizer.decode(encoded.suffix_ids) == "\nq\n<|im_start|>assistant"
 
     @pytest.mark.parametrize("name", sorted(REFUSE_SYSTEM))
-    def test_a_template_that_refuses_a_role_says_so(self, name):
+    def test_a_refused_system_message_is_asked_by_the_user(self, name):
+        tokenizer = chat_tokenizer(name)
         messages = (Message("system", (Text("s"),)), Message("user", (Text("c"), Slot(), Text("q"))))
-        with pytest.raises(
-            PromptError, match=r"refuses a chat with the roles system, user: .*(not )?supported"
-        ):
+        joined = Message("user", (Text("s\n\nc"), Slot(), Text("q")))
+        assert encode(Prompt(messages=messages), tokenizer) == encode(Prompt(messages=(joined,)), tokenizer)
+
+    @pytest.mark.parametrize(
+        ("name", "roles", "reason"),
+        [
+            ("mistral", ["system", "user", "tool"], "Only user and assistant roles are supported!"),
+            ("llama-2", ["assistant", "user", "user"], "Conversation roles must alternate"),
+        ],
+    )
+    def test_a_template_that_refuses_a_chat_also_in_turns_says_so(self, name, roles, reason):
+        messages = tuple(Message(role, (Text("a"),)) for role in roles)
+        with pytest.raises(PromptError, match=f"refuses a chat with the roles {', '.join(roles)}: {reason}"):
             encode(Prompt(messages=messages), chat_tokenizer(name))
 
     def test_a_template_that_drops_the_slot_is_an_error(self):
@@ -670,8 +681,12 @@ class TestChat:
             "{% for m in messages if m.role == 'user' %}{{ m.content }}<|im_end|>{% endfor %}"
         )
         user, system = Message("user", (Text("q"),)), Message("system", (Text("c"), Slot()))
-        with pytest.raises(PromptError, match="drops the 'system' message, which holds the slot"):
-            encode(Prompt(messages=(system, user)), tokenizer)
+        assistant = Message("assistant", system.parts)
+        with pytest.raises(PromptError, match="drops the 'assistant' message, which holds the slot"):
+            encode(Prompt(messages=(user, assistant)), tokenizer)
+        encoded = encode(Prompt(messages=(system, user)), tokenizer)
+        assert tokenizer.decode(encoded.context_ids) == "c"
+        assert tokenizer.decode(encoded.suffix_ids) == "\n\nq<|im_end|>"
         plain = Prompt(messages=(Message("system", (Text("c"),)), user))
         assert tokenizer.decode(encode(plain, tokenizer).ids) == "q<|im_end|>"
 

@@ -26,6 +26,7 @@ from spring_rag import Prompt, RagPrompt, RagTemplate, Slot
 from spring_rag.backends.base import Generation, Usage
 from spring_rag.errors import PromptError, PromptTooLongError
 from spring_rag.prompt import SLOT_MARKER, Message, Text
+from spring_rag.rendering import render
 from spring_rag.stream import Stream
 
 RAG = RagPrompt(QUESTION, FACTS[:2])
@@ -263,7 +264,8 @@ def test_chat_templates_that_want_turns(tokenizer, make_tokens):
     template = with_virtual_tokens(PromptTemplate("Facts: {context_str}"))
     system = ChatMessage(role="system", content=template.format(context_str="C"))
     llm.chat([system, ChatMessage("Q?"), ChatMessage("And?")])
-    assert shown_prompt(model.prompts[-1]) == f"[user] Facts: C{SLOT}\n\nQ?\n\nAnd?"
+    turns = Prompt(messages=render(model.prompts[-1], model.tokenizer).messages)
+    assert shown_prompt(turns) == f"[user] Facts: C{SLOT}\n\nQ?\n\nAnd?"
     with pytest.raises(PromptError, match="alternate"):
         llm.chat([ChatMessage(role="assistant", content="first")])
 

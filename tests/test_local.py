@@ -491,6 +491,14 @@ class TestContext:
         plain = Request(requests[0].encoded, num_tokens=0)
         assert backend.generate([plain], GenerationSettings(max_new_tokens=30))[0].usage.generated > 0
 
+    def test_yarn_has_no_such_switch(self, make_backend, requests):
+        backend = make_backend("qwen2")
+        length = len(requests[0].encoded.ids) + 6
+        backend.hf_model.config.original_max_position_embeddings = length + 10
+        backend.hf_model.config.rope_parameters = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+        settings = GenerationSettings(max_new_tokens=30)
+        assert backend.generate([requests[0]], settings)[0].usage.virtual > 0
+
 
 def _live_streams():
     return [thread for thread in threading.enumerate() if thread.name == "spring-rag-stream"]

@@ -21,7 +21,6 @@ from langchain_spring_rag.prompts import MarkedPromptValue, MarkedText
 from spring_rag.backends.base import BATCH_SIZE, Generation
 from spring_rag.prompt import Prompt
 from spring_rag.threads import in_thread
-from spring_rag.turns import in_turns
 
 
 class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_stream`'s prompt has a name for both models
@@ -166,7 +165,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         Raises:
             PromptError: the template refuses them, also with turns merged, or they aren't text.
         """
-        return in_turns(to_prompt(given), self._spring.tokenizer)
+        return to_prompt(given)
 
     def _metadata(self, generation: Generation) -> dict[str, Any]:
         return {"finish_reason": generation.finish_reason, "model_name": self.model_name}

@@ -20,10 +20,10 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from spring_rag.backbone import quantization_of
-from spring_rag.backends.batching import longest_decides_positions
 from spring_rag.errors import TrainingError
 from spring_rag.examples import RagExample, digest
 from spring_rag.extras import extra
+from spring_rag.limits import context_length, position_switch
 from spring_rag.persistence.folder import TENSOR_FILE, refuse_foreign
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import BackboneRecord, VirtualTokens
@@ -217,12 +217,12 @@ def _check(
     if patience is not None and (patience < 1 or not eval_examples):
         msg = f"patience = {patience} needs to be at least 1, and examples to evaluate on (--eval-data or --eval-share)"
         raise TrainingError(msg)
-    longest = getattr(hf_model.config.get_text_config(), "max_position_embeddings", None)
+    longest = context_length(hf_model.config)
     if longest is not None and recipe.max_length > longest:
         msg = f"max_length = {recipe.max_length}, but {type(hf_model).__name__} reads at most {longest} tokens; lower it"
         raise TrainingError(msg)
-    switch = getattr(hf_model.config.get_text_config(), "original_max_position_embeddings", None)
-    if switch is not None and recipe.max_length > switch and longest_decides_positions(hf_model.config):
+    switch = position_switch(hf_model.config)
+    if switch is not None and recipe.max_length > switch:
         msg = (
             f"max_length = {recipe.max_length}, but {type(hf_model).__name__} changes its positions at {switch} tokens, also those of a "
             f"context that was read before; lower it to {switch}"

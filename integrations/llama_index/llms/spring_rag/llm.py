@@ -30,7 +30,6 @@ from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel, TokensLike
 from spring_rag.prompt import Message, Prompt
 from spring_rag.threads import in_thread, iterate_in_thread
-from spring_rag.turns import in_turns
 
 if TYPE_CHECKING:
     import torch
@@ -271,13 +270,12 @@ class SpringLLM(LLM):
             or not self.model.tokenizer.chat_template
         ):
             return Prompt(parts=split_at_mark(self.messages_to_prompt(messages)))
-        prompt = Prompt(
+        return Prompt(
             messages=tuple(
                 Message(_ROLES.get(message.role, message.role.value), split_at_mark(message.content or ""))
                 for message in messages
             )
         )
-        return in_turns(prompt, self.model.tokenizer)
 
     def _generate(self, prompt: Prompt, overrides: Mapping[str, Any]) -> Generation:
         return self.model.generate([prompt], **self._settings(overrides))[0]

@@ -6,8 +6,9 @@ import pytest
 
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptError
-from spring_rag.prompt import Message, Prompt, Slot, Text
-from spring_rag.turns import in_turns
+from spring_rag.model import SpringModel
+from spring_rag.prompt import Message, Prompt, RagTemplate, Slot, Text
+from spring_rag.rendering import render
 
 TURNS = (
     "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -41,19 +42,30 @@ FULL = chat(
 
 
 def test_a_template_that_takes_it_gets_it_as_it_is(with_template):
-    assert in_turns(FULL, with_template(ANY)) is FULL
+    assert render(FULL, with_template(ANY)).messages == FULL.messages
     turns = chat(("user", "Who?"), ("assistant", "Hale."))
-    assert in_turns(turns, with_template(TURNS)) is turns
+    assert render(turns, with_template(TURNS)).messages == turns.messages
 
 
 def test_a_template_that_wants_turns_gets_turns(with_template):
-    assert in_turns(FULL, with_template(TURNS)) == chat(
+    turns = chat(
         ("user", "Facts.", "|", "\n\n", "Who?"), ("assistant", "Hale."), ("user", "When?", "\n\n", "Where?")
     )
+    assert render(FULL, with_template(TURNS)) == render(turns, with_template(TURNS))
+    assert render(FULL, with_template(TURNS)).messages == turns.messages
 
 
-def test_without_a_template_the_error_is_left_to_encoding(with_template):
-    prompt = in_turns(chat(("system", "Facts."), ("user", "Who?")), with_template(None))
-    assert [message.role for message in prompt.messages] == ["user"]
+def test_the_core_answers_with_a_system_message_that_the_template_refuses(llama, with_template):
+    template = RagTemplate(chat=True, system="Be brief.")
+    answer = SpringModel(llama, with_template(TURNS)).answer("Who?", ["Hale."], template=template)
+    assert isinstance(answer, str)
+
+
+def test_without_a_template_encoding_says_so(with_template):
     with pytest.raises(PromptError, match="no chat template"):
-        encode(prompt, with_template(None))
+        encode(chat(("system", "Facts."), ("user", "Who?")), with_template(None))
+
+
+def test_a_refusal_names_the_roles_that_were_asked_for(with_template):
+    with pytest.raises(PromptError, match="with the roles assistant, user, user: roles must alternate"):
+        encode(chat(("assistant", "Hale."), ("user", "Who?"), ("user", "When?")), with_template(TURNS))
