@@ -11,7 +11,7 @@ import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from spring_rag.cli.demo import demo, parse_ks
+from spring_rag.cli.demo import demo
 from spring_rag.cli.train import train
 from spring_rag.demo import paths, run
 from spring_rag.tokens import VirtualTokens
@@ -169,10 +169,3 @@ class TestWhatShips:
         assert [plain["n"], trained["n"], found["instructed"]["n"]] == [4, 4, 4]
         assert trained["f1"] > plain["f1"]
         assert trained["answer_tokens"] < plain["answer_tokens"]
-
-
-def test_ks_are_whole_numbers() -> None:
-    assert parse_ks("50, 0,1,50") == [0, 1, 50]
-    for wrong in ("", "1,", "-1", "1.5", "all"):
-        with pytest.raises(typer.BadParameter, match="whole numbers"):
-            parse_ks(wrong)

@@ -225,7 +225,7 @@ def test_dry_run_shows_prompts_and_trains_nothing(folder: Path, tmp_path: Path) 
     [
         ({"patience": 2}, 1, "--eval-share"),
         ({"eval_share": 0.5, "eval_data": "x"}, 2, "exclude each other"),
-        ({"eval_k": "1,x"}, 2, "isn't a list of numbers"),
+        ({"eval_k": "1,x"}, 2, "isn't a list of whole numbers"),
         ({"eval_k": "7", "eval_share": 0.1}, 1, "choose from 0 to 6"),
         ({"eval_share": 0.001}, 1, "0 held out"),
         ({"model": "no/such-model"}, 1, "no/such-model"),

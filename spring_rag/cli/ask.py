@@ -8,30 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spring_rag.cli.backbone import placement
-from spring_rag.cli.chroma_options import (
-    DEFAULT_COLLECTION,
-    DEFAULT_PORT,
-    CollectionName,
-    Db,
-    Embedding,
-    Host,
-    Port,
-    connect,
-)
-from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
+from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.console import print_json, quiet_libraries
-from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, Tokens, load_model
+from spring_rag.cli.model_options import ModelOptions, Tokens
+from spring_rag.cli.options import Json, grouped
 
 if TYPE_CHECKING:
     from chroma_spring_rag import Passage
 
 
+@grouped
 def ask(
     question: Annotated[str, typer.Argument(help="The question, in words.")],
-    db: Db = None,
-    host: Host = None,
-    port: Port = DEFAULT_PORT,
+    *,
+    chroma: ChromaOptions,
     collection: CollectionName = DEFAULT_COLLECTION,
     embedding: Embedding = None,
     where: Annotated[
@@ -43,10 +34,8 @@ def ask(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 5,
-    model: Model = None,
+    model: ModelOptions,
     tokens: Tokens = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
     num_tokens: Annotated[
         int | None,
         typer.Option(
@@ -61,11 +50,7 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
     show_passages: Annotated[bool, typer.Option("--show-passages", help="Print the passages too.")] = False,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    backbone: BackboneOptions,
     json: Json = False,
 ) -> None:
     """Answer a question from the documents of a Chroma collection."""
@@ -77,15 +62,12 @@ def ask(
         raise typer.BadParameter(msg, param_hint="QUESTION")
     condition = _parse_where(where)
     with quiet_libraries():
-        client = connect(db, host, port)
+        client = chroma.connect()
         from chroma_spring_rag import ChromaQA, open_collection
 
-        placed = placement(
-            device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
-        )
         # The collection first: its errors come at once, a model takes its time to load.
         opened = open_collection(client, collection, embedding)
-        qa = ChromaQA(load_model(model, tokens, base_url, api_key, **placed), opened, top_k=top_k)
+        qa = ChromaQA(model.load(tokens, backbone), opened, top_k=top_k)
         if stream:
             pieces = qa.stream(question, num_tokens, where=condition, max_new_tokens=max_new_tokens)
         else:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spring_rag.cli.backbone import placement
-from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT, Db, Embedding, Host, Port, connect
-from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, Seed, SkipBad
+from spring_rag.cli.backbone import BackboneOptions
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, Embedding
 from spring_rag.cli.console import Progress, check_file, note, print_json, quiet_libraries
+from spring_rag.cli.options import Json, Seed, SkipBad, grouped
 
 if TYPE_CHECKING:
     from chromadb import Collection
@@ -44,7 +44,9 @@ MixOption = Annotated[
 
 
 @app.command()
+@grouped
 def attach(
+    *,
     qa: Annotated[
         Path,
         typer.Option(
@@ -52,9 +54,7 @@ def attach(
         ),
     ],
     output: Output,
-    db: Db = None,
-    host: Host = None,
-    port: Port = DEFAULT_PORT,
+    chroma: ChromaOptions,
     collection: Collections = None,
     embedding: Embedding = None,
     top_k: TopK = 5,
@@ -81,7 +81,7 @@ def attach(
 
         check_file(output)
         loaded = load_examples(qa, skip_bad=skip_bad)
-        opened = _open(db, host, port, collection, embedding)
+        opened = _open(chroma, collection, embedding)
         with Progress("retrieving") as tell:
             attached = attach_passages(
                 loaded.examples,
@@ -103,7 +103,9 @@ def attach(
 
 
 @app.command()
+@grouped
 def make(
+    *,
     model: Annotated[
         str,
         typer.Option(
@@ -112,9 +114,7 @@ def make(
         ),
     ],
     output: Output,
-    db: Db = None,
-    host: Host = None,
-    port: Port = DEFAULT_PORT,
+    chroma: ChromaOptions,
     collection: Collections = None,
     embedding: Embedding = None,
     per_passage: Annotated[int, typer.Option(min=1, help="Questions to write about each passage.")] = 1,
@@ -155,11 +155,7 @@ def make(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run at once.")] = 16,
     seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    backbone: BackboneOptions,
     json: Json = False,
 ) -> None:
     """Let the backbone write questions and answers from your documents, and keep those that survive a round trip.
@@ -177,17 +173,15 @@ def make(
         from spring_rag.examples import RagExample, write_examples
 
         check_file(output)
-        opened = _open(db, host, port, collection, embedding)
-        placed = placement(
-            device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
-        )
+        opened = _open(chroma, collection, embedding)
+        placed = backbone.arguments()
         passages = list(dict.fromkeys(text for one in opened for text in read_texts(one)))
         if limit is not None and limit < len(passages):
             passages = Random(f"{seed}:passages").sample(passages, limit)
-        backbone = SpringModel.from_pretrained(model, **placed)
+        writer = SpringModel.from_pretrained(model, **placed)
         with Progress("writing questions") as tell:
             made = make_pairs(
-                backbone,
+                writer,
                 passages,
                 per_passage=per_passage,
                 prompt=request,
@@ -233,10 +227,8 @@ def _finding_back(attached: "Attached", own: dict[str, str]) -> "Attached":
     return Attached(kept, attached.left_out, 1.0 if kept else 0.0)
 
 
-def _open(
-    db: Path | None, host: str | None, port: int, names: list[str] | None, embedding: str | None
-) -> "list[Collection]":
-    client = connect(db, host, port)
+def _open(chroma: ChromaOptions, names: list[str] | None, embedding: str | None) -> "list[Collection]":
+    client = chroma.connect()
     from chroma_spring_rag import open_collection
 
     return [open_collection(client, name, embedding) for name in dict.fromkeys(names or [DEFAULT_COLLECTION])]

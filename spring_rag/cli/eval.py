@@ -1,6 +1,6 @@
 """`spring-rag eval`: what virtual tokens bring on questions with known answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -8,20 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spring_rag.cli.backbone import placement
-from spring_rag.cli.chroma_options import (
-    DEFAULT_COLLECTION,
-    DEFAULT_PORT,
-    CollectionName,
-    Db,
-    Host,
-    Port,
-    connect,
-)
-from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, SkipBad
+from spring_rag.cli.backbone import BackboneOptions
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName
 from spring_rag.cli.console import Progress, check_folder, note, print_json, quiet_libraries
-from spring_rag.cli.demo import parse_ks
-from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, load_model
+from spring_rag.cli.model_options import ModelOptions
+from spring_rag.cli.options import Json, Numbers, SkipBad, grouped, parse_numbers
 from spring_rag.errors import DataError, TokensError
 from spring_rag.extras import extra
 
@@ -37,7 +28,9 @@ _KS = (0, 1, 5, 10, 25, 50)
 _COMPARED_LOGITS = 16
 
 
+@grouped
 def evaluate(
+    *,
     data: Annotated[
         list[Path],
         typer.Option(
@@ -45,7 +38,7 @@ def evaluate(
             help='JSON lines {"question", "target", "ret_passages"} or FlashRAG\'s; or a folder in FlashRAG\'s layout. May be repeated.',
         ),
     ],
-    model: Model = None,
+    model: ModelOptions,
     tokens: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,8 +47,6 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -69,17 +60,19 @@ def evaluate(
     ] = None,
     skip_bad: SkipBad = False,
     k: Annotated[
-        str | None,
+        Numbers | None,
         typer.Option(
             "--k",
+            parser=parse_numbers,
             metavar="K,K,…",
             help="Numbers of virtual tokens; 0 is what the others are tested against. Default: of 0,1,5,10,25,50 what there is, and all.",
             show_default=False,
         ),
     ] = None,
     passages: Annotated[
-        str | None,
+        Numbers | None,
         typer.Option(
+            parser=parse_numbers,
             metavar="M,M,…",
             help="Numbers of passages, each of them tried. Default: all that there are.",
             show_default=False,
@@ -108,9 +101,7 @@ def evaluate(
             show_default="a tenth of --data, 20 to 50 questions, half at most",
         ),
     ] = None,
-    db: Db = None,
-    host: Host = None,
-    port: Port = DEFAULT_PORT,
+    chroma: ChromaOptions,
     collection: CollectionName = DEFAULT_COLLECTION,
     top_k: Annotated[
         int,
@@ -146,11 +137,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    backbone: BackboneOptions,
     json: Json = False,
 ) -> None:
     """Score a model's answers with and without virtual tokens.
@@ -160,8 +147,7 @@ def evaluate(
     left out of all scores. Scores are those of SQuAD, with 95 % intervals, and tested against k = 0 on the same questions. The data is
     checked before the backbone is loaded.
     """
-    ks = parse_ks(k) if k is not None else None
-    counts = parse_ks(passages, "--passages") if passages is not None else []
+    counts: list[int] = passages or []
     with quiet_libraries():
         from spring_rag.evaluation import ability
         from spring_rag.evaluation.datasets import load_dataset
@@ -178,11 +164,8 @@ def evaluate(
             check_folder(report)
             with extra("train"):
                 import_module("matplotlib")
-        placed = placement(
-            device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
-        )
-        client = connect(db, host, port) if db is not None or host is not None else None
-        loaded, sets = _load(model, tokens or [], base_url, api_key, placed)
+        client = chroma.connect() if chroma.given else None
+        loaded, sets = _load(model, tokens or [], backbone)
         if client is not None:
             from chroma_spring_rag import ChromaQA, open_collection
 
@@ -190,7 +173,7 @@ def evaluate(
             qa = ChromaQA(loaded, opened, top_k=max([top_k, *counts]))
             datasets, dev_sets = _retrieve(qa, datasets), _retrieve(qa, dev_sets)
         _check_passages(datasets, counts)
-        asked = _ks(loaded, sets, ks)
+        asked = _ks(loaded, sets, k)
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         names = sets if len(sets) > 1 else None
         layout = loaded.template(names[0] if names else None)
@@ -254,14 +237,10 @@ def _named_apart(datasets: "Sequence[Dataset]") -> "list[Dataset]":
 
 
 def _load(
-    model: str | None,
-    tokens: Sequence[str],
-    base_url: list[str] | None,
-    api_key: str | None,
-    placed: Mapping[str, Any],
+    model: ModelOptions, tokens: Sequence[str], backbone: BackboneOptions
 ) -> "tuple[SpringModel, list[str]]":
     """The model with all sets attached, and their names; the first is the default one, too."""
-    loaded = load_model(model, tokens[0] if tokens else None, base_url, api_key, **placed)
+    loaded = model.load(tokens[0] if tokens else None, backbone)
     names = [
         source if tokens.count(source) == 1 else f"{source} ({at})" for at, source in enumerate(tokens, 1)
     ]

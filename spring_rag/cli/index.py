@@ -6,19 +6,12 @@ from typing import Annotated
 
 import typer
 
-from spring_rag.cli.chroma_options import (
-    DEFAULT_COLLECTION,
-    DEFAULT_PORT,
-    CollectionName,
-    Db,
-    Host,
-    Port,
-    connect,
-)
-from spring_rag.cli.common_options import Json
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName
 from spring_rag.cli.console import Progress, print_json, quiet_libraries
+from spring_rag.cli.options import Json, grouped
 
 
+@grouped
 def index(
     paths: Annotated[
         list[Path],
@@ -27,9 +20,8 @@ def index(
             help="Text and Markdown files in UTF-8; of a folder, all .txt, .text, .md and .markdown files.",
         ),
     ],
-    db: Db = None,
-    host: Host = None,
-    port: Port = DEFAULT_PORT,
+    *,
+    chroma: ChromaOptions,
     collection: CollectionName = DEFAULT_COLLECTION,
     embedding: Annotated[
         str | None,
@@ -58,7 +50,7 @@ def index(
         from chroma_spring_rag import index_files, open_or_create_collection, read_files
 
         texts = read_files(paths)  # before a database is made for nothing
-        client = connect(db, host, port, create=True)
+        client = chroma.connect(create=True)
         target = open_or_create_collection(client, collection, embedding)
         with Progress("indexing") as report_progress:
             report = index_files(

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from spring_rag.cli.common_options import Json
 from spring_rag.cli.console import print_json, quiet_libraries
+from spring_rag.cli.options import Json
 
 app = typer.Typer(
     help="Look into virtual tokens, or convert them.", no_args_is_help=True, rich_markup_mode=None

@@ -16,7 +16,7 @@ from spring_rag.errors import DataError, PromptTooLongError
 from spring_rag.examples import RagExample
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
 from spring_rag.training.objective import Example
-from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.recipe import TrainingRecipe
 
 _CHECKED = 200
 _STEPS_SORTED_TOGETHER = 16

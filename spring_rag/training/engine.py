@@ -25,7 +25,7 @@ from spring_rag.splice import InputEmbedding
 from spring_rag.training.dataset import Item, RagExamples, SimilarLengths
 from spring_rag.training.heldout import HeldOut
 from spring_rag.training.objective import Example, objectives
-from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.dataset import Place, RagExamples
 from spring_rag.training.objective import objective
-from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.recipe import TrainingRecipe
 
 _SPARE_TOKENS = 8
 BEST = "f1"

@@ -31,7 +31,7 @@ from spring_rag.training.dataset import RagExamples
 from spring_rag.training.engine import Collator, EvaluateAtTheEnd, TokenModule, TokenTrainer
 from spring_rag.training.heldout import BEST, HeldOut
 from spring_rag.training.interrupt import StopOnInterrupt
-from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.recipe import TrainingRecipe
 from spring_rag.training.resuming import Run
 
 CHECKPOINTS = "checkpoints"

@@ -11,73 +11,105 @@ from spring_rag.prompt import RagTemplate
 
 KSchedule = Literal["uniform", "small", "sandwich"]
 Precision = Literal["float32", "bfloat16"]
+Scheduler = Literal["linear", "cosine", "constant_with_warmup"]
+"""Those of transformers' that need no further settings."""
 
 INIT_TEXT = (
     "According to the previous relevant passages, please answer the following question. "
     "Only return the answer without any other words."
 )
-SCHEDULERS = ("linear", "cosine", "constant_with_warmup")
-"""Those of transformers' that need no further settings."""
 
 _SHARE_OF_ALL = 0.25
+
+
+def _choice(default: Any, help: str, **shown: Any) -> Any:  # noqa: A002 - the name that a command line gives it
+    """A field that explains itself.
+
+    Args:
+        default: its value where none is given.
+        help: what it decides, and why one would change it; the command line shows this text.
+        shown: how the command line reads and shows it: `min`, `max`, `names`, `metavar`, `show_default`.
+    """
+    return field(default=default, metadata={"help": help, **shown})
+
+
+def _share(default: float, help: str) -> Any:  # noqa: A002 - as above
+    return _choice(default, help, min=0, max=1)
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
     """The choices of one training run. The defaults follow the paper (arXiv 2405.19670), but for the k schedule.
 
-    Args:
-        num_tokens: n, rows of the matrix.
-        init_text: the rows start as this text's token embeddings, repeated or cut to n; an instruction is already half
-            of what the tokens are to say.
-        learning_rate: AdamW's peak. Rows are few and their gradients small, so it is far above that of a model's weights.
-        scheduler: how the learning rate falls after the warm-up; one of `SCHEDULERS`.
-        warmup: share of the steps in which the learning rate rises.
-        weight_decay: of AdamW.
-        max_grad_norm: gradients are clipped to this norm.
-        epochs: passes over the data; ignored when `max_steps` is given.
-        max_steps: optimizer steps.
-        batch_size: examples per forward pass and device.
-        accumulation: forward passes per optimizer step.
-        precision: arithmetic of the forward pass; rows and optimizer are float32 in any case.
-        max_length: most tokens of an example: prompt, n virtual tokens and answer; the lowest-ranked passages go first.
-        min_passages: fewest passages of an example.
-        max_passages: most passages of an example.
-        retrieval_free: share of the examples without any passage, so that the tokens do no harm where nothing is retrieved.
-        k_schedule: how k is drawn for a batch. `uniform`: each of 1…n alike, as the authors do it. `small`: p(k) ~ 1/k,
-            and n in a quarter of the batches, since one token must learn what fifty can share. `sandwich`: 1, n and one
-            between (p(k) ~ 1/k), on one cached context.
-        unanswerable: share of the examples that lose the passages which hold an answer and are trained to say so; without them
-            the tokens learn that there always is an answer, and guess. Questions whose answers aren't words of a passage
-            (yes, no) stay as they are.
-        unanswerable_answer: what they are trained to say.
-        chat: share of the examples rendered with the tokenizer's chat template.
-        template: the prompt's wording.
-        seed: of every draw.
+    What a field decides stands in its `help`, from which `spring-rag train` makes its options.
+
+    Raises:
+        TrainingError: a choice that is out of its range.
     """
 
-    num_tokens: int = 50
-    init_text: str = INIT_TEXT
-    learning_rate: float = 1e-2
-    scheduler: str = "linear"
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    epochs: float = 1.0
-    max_steps: int | None = None
-    batch_size: int = 8
-    accumulation: int = 1
-    precision: Precision = "float32"
-    max_length: int = 1024
-    min_passages: int = 1
-    max_passages: int = 5
-    retrieval_free: float = 0.0
-    k_schedule: KSchedule = "small"
-    unanswerable: float = 0.0
-    unanswerable_answer: str = UNANSWERABLE_ANSWER
-    chat: float = 0.0
+    num_tokens: int = _choice(
+        50,
+        "Virtual tokens (n); more can say more, a sweep shows if it helps.",
+        min=1,
+        names=("-n", "--num-tokens"),
+    )
+    init_text: str = _choice(
+        INIT_TEXT,
+        "Text whose token embeddings the rows start from, repeated or cut to n; an instruction is half of what they are to say.",
+        show_default="an instruction",
+    )
+    learning_rate: float = _choice(
+        1e-2,
+        "AdamW's peak; far above that of a model's weights, since rows are few and their gradients small.",
+    )
+    scheduler: Scheduler = _choice(
+        "linear",
+        "How the rate falls after the warm-up; to nothing, so that the last rows settle, or not at all.",
+    )
+    warmup: float = _share(
+        0.05, "Share of the steps in which the rate rises: AdamW's first steps are its wildest."
+    )
+    weight_decay: float = _choice(
+        0.0, "Of AdamW; 0 because it would pull rows to zero, away from real embeddings.", min=0
+    )
+    max_grad_norm: float = _choice(
+        1.0, "Clip gradients to this norm: one odd example shouldn't undo many steps."
+    )
+    epochs: float = _choice(1.0, "Passes over the data.")
+    max_steps: int | None = _choice(None, "Optimizer steps, instead of --epochs.", min=1)
+    batch_size: int = _choice(8, "Examples per forward pass and device.", min=1)
+    accumulation: int = _choice(
+        1, "Forward passes per optimizer step: larger batches, no more memory.", min=1
+    )
+    precision: Precision = _choice(
+        "float32", "Arithmetic of the forward pass; the tokens themselves are float32."
+    )
+    max_length: int = _choice(
+        1024,
+        "Most tokens of an example: prompt, n virtual tokens and answer; its lowest-ranked passages go first.",
+        min=1,
+    )
+    min_passages: int = _choice(1, "Fewest passages of an example.", min=0)
+    max_passages: int = _choice(
+        5, "Most passages of an example; varied, so that any number works later.", min=0
+    )
+    retrieval_free: float = _share(
+        0.0, "Share of examples without passages, so that the tokens do no harm without retrieval."
+    )
+    k_schedule: KSchedule = _choice(
+        "small",
+        "How many of the first rows a batch uses. uniform: each of 1…n alike, the authors' way. small: few more often (p(k) ~ 1/k, and n in"
+        " a quarter of the batches), since one must learn what fifty can share. sandwich: 1, n and one number between, on one cached context.",
+    )
+    unanswerable: float = _share(
+        0.0,
+        "Share of examples that lose the passages which hold the answer, and are trained to say so instead of guessing; questions"
+        " that are answered yes or no stay as they are.",
+    )
+    unanswerable_answer: str = _choice(UNANSWERABLE_ANSWER, "What to answer where the passages don't.")
+    chat: float = _share(0.0, "Share of examples in the tokenizer's chat template; as you will use them.")
+    seed: int = _choice(0, "Of every draw.", min=0, max=2**32 - 1)
     template: RagTemplate = field(default_factory=RagTemplate)
-    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in (
@@ -111,7 +143,7 @@ class TrainingRecipe:
         for name, choices in (
             ("k_schedule", get_args(KSchedule)),
             ("precision", get_args(Precision)),
-            ("scheduler", SCHEDULERS),
+            ("scheduler", get_args(Scheduler)),
         ):
             if getattr(self, name) not in choices:
                 msg = f"{name} = {getattr(self, name)!r}; choose one of {', '.join(choices)}"
