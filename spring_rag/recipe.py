@@ -1,5 +1,7 @@
 """How virtual tokens are trained: every choice in one place, written into the artifact."""
 
+# ruff: noqa: RUF009 - each of the calls makes a field.
+
 from dataclasses import dataclass, field, fields, replace
 from math import ceil, inf
 from random import Random

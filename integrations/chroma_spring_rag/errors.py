@@ -40,7 +40,7 @@ def chroma_errors(doing: str) -> Iterator[None]:
     except httpx.TransportError as error:
         msg = f"{doing} failed: the Chroma server doesn't answer ({error}); is it running?"
         raise CollectionError(msg) from error
-    except (ChromaError, httpx.HTTPError, ValueError, TypeError) as error:
+    except (ChromaError, httpx.HTTPError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise _failed(doing, error) from error
 
 

@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from spring_rag import __version__
-from spring_rag.cli import ask, data, demo, index, serve, tokens, train
+from spring_rag.cli import ask, collections, data, demo, index, serve, tokens, train
 from spring_rag.cli import eval as eval_command
-from spring_rag.cli.console import note, show_log, show_warnings_in_one_line
+from spring_rag.cli.console import forgive_encodings, note, say, show_log, show_warnings_in_one_line
 from spring_rag.errors import SpringError
 
 __all__ = ["app", "main"]
@@ -33,7 +33,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"spring-rag {__version__}")
+        say(f"spring-rag {__version__}")
         raise typer.Exit
 
 
@@ -48,6 +48,7 @@ def _without_command(
 
 app.command("demo")(demo.demo)
 app.command("index")(index.index)
+app.add_typer(collections.app, name="collections")
 app.command("ask")(ask.ask)
 app.command("train")(train.train)
 app.add_typer(data.app, name="data")
@@ -58,6 +59,7 @@ app.add_typer(tokens.app, name="tokens")
 
 def main() -> None:
     """Run the command line; exits with 0 when done, 1 when it failed, 2 on wrong usage, 130 when interrupted."""
+    forgive_encodings()
     show_warnings_in_one_line()
     show_log()
     try:

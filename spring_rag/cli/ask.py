@@ -3,15 +3,15 @@
 import json as json_module
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
 from spring_rag.cli.backbone import BackboneOptions
-from spring_rag.cli.console import print_json, quiet_libraries
-from spring_rag.cli.model_options import ModelOptions, Tokens
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
+from spring_rag.cli.console import print_json, quiet_libraries, say
+from spring_rag.cli.model_options import ModelOptions, PromptOptions, Tokens
 from spring_rag.cli.options import Json, grouped
 
 if TYPE_CHECKING:
@@ -47,7 +47,21 @@ def ask(
             show_default=False,
         ),
     ] = None,
+    prompt: PromptOptions,
+    instruction: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Words between the passages and the question.", show_default=False),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the likeliest words; more lets answers vary.")
+    ] = 0.0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="End the answer before this text. May be repeated.", show_default=False
+        ),
+    ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
     show_passages: Annotated[bool, typer.Option("--show-passages", help="Print the passages too.")] = False,
     backbone: BackboneOptions,
@@ -67,22 +81,32 @@ def ask(
 
         # The collection first: its errors come at once, a model takes its time to load.
         opened = open_collection(client, collection, embedding)
-        qa = ChromaQA(model.load(tokens, backbone), opened, top_k=top_k)
+        loaded = model.load(tokens, backbone)
+        template = prompt.template(loaded)
+        if instruction is not None:
+            template = replace(template, instruction=f"{instruction}\n")
+        qa = ChromaQA(loaded, opened, top_k=top_k, template=template)
+        settings: dict[str, Any] = {
+            "where": condition,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "stop": stop,
+        }
         if stream:
-            pieces = qa.stream(question, num_tokens, where=condition, max_new_tokens=max_new_tokens)
+            pieces = qa.stream(question, num_tokens, **settings)
         else:
-            answer = qa.ask(question, num_tokens, where=condition, max_new_tokens=max_new_tokens)
+            answer = qa.ask(question, num_tokens, **settings)
     if stream:
         for piece in pieces:
-            print(piece, end="", flush=True)
-        print()
+            say(piece, end="")
+        say("")
         passages = pieces.passages
     else:
         passages = answer.passages
         if json:
             print_json(asdict(answer) | {"answer": answer.text})
             return
-        print(answer.text)
+        say(answer.text)
     if show_passages:
         _print_passages(passages)
 
@@ -103,5 +127,5 @@ def _parse_where(where: str | None) -> dict[str, Any] | None:
 
 def _print_passages(passages: "Sequence[Passage]") -> None:
     for number, passage in enumerate(passages, 1):
-        print(f"\n[{number}] {passage.source} (score {passage.score:.3f})")
-        print(textwrap.indent(passage.text, "    "))
+        say(f"\n[{number}] {passage.source} (score {passage.score:.3f})")
+        say(textwrap.indent(passage.text, "    "))

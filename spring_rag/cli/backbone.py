@@ -34,6 +34,17 @@ class BackboneOptions:
         str | None, typer.Option(help="Branch, tag or commit of the backbone.", show_default=False)
     ] = None
 
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Run the Python code that the backbone brings: only if you trust it."
+        ),
+    ] = False
+
+    def where(self) -> dict[str, Any]:
+        """What says which files are read, and how, for tokenizer and model alike."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
     def arguments(self) -> dict[str, Any]:
         """What `from_pretrained` takes for them. Under torchrun and accelerate launch, "auto" is the process's own GPU.
 
@@ -52,7 +63,7 @@ class BackboneOptions:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             if self.quantize is not None and self.device_map is None:
                 options["device_map"] = {"": device}
-        return {"device": device, "dtype": self.dtype, "revision": self.revision, **options}
+        return {"device": device, "dtype": self.dtype, **self.where(), **options}
 
     def load(self, model: str) -> "LocalBackend":
         """Load the backbone that a training command names.

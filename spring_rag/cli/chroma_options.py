@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
 DEFAULT_PORT = 8000
+DEFAULT_TIMEOUT = 60.0
 DEFAULT_COLLECTION = "documents"
 
 Embedding = Annotated[
@@ -38,6 +39,12 @@ class ChromaOptions:
     port: Annotated[int, typer.Option("--port", help="Port of the Chroma server.", min=1, max=65535)] = (
         DEFAULT_PORT
     )
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout", min=0.1, metavar="SECONDS", help="Longest that the Chroma server may take to answer."
+        ),
+    ] = DEFAULT_TIMEOUT
 
     @property
     def given(self) -> bool:
@@ -60,4 +67,4 @@ class ChromaOptions:
         if self.db is not None:
             return connect_folder(self.db, create=create)
         assert self.host is not None
-        return connect_server(self.host, self.port)
+        return connect_server(self.host, self.port, self.timeout)

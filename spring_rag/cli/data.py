@@ -7,8 +7,9 @@ import typer
 
 from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, Embedding
-from spring_rag.cli.console import Progress, check_file, note, print_json, quiet_libraries
+from spring_rag.cli.console import Progress, check_file, note, print_json, quiet_libraries, say
 from spring_rag.cli.options import Json, Seed, SkipBad, grouped
+from spring_rag.errors import counted
 
 if TYPE_CHECKING:
     from chromadb import Collection
@@ -79,7 +80,7 @@ def attach(
         from spring_rag.data import attach as attach_passages
         from spring_rag.examples import load_examples, write_examples
 
-        check_file(output)
+        check_file(output, qa)
         loaded = load_examples(qa, skip_bad=skip_bad)
         opened = _open(chroma, collection, embedding)
         with Progress("retrieving") as tell:
@@ -98,7 +99,7 @@ def attach(
         )
         write_examples(output, attached.examples)
     if loaded.bad:
-        note(f"{len(loaded.bad)} bad lines skipped")
+        note(f"{counted(len(loaded.bad), 'bad line')} skipped")
     _report(attached, output, {"left_out": len(attached.left_out)}, json=json)
 
 
@@ -172,7 +173,7 @@ def make(
         from spring_rag.data import make_pairs
         from spring_rag.examples import RagExample, write_examples
 
-        check_file(output)
+        check_file(output, prompt[1:] if prompt and prompt.startswith("@") else None)
         opened = _open(chroma, collection, embedding)
         placed = backbone.arguments()
         passages = list(dict.fromkeys(text for one in opened for text in read_texts(one)))
@@ -275,5 +276,6 @@ def _report(attached: "Attached", output: Path, more: dict[str, object], *, json
         )
         return
     left = more.get("left_out")
-    print(f"{len(attached.examples)} examples in {output}" + (f", {left} questions left out" if left else ""))
-    print(f"an accepted answer stands in the passages of {attached.found:.1%} of them")
+    dropped = f", {counted(left, 'question')} left out" if isinstance(left, int) and left else ""
+    say(f"{counted(len(attached.examples), 'example')} in {output}{dropped}")
+    say(f"with an accepted answer in the passages: {attached.found:.1%}")

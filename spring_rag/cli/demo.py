@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spring_rag.cli.backbone import BackboneOptions
-from spring_rag.cli.console import Progress, note, print_json, quiet_libraries
+from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say, show
 from spring_rag.cli.model_options import ModelOptions
-from spring_rag.cli.options import Json, Numbers, parse_numbers
+from spring_rag.cli.options import Json, Numbers, grouped, parse_numbers
 
 if TYPE_CHECKING:
     from spring_rag.evaluation import Sweep
@@ -17,7 +17,9 @@ _KS = Numbers([0, 1, 10, 50])
 _SHOWN_QUESTIONS = {"with_answer": 2, "without_answer": 1}
 
 
+@grouped
 def demo(
+    *,
     db: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the Chroma database.")] = Path(
         "spring-rag-demo"
     ),
@@ -66,28 +68,23 @@ def demo(
     if json:
         print_json(result.to_dict())
         return
-    from rich.console import Console
-
     from spring_rag.evaluation import score_table, side_by_side, telling_examples
 
-    console = Console()
-    console.print(score_table(result, title=f"{len(examples)} questions, {top_k} passages each"))
+    show(score_table(result, title=f"{len(examples)} questions, {top_k} passages each"))
     if run.WITH in parts:
-        console.print(
-            _exact_matches(f"{len(parts[run.WITH].examples)} that a document answers", parts[run.WITH])
-        )
-        console.print(f"A passage of that document was retrieved for {retrieved:.1%} of these.")
+        say(_exact_matches(f"{len(parts[run.WITH].examples)} that a document answers", parts[run.WITH]))
+        say(f"A passage of that document was retrieved for {retrieved:.1%} of these.")
     if run.WITHOUT in parts:
-        console.print(
+        say(
             _exact_matches(
                 f"{len(parts[run.WITHOUT].examples)} that none answers, where the answer is “not stated”",
                 parts[run.WITHOUT],
             )
         )
-    console.print()
+    say("")
     for name, part in parts.items():
         for index in telling_examples(part, _SHOWN_QUESTIONS[name]):
-            console.print(side_by_side(part, index))
+            show(side_by_side(part, index))
     note(f'ask your own: spring-rag ask "{examples[0].question}" --db {db}')
 
 

@@ -10,7 +10,7 @@ import typer
 
 from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName
-from spring_rag.cli.console import Progress, check_folder, note, print_json, quiet_libraries
+from spring_rag.cli.console import Progress, check_folder, note, print_json, quiet_libraries, say, show
 from spring_rag.cli.model_options import ModelOptions
 from spring_rag.cli.options import Json, Numbers, SkipBad, grouped, parse_numbers
 from spring_rag.errors import DataError, TokensError
@@ -337,32 +337,29 @@ def _about(model: "SpringModel", sets: Sequence[str], data: Sequence[Path]) -> d
 
 
 def _print(found: "Study", result: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from spring_rag.evaluation import score_table
 
-    console = Console()
     for part in found.parts:
         title = f"{part.name}: {len(part.main.examples)} questions"
-        console.print(score_table(part.main, title=title))
+        show(score_table(part.main, title=title))
     if len(found.parts) > 1:
-        console.print(score_table(found.overall.main, title=f"all: {result['n']} questions"))
+        show(score_table(found.overall.main, title=f"all: {result['n']} questions"))
     if found.trials:
         best = found.trials[0]
-        print(
+        say(
             f"Best of {len(found.trials)} ways in words, chosen on {len(best.answers)} other questions: {best.way.name} "
             f"(F1 {best.mean('f1'):.1%} there)."
         )
     if found.without_passages is not None:
         scores = ", ".join(f"{run.mean('f1'):.1%} ({run.label})" for run in found.without_passages.runs)
-        print(f"F1 of {len(found.without_passages.examples)} questions without passages: {scores}.")
-    print(f"An accepted answer stands in the passages of {result['retrieved']:.1%} of the questions.")
+        say(f"F1 of {len(found.without_passages.examples)} questions without passages: {scores}.")
+    say(f"An accepted answer stands in the passages of {result['retrieved']:.1%} of the questions.")
     for row in result["results"]:
         if "beside_plain" in row:
             gain = row["beside_plain"]["exact_match"]
             name = f", {row['tokens']}" if "tokens" in row else ""
             between = f"{gain['interval']['low']:+.1%} to {gain['interval']['high']:+.1%}"
             p = "< 0.001" if gain["p"] < 0.001 else f"= {gain['p']:.3f}"
-            print(
+            say(
                 f"k = {row['k']}{name} beside k = 0: exact match {gain['gain']:+.1%} (95 %: {between}), p {p}"
             )

@@ -1,7 +1,8 @@
 """The options of every command that needs a backbone with virtual tokens."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from spring_rag.cli.console import note
 from spring_rag.errors import BackendError, TokensError
 
 if TYPE_CHECKING:
-    from spring_rag import SpringModel
+    from spring_rag import RagTemplate, SpringModel
 
 Tokens = Annotated[
     str | None,
@@ -21,6 +22,39 @@ Tokens = Annotated[
         show_default=False,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """How prompts are laid out, other than the virtual tokens were trained with."""
+
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Put the prompt into the tokenizer's chat template, or don't. Default: as the virtual tokens were trained; without them,"
+            " if there is one.",
+            show_default=False,
+        ),
+    ] = None
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="System message of the chat.", show_default=False),
+    ] = None
+
+    def template(self, model: "SpringModel", tokens: str | None = None) -> "RagTemplate":
+        """The layout for a set of virtual tokens, changed as the options say.
+
+        Raises:
+            typer.BadParameter: a system message without a chat.
+        """
+        template = model.template(tokens)
+        if self.chat is not None:
+            template = replace(template, chat=self.chat, system=template.system if self.chat else None)
+        if self.system is not None and not template.chat:
+            msg = "--system needs a chat; add --chat"
+            raise typer.BadParameter(msg)
+        return replace(template, system=self.system) if self.system is not None else template
 
 
 @dataclass(frozen=True)
@@ -62,6 +96,7 @@ class ModelOptions:
             BackendError: the backbone can't be loaded, or a server can't be reached.
         """
         from spring_rag import SpringModel, VirtualTokens
+        from spring_rag.backbone import is_hub_id
         from spring_rag.demo.default import HUB_ID, default_backbone
 
         if self.base_url and (backbone.quantize or backbone.device_map):
@@ -81,6 +116,9 @@ class ModelOptions:
             raise TokensError(msg)
         if self.model is None and name == HUB_ID:
             name = default_backbone()
+        if self.model is None and not (Path(name).exists() or is_hub_id(name) or ":" in name):
+            msg = f"the virtual tokens {tokens!r} were trained on {name!r}, which isn't here; say with --model where it is"
+            raise TokensError(msg)
         return SpringModel.from_pretrained(name, tokens=loaded, **where)
 
 

@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+
+_MOST = 10**9
+"""Greatest number of an option that counts something: more than there is of anything, and less than what overflows."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out bad lines, and count them.")]
@@ -35,7 +38,7 @@ def parse_numbers(text: str | Numbers) -> Numbers:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take whole dataclasses: each of their fields becomes one of its options.
 
-    A field tells how in its annotation (`Annotated[str, typer.Option(…)]`), or in its metadata, which holds `help` and may hold
+    Whole numbers that have no end get one. A field tells how in its annotation (`Annotated[str, typer.Option(…)]`), or in its metadata, which holds `help` and may hold
     `names` and whatever else `typer.Option` takes. Fields that tell nothing keep their defaults.
     """
     hints = get_type_hints(command, include_extras=True)
@@ -48,7 +51,9 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             own[name] = [each.name for each in made]
             parameters += made
         else:
-            parameters.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
+            parameters.append(
+                parameter.replace(annotation=_bounded(hints[name]), kind=Parameter.KEYWORD_ONLY)
+            )
 
     @wraps(command)
     def run(**values: Any) -> None:
@@ -69,8 +74,21 @@ def _parameters(group: Any) -> list[Parameter]:
         hint = _annotation(each, hints[each.name])
         if hint is not None:
             default = Parameter.empty if each.default is MISSING else each.default
-            made.append(Parameter(each.name, Parameter.KEYWORD_ONLY, default=default, annotation=hint))
+            made.append(
+                Parameter(each.name, Parameter.KEYWORD_ONLY, default=default, annotation=_bounded(hint))
+            )
     return made
+
+
+def _bounded(hint: Any) -> Any:
+    """The same annotation, with an end to whole numbers that have a beginning only."""
+    if get_origin(hint) is not Annotated:
+        return hint
+    kind, *told = get_args(hint)
+    for each in told:
+        if kind in (int, int | None) and each.min is not None and each.max is None:
+            each.max = _MOST
+    return hint
 
 
 def _annotation(each: Field[Any], hint: Any) -> Any:

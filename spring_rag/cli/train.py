@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spring_rag.cli.backbone import BackboneOptions
-from spring_rag.cli.console import Progress, note, print_json, quiet_libraries
+from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say
 from spring_rag.cli.options import Json, Numbers, SkipBad, grouped, parse_numbers
+from spring_rag.errors import counted
 from spring_rag.extras import extra
 from spring_rag.recipe import INIT_TEXT, TrainingRecipe
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from spring_rag.examples import Loaded, RagExample
     from spring_rag.tokens import VirtualTokens
     from spring_rag.training import Preview
@@ -115,9 +118,18 @@ def train(
         from spring_rag.examples import hold_out, load_examples
 
         loaded = load_examples(data, skip_bad=skip_bad)
-        examples = loaded.examples
         evaluated = load_examples(eval_data, skip_bad=skip_bad) if eval_data else None
-        held_out = evaluated.examples if evaluated else None
+        with extra("train"):
+            # transformers' Trainer needs it, and says so only when it is made.
+            import_module("accelerate")
+        from spring_rag.loading import load_tokenizer
+
+        tokenizer = load_tokenizer(model, backbone.where())
+        loaded = _fitting(loaded, data, tokenizer, recipe, skip_bad=skip_bad)
+        examples, held_out = loaded.examples, None
+        if evaluated and eval_data:
+            evaluated = _fitting(evaluated, eval_data, tokenizer, recipe, skip_bad=skip_bad)
+            held_out = evaluated.examples
         if eval_share:
             examples, held_out = hold_out(examples, eval_share, recipe.seed)
         if _is_first_process():
@@ -126,18 +138,13 @@ def train(
                 _note_data(evaluated, "to evaluate on: ")
             if resume and not any(output.glob("checkpoints/checkpoint-*")):
                 note(f"there is no checkpoint in {output} to go on from: training begins")
-        with extra("train"):
-            # transformers' Trainer needs it, and says so only when it is made.
-            import_module("accelerate")
         from spring_rag.tokens import VirtualTokens
         from spring_rag.training import preview, shard_backbone, train_tokens
         from spring_rag.training.progress import ProgressReport
 
         begun = VirtualTokens.from_pretrained(init_tokens) if init_tokens is not None else None
         if dry_run:
-            from spring_rag.loading import load_tokenizer
-
-            seen = preview(examples, load_tokenizer(model, {"revision": backbone.revision}), recipe)
+            seen = preview(examples, tokenizer, recipe)
         else:
             backend = backbone.load(model)
             if shard:
@@ -166,12 +173,37 @@ def train(
         _print_result(tokens, output, json=json)
 
 
+def _fitting(
+    loaded: "Loaded",
+    path: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    recipe: TrainingRecipe,
+    *,
+    skip_bad: bool,
+) -> "Loaded":
+    """The examples that have room; without `skip_bad` all must.
+
+    Raises:
+        DataError: some haven't, or none has; names the lines.
+    """
+    from spring_rag.training import RagExamples
+
+    data = RagExamples(loaded.examples, tokenizer, recipe)
+    over_long = data.over_long()
+    kept = loaded.without(over_long, data.too_long)
+    if over_long and (not skip_bad or not kept.examples):
+        replace(kept, bad=kept.bad[len(loaded.bad) :]).refuse_bad(path)
+    return kept
+
+
 def _note_data(loaded: "Loaded", which: str) -> None:
     if loaded.bad:
-        note(f"{which}{len(loaded.bad)} bad lines skipped, {len(loaded.examples)} examples kept")
+        note(
+            f"{which}{counted(len(loaded.bad), 'bad line')} skipped, {counted(len(loaded.examples), 'example')} kept"
+        )
     if without := sum(not example.passages for example in loaded.examples):
         note(
-            f"{which}{without} of {len(loaded.examples)} examples have no passages; spring-rag data attach retrieves some"
+            f"{which}{without} of {counted(len(loaded.examples), 'example')} without passages; spring-rag data attach retrieves some"
         )
 
 
@@ -190,19 +222,19 @@ def _is_first_process() -> bool:
 
 def _print_preview(seen: "Preview", held_out: "Sequence[RagExample] | None") -> None:
     for number, prompt in enumerate(seen.prompts, 1):
-        lost = f", {prompt.dropped} passages had no room" if prompt.dropped else ""
-        print(
+        lost = f", {counted(prompt.dropped, 'passage')} without room" if prompt.dropped else ""
+        say(
             f"--- prompt {number}: {prompt.context} tokens before the slot, {prompt.suffix} after it, "
             f"{prompt.target} to answer{lost}"
         )
-        print(prompt.text)
-    print("---")
-    print(f"{seen.examples} examples to train on, {len(held_out or [])} held out")
-    print(
+        say(prompt.text)
+    say("---")
+    say(f"{counted(seen.examples, 'example')} to train on, {len(held_out or [])} held out")
+    say(
         f"{seen.losing_passages} of {seen.looked_at} examples looked at lose passages to the maximal length; "
         f"they take {seen.mean_length:.0f} tokens on average, {seen.longest} at most"
     )
-    print(f"{seen.steps} optimizer steps on one device")
+    say(f"{counted(seen.steps, 'optimizer step')} on one device")
 
 
 def _print_result(tokens: "VirtualTokens", output: Path, *, json: bool) -> None:
@@ -211,7 +243,7 @@ def _print_result(tokens: "VirtualTokens", output: Path, *, json: bool) -> None:
         facts = {key: value for key, value in training.items() if key != "recipe"}
         print_json({"output": str(output), "num_tokens": len(tokens), "digest": tokens.digest, **facts})
         return
-    print(f"{len(tokens)} virtual tokens in {output}")
+    say(f"{counted(len(tokens), 'virtual token')} in {output}")
     if "kept_step" in training:
         scores = training["evaluation"]
-        print(f"those of step {training['kept_step']}: F1 {scores['eval_f1']:.1%} on the held-out examples")
+        say(f"those of step {training['kept_step']}: F1 {scores['eval_f1']:.1%} on the held-out examples")

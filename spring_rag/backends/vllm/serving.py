@@ -109,6 +109,8 @@ def serving_command(python: str, model: str, template: Path | None, flags: Seque
     """The line that starts vLLM; `flags` are vLLM's own, and win over ours where they say the same."""
     ours = {
         "--enable-prompt-embeds": (),
+        # Whoever reaches the port may send embeddings: other machines only where someone says so.
+        "--host": ("127.0.0.1",),
         "--chat-template-content-format": ("openai",),
         "--chat-template": (str(template),) if template is not None else None,
     }
