@@ -47,4 +47,4 @@ class MissingExtraError(SpringError, ImportError):
 
 def counted(number: int, what: str) -> str:
     """How messages count: `1 file`, `2 files`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f"{number} {what}{'' if number == 1 else 's'}"

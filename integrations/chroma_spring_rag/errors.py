@@ -8,6 +8,9 @@ from chromadb.errors import ChromaError, InvalidArgumentError, InvalidDimensionE
 
 from spring_rag.errors import SpringError
 
+DATABASE_FILE = "chroma.sqlite3"
+"""What marks a folder as a Chroma database."""
+
 
 class CollectionError(SpringError, ValueError):
     """A Chroma database or collection that can't be opened, written or searched."""

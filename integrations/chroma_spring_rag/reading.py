@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chroma_spring_rag.errors import DocumentError
+from chroma_spring_rag.errors import DATABASE_FILE, DocumentError
 from spring_rag.errors import MissingExtraError
 from spring_rag.extras import extra
 
@@ -47,7 +47,7 @@ class FilesRead:
 def read_files(paths: Sequence[Path]) -> FilesRead:
     """Read files, and those of folders that are of a kind in `KINDS`.
 
-    Hidden files of a folder are left out. Links are followed only where they stay in the folder. PDF, HTML and DOCX need
+    Hidden files of a folder are left out, and so are Chroma databases. Links are followed only where they stay in the folder. PDF, HTML and DOCX need
     `spring-rag[files]`.
 
     Args:
@@ -94,6 +94,9 @@ def is_markdown(path: Path) -> bool:
 
 def _files_of(folder: Path) -> Iterator[Path]:
     for root, subfolders, names in os.walk(folder):
+        if DATABASE_FILE in names:  # the index may lie beside what it is made of
+            subfolders.clear()
+            continue
         # Links to folders stand among them, and aren't entered.
         links = [name for name in subfolders if Path(root, name).is_symlink()]
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))

@@ -21,7 +21,7 @@ from chromadb.config import Settings
 from chromadb.errors import NotFoundError
 
 from chroma_spring_rag.embedding import HashedWords, UnweightedWords, embedding_named
-from chroma_spring_rag.errors import CollectionError, chroma_errors
+from chroma_spring_rag.errors import DATABASE_FILE, CollectionError, chroma_errors
 
 DEFAULT_COLLECTION = "documents"
 DEFAULT_PORT = 8000
@@ -30,8 +30,6 @@ DEFAULT_TIMEOUT = 60.0
 # Chroma's own ef_search of 100 and max_neighbors of 16 lose one in nine of the five closest among sparse vectors; these, one in
 # a hundred, at the same time to index and twice the time to search.
 _HNSW: CreateHNSWConfiguration = {"space": "cosine", "ef_search": 1000, "max_neighbors": 48}
-
-_DATABASE_FILE = "chroma.sqlite3"
 
 _T = TypeVar("_T")
 
@@ -48,7 +46,7 @@ def connect_folder(folder: Path, *, create: bool = False) -> ClientAPI:
     Raises:
         CollectionError: no database there, or one that Chroma can't open.
     """
-    if not create and not (folder / _DATABASE_FILE).is_file():
+    if not create and not (folder / DATABASE_FILE).is_file():
         what = "holds no Chroma database" if folder.is_dir() else "doesn't exist"
         msg = f"{folder} {what}; make one with: spring-rag index FILES --db {folder}"
         raise CollectionError(msg)
@@ -62,7 +60,7 @@ def connect_folder(folder: Path, *, create: bool = False) -> ClientAPI:
 
 
 def _can_be_written(folder: Path) -> bool:
-    return os.access(folder, os.W_OK) and os.access(folder / _DATABASE_FILE, os.W_OK)
+    return os.access(folder, os.W_OK) and os.access(folder / DATABASE_FILE, os.W_OK)
 
 
 def _copied(folder: Path) -> Path:

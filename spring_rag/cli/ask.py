@@ -10,7 +10,7 @@ import typer
 
 from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
-from spring_rag.cli.console import print_json, quiet_libraries, say
+from spring_rag.cli.console import Progress, print_json, quiet_libraries, say
 from spring_rag.cli.model_options import ModelOptions, PromptOptions, Tokens
 from spring_rag.cli.options import Json, grouped
 
@@ -76,11 +76,12 @@ def ask(
         raise typer.BadParameter(msg, param_hint="QUESTION")
     condition = _parse_where(where)
     with quiet_libraries():
-        client = chroma.connect()
-        from chroma_spring_rag import ChromaQA, open_collection
-
         # The collection first: its errors come at once, a model takes its time to load.
-        opened = open_collection(client, collection, embedding)
+        with Progress("opening the collection"):
+            client = chroma.connect()
+            from chroma_spring_rag import ChromaQA, open_collection
+
+            opened = open_collection(client, collection, embedding)
         loaded = model.load(tokens, backbone)
         template = prompt.template(loaded)
         if instruction is not None:
@@ -95,7 +96,8 @@ def ask(
         if stream:
             pieces = qa.stream(question, num_tokens, **settings)
         else:
-            answer = qa.ask(question, num_tokens, **settings)
+            with Progress("answering"):
+                answer = qa.ask(question, num_tokens, **settings)
     if stream:
         for piece in pieces:
             say(piece, end="")

@@ -9,6 +9,7 @@ from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say, show
 from spring_rag.cli.model_options import ModelOptions
 from spring_rag.cli.options import Json, Numbers, grouped, parse_numbers
+from spring_rag.errors import counted
 
 if TYPE_CHECKING:
     from spring_rag.evaluation import Sweep
@@ -70,7 +71,7 @@ def demo(
         return
     from spring_rag.evaluation import score_table, side_by_side, telling_examples
 
-    show(score_table(result, title=f"{len(examples)} questions, {top_k} passages each"))
+    show(score_table(result, title=f"{counted(len(examples), 'question')}, {counted(top_k, 'passage')} each"))
     if run.WITH in parts:
         say(_exact_matches(f"{len(parts[run.WITH].examples)} that a document answers", parts[run.WITH]))
         say(f"A passage of that document was retrieved for {retrieved:.1%} of these.")

@@ -10,10 +10,19 @@ import typer
 
 from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName
-from spring_rag.cli.console import Progress, check_folder, note, print_json, quiet_libraries, say, show
-from spring_rag.cli.model_options import ModelOptions
+from spring_rag.cli.console import (
+    Progress,
+    check_file,
+    check_folder,
+    note,
+    print_json,
+    quiet_libraries,
+    say,
+    show,
+)
+from spring_rag.cli.model_options import ModelOptions, PromptOptions
 from spring_rag.cli.options import Json, Numbers, SkipBad, grouped, parse_numbers
-from spring_rag.errors import DataError, TokensError
+from spring_rag.errors import DataError, TokensError, counted
 from spring_rag.extras import extra
 
 if TYPE_CHECKING:
@@ -78,6 +87,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    layout: PromptOptions,
     instruction: Annotated[
         str | None,
         typer.Option(
@@ -159,9 +169,11 @@ def evaluate(
         own_prompt = read_prompt(prompt) if prompt is not None else None
         for dataset in (*datasets, *dev_sets):
             if dataset.skipped:
-                note(f"{dataset.name}: {dataset.skipped} bad lines skipped")
+                note(f"{dataset.name}: {counted(dataset.skipped, 'bad line')} skipped")
         if report is not None:
             check_folder(report)
+            for name in ("answers.jsonl", "results.json", "report.md", "report.html"):
+                check_file(report / name, *data, *(dev or []), prompt)
             with extra("train"):
                 import_module("matplotlib")
         client = chroma.connect() if chroma.given else None
@@ -176,12 +188,12 @@ def evaluate(
         asked = _ks(loaded, sets, k)
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         names = sets if len(sets) > 1 else None
-        layout = loaded.template(names[0] if names else None)
+        template = layout.template(loaded, names[0] if names else None)
         ways: list[WordsWay] = []
         if instruction != "":
-            ways += word_ways(layout, loaded.tokenizer, f"{instruction}\n" if instruction else BRIEF)
+            ways += word_ways(template, loaded.tokenizer, f"{instruction}\n" if instruction else BRIEF)
         if prompt is not None and own_prompt is not None:
-            ways += prompt_ways(prompt.name, own_prompt, layout, loaded.tokenizer)
+            ways += prompt_ways(prompt.name, own_prompt, template, loaded.tokenizer)
         trials: list[Trial] = []
         if len(ways) > 1:
             datasets, chosen_on = _dev_part(datasets, dev_sets)
@@ -197,30 +209,42 @@ def evaluate(
                 datasets,
                 asked,
                 counts,
+                template=template if layout.given else None,
                 words=words,
                 tokens=names,
                 timed=timed,
                 progress=tell,
                 **settings,
             )
-        examples = [example for dataset in datasets for example in dataset.examples]
-        bare = None
-        if without_passages:
-            with Progress("answering without passages") as tell:
-                bare = ability.without_passages(
-                    loaded, examples, without_passages, asked, tokens=names, progress=tell, **settings
-                )
-        difference = ability.plain_difference(loaded, examples[:_COMPARED_LOGITS])
-        found = replace(found, plain_difference=difference, trials=tuple(trials), without_passages=bare)
-        if report is not None:
-            from spring_rag.evaluation.pages import write_report
+        found = replace(found, trials=tuple(trials))
+        # What was answered is shown, whatever becomes of the rest.
+        failed: BaseException | None = KeyboardInterrupt() if found.interrupted else None
+        try:
+            examples = [example for part in found.parts for example in part.main.examples]
+            if without_passages and not failed:
+                with Progress("answering without passages") as tell:
+                    bare = ability.without_passages(
+                        loaded, examples, without_passages, asked, tokens=names, progress=tell, **settings
+                    )
+                found = replace(found, without_passages=bare)
+            if not failed:
+                difference = ability.plain_difference(loaded, examples[:_COMPARED_LOGITS])
+                found = replace(found, plain_difference=difference)
+            if report is not None:
+                from spring_rag.evaluation.pages import write_report
 
-            write_report(found, report, _about(loaded, sets, data))
+                write_report(found, report, _about(loaded, sets, data))
+        except (Exception, KeyboardInterrupt) as error:
+            failed = error
         result = found.to_dict()
     if json:
-        print_json({**result, "report": str(report) if report else None})
+        print_json({**result, "report": str(report) if report and not failed else None})
     else:
         _print(found, result)
+    if failed is not None:
+        if isinstance(failed, KeyboardInterrupt):
+            note("interrupted: these are the scores of what was answered before")
+        raise failed
     if report is not None:
         note(f"report: {report / 'report.html'}")
 
@@ -323,7 +347,7 @@ def _check_passages(datasets: "Sequence[Dataset]", counts: Sequence[int]) -> Non
         msg = f"--passages asks for {max(counts)}, but no question has more than {max(numbers)}: lower it, or retrieve with --db"
         raise DataError(msg)
     if without := numbers.count(0):
-        note(f"{without} of {len(numbers)} questions have no passages; --db retrieves some")
+        note(f"{without} of {counted(len(numbers), 'question')} without passages; --db retrieves some")
 
 
 def _about(model: "SpringModel", sets: Sequence[str], data: Sequence[Path]) -> dict[str, Any]:
@@ -340,19 +364,21 @@ def _print(found: "Study", result: dict[str, Any]) -> None:
     from spring_rag.evaluation import score_table
 
     for part in found.parts:
-        title = f"{part.name}: {len(part.main.examples)} questions"
+        title = f"{part.name}: {counted(len(part.main.examples), 'question')}, {found.counted}"
         show(score_table(part.main, title=title))
     if len(found.parts) > 1:
-        show(score_table(found.overall.main, title=f"all: {result['n']} questions"))
+        show(
+            score_table(found.overall.main, title=f"all: {counted(result['n'], 'question')}, {found.counted}")
+        )
     if found.trials:
         best = found.trials[0]
         say(
-            f"Best of {len(found.trials)} ways in words, chosen on {len(best.answers)} other questions: {best.way.name} "
+            f"Best of {len(found.trials)} ways in words, chosen on {counted(len(best.answers), 'other question')}: {best.way.name} "
             f"(F1 {best.mean('f1'):.1%} there)."
         )
     if found.without_passages is not None:
         scores = ", ".join(f"{run.mean('f1'):.1%} ({run.label})" for run in found.without_passages.runs)
-        say(f"F1 of {len(found.without_passages.examples)} questions without passages: {scores}.")
+        say(f"F1 of {counted(len(found.without_passages.examples), 'question')} without passages: {scores}.")
     say(f"An accepted answer stands in the passages of {result['retrieved']:.1%} of the questions.")
     for row in result["results"]:
         if "beside_plain" in row:

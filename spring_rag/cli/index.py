@@ -1,6 +1,7 @@
 """`spring-rag index`: files into a Chroma collection."""
 
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, Col
 from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say
 from spring_rag.cli.options import Json, grouped
 from spring_rag.errors import counted
+
+_SHOWN_FILES = 20
 
 
 @grouped
@@ -71,8 +74,10 @@ def index(
                 prune=prune,
                 progress=report_progress,
             )
-    for file, reason in report.skipped.items():
+    for file, reason in islice(report.skipped.items(), _SHOWN_FILES):
         note(f"skipped: {file} ({reason})")
+    if (more := len(report.skipped) - _SHOWN_FILES) > 0:
+        note(f"skipped: {more} more; --json lists them all")
     if report.gone:
         note(
             f"{counted(report.gone, 'chunk')} of files that are gone can still be found; --prune removes them"
@@ -81,8 +86,8 @@ def index(
         print_json({"collection": collection, **asdict(report)})
     else:
         say(
-            f"{counted(report.files, 'file')}: {counted(report.added, 'chunk')} added, {report.unchanged:,} unchanged, "
-            f"{report.removed:,} removed; the collection {collection!r} holds {report.total:,}"
+            f"{counted(report.files, 'file')}: {counted(report.added, 'chunk')} added, {report.unchanged} unchanged, "
+            f"{report.removed} removed; the collection {collection!r} holds {report.total}"
         )
     if report.bad:
         listed = "; ".join(f"{file} {reason}" for file, reason in report.bad.items())

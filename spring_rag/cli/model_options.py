@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spring_rag.cli.backbone import BackboneOptions
-from spring_rag.cli.console import note
+from spring_rag.cli.console import Progress, note
 from spring_rag.errors import BackendError, TokensError
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ class PromptOptions:
         str | None,
         typer.Option(metavar="TEXT", help="System message of the chat.", show_default=False),
     ] = None
+
+    @property
+    def given(self) -> bool:
+        """Whether they change anything."""
+        return self.chat is not None or self.system is not None
 
     def template(self, model: "SpringModel", tokens: str | None = None) -> "RagTemplate":
         """The layout for a set of virtual tokens, changed as the options say.
@@ -95,6 +100,10 @@ class ModelOptions:
             TokensError: tokens that don't record their backbone, without a model.
             BackendError: the backbone can't be loaded, or a server can't be reached.
         """
+        with Progress(f"loading {self.model or 'the backbone'}"):
+            return self._load(tokens, backbone)
+
+    def _load(self, tokens: str | None, backbone: BackboneOptions) -> "SpringModel":
         from spring_rag import SpringModel, VirtualTokens
         from spring_rag.backbone import is_hub_id
         from spring_rag.demo.default import HUB_ID, default_backbone
