@@ -22,6 +22,8 @@ INIT_TEXT = (
 )
 
 _SHARE_OF_ALL = 0.25
+_GREATEST_RATE = 1e30
+"""float32 ends at 3e38, and AdamW multiplies by what its moments are short of."""
 
 
 def _choice(default: Any, help: str, **shown: Any) -> Any:  # noqa: A002 - the name that a command line gives it
@@ -126,6 +128,9 @@ class TrainingRecipe:
             if not 0 < getattr(self, name) < inf:
                 msg = f"{name} = {getattr(self, name)}; it must be a number above 0"
                 raise TrainingError(msg)
+        if self.learning_rate > _GREATEST_RATE:
+            msg = f"learning_rate = {self.learning_rate}; it must be at most {_GREATEST_RATE}, or its steps overflow"
+            raise TrainingError(msg)
         for name in ("warmup", "chat", "retrieval_free", "unanswerable"):
             if not 0 <= getattr(self, name) <= 1:
                 msg = f"{name} = {getattr(self, name)}; it is a share, from 0 to 1"

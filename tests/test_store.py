@@ -14,6 +14,8 @@ from threading import Thread
 
 import pytest
 from chroma_server import chroma_server
+from chromadb import Documents, EmbeddingFunction, Embeddings
+from chromadb.utils.embedding_functions import register_embedding_function
 
 from chroma_spring_rag import (
     CollectionError,
@@ -92,11 +94,33 @@ def test_the_limit_holds_for_every_request(tmp_path: Path) -> None:
             process.send_signal(signal.SIGCONT)
 
 
+@register_embedding_function
+class Failing(EmbeddingFunction[Documents]):
+    """Can be set up, as those are whose models are downloaded with the first text, and then fails."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma passes it by this name
+        msg = "no network"
+        raise ConnectionError(msg)
+
+    @staticmethod
+    def name() -> str:
+        return "test-failing"
+
+    def get_config(self) -> dict[str, object]:
+        return {}
+
+    @staticmethod
+    def build_from_config(config: dict[str, object]) -> "Failing":
+        return Failing()
+
+
 def test_an_embedding_function_that_fails_leaves_no_collection(tmp_path: Path) -> None:
     client = connect_folder(tmp_path / "db", create=True)
-    # Nothing listens there.
-    with pytest.raises(CollectionError, match="so no collection was made"):
-        open_or_create_collection(client, "documents", "ollama:no-such-model")
+    with pytest.raises(CollectionError, match="'test-failing' fails, so no collection was made: no network"):
+        open_or_create_collection(client, "documents", "test-failing")
     assert list_collections(client) == []
     assert open_or_create_collection(client, "documents").count() == 0
 
@@ -125,11 +149,12 @@ def test_a_database_that_cannot_be_written_is_asked(tmp_path: Path) -> None:
 
 
 def _ask_as_nobody(db: Path) -> None:
+    # All is imported by its first use, while the user may still read Python's own files.
     code = (
-        "import os, sys; from pathlib import Path; os.setgid(65534); os.setuid(65534)\n"
+        "import os; from pathlib import Path\n"
         "from chroma_spring_rag import connect_folder, open_collection, search\n"
-        f"found = search(open_collection(connect_folder(Path({str(db)!r})), 'documents'), ['fox'], 1)\n"
-        "print(found[0][0].text)"
+        f"def ask(): return search(open_collection(connect_folder(Path({str(db)!r})), 'documents'), ['fox'], 1)[0][0].text\n"
+        "ask(); os.setgid(65534); os.setuid(65534); print(ask())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"HOME": "/tmp"}

@@ -354,7 +354,9 @@ class TestSize:
         with pytest.raises(TokensError, match="config.json describes virtual tokens in more than"):
             VirtualTokens.from_pretrained(tmp_path)
         header = {"spring_rag": json.dumps(config)}
-        safetensors.torch.save_file({"virtual_tokens": rows()}, tmp_path / "alone.safetensors", metadata=header)
+        safetensors.torch.save_file(
+            {"virtual_tokens": rows()}, tmp_path / "alone.safetensors", metadata=header
+        )
         with pytest.raises(TokensError, match="alone.safetensors describes virtual tokens in more than"):
             VirtualTokens.from_pretrained(tmp_path / "alone.safetensors")
         large = VirtualTokens(rows(), template=RagTemplate(opening="x" * 2_000_000))
