@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli_parts import fails, run
+from hostile_server import answering
 
 from chroma_spring_rag import ChromaQA, connect_folder, index_files, open_or_create_collection
 from spring_rag import RagPrompt, RagTemplate, SpringModel
@@ -173,3 +174,18 @@ def test_as_many_passages_as_there_are(folder: Path) -> None:
     passages = ask(folder, "--tokens", folder / "tokens", "--top-k", 10**9)["passages"]
     assert isinstance(passages, list)
     assert len(passages) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>hello</html>", b"{", b"{}", b"[]", b"null", b'{"data": [{}]}'])
+def test_a_server_that_is_not_vllm(body: bytes, folder: Path) -> None:
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+    kind = b"text/html" if body.startswith(b"<") else b"application/json"
+    with answering([head % (kind, len(body)) + body]) as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        said = fails("ask", "Why?", "--db", folder / "db", "--model", folder / "backbone", "--base-url", url)
+    assert url in said.splitlines()[-1]
+
+
+def test_an_empty_stop_string_is_wrong_usage(folder: Path) -> None:
+    arguments = ["ask", "Why?", "--db", folder / "db", "--tokens", folder / "tokens", "--stop", ""]
+    assert "the text is empty" in fails(*arguments, code=2)
