@@ -2,20 +2,17 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from chroma_server import chroma_server
 from chromadb import Documents, EmbeddingFunction, Embeddings
 from chromadb.utils.embedding_functions import register_embedding_function
+from hostile_server import answering
 
 from chroma_spring_rag import (
     CollectionError,
@@ -28,35 +25,6 @@ from chroma_spring_rag import (
     open_or_create_collection,
     recorded_embedding,
 )
-
-
-@contextmanager
-def answering(pieces: list[bytes], pause: float = 0.0) -> Iterator[int]:
-    """A server that sends these pieces, over and over, to whoever connects; yields its port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                Thread(target=drip, args=(connection,), daemon=True).start()
-
-        def drip(connection: socket.socket) -> None:
-            try:
-                connection.recv(65536)
-                for piece in pieces:
-                    connection.sendall(piece)
-                    time.sleep(pause)
-                if pause:
-                    time.sleep(60)
-                connection.close()
-            except OSError:
-                pass
-
-        Thread(target=serve, daemon=True).start()
-        yield server.getsockname()[1]
 
 
 @pytest.mark.parametrize(

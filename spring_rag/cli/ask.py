@@ -74,6 +74,9 @@ def ask(
     if not question.strip():
         msg = "the question is empty"
         raise typer.BadParameter(msg, param_hint="QUESTION")
+    if stop and "" in stop:
+        msg = "the text is empty"
+        raise typer.BadParameter(msg, param_hint="--stop")
     condition = _parse_where(where)
     with quiet_libraries():
         # The collection first: its errors come at once, a model takes its time to load.
