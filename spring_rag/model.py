@@ -264,11 +264,16 @@ class SpringModel:
     def template(self, tokens: str | None = None) -> RagTemplate:
         """The layout of prompts that a set was trained with; None names the default set.
 
+        Without virtual tokens it is the backbone's own: an instruct model, whose tokenizer has a chat template, gets a chat, since it
+        was trained to end its answers there only.
+
         Raises:
             TokensError: no set has this name.
         """
         attached = self.backend.tokens(tokens)
-        return (attached.template if attached else None) or RagTemplate()
+        if attached is None:
+            return RagTemplate(chat=bool(self.tokenizer.chat_template))
+        return attached.template or RagTemplate()
 
     def _request(
         self, prompt: PromptLike, name: str | None, num_tokens: int | None, settings: GenerationSettings

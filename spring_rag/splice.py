@@ -179,6 +179,9 @@ class InputEmbedding:
             reason = "its embedding table holds only zeros; load its weights first"
             raise self._unsupported(reason)
         ids, rows = ids[present], rows[present]
+        if not rows.isfinite().all():
+            reason = "its embedding table holds numbers that aren't finite; save or download it again"
+            raise self._unsupported(reason)
         out = self.embed(ids)
         if out.shape != rows.shape:
             reason = f"its embedding layer turns rows of {rows.shape[-1]} into {tuple(out.shape[1:])}"

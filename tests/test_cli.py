@@ -10,7 +10,7 @@ import pytest
 from chroma_server import chroma_server
 
 from spring_rag import VirtualTokens
-from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT, DEFAULT_TIMEOUT
 from spring_rag.errors import MissingExtraError
 from spring_rag.extras import extra
 from spring_rag.tokens import BackboneRecord
@@ -77,6 +77,7 @@ class TestLightness:
             ["tokens", "--help"],
             ["train", "--help"],
             ["data", "make", "--help"],
+            ["collections", "list", "--help"],
         ],
     )
     def test_help_loads_nothing_heavy(self, arguments):
@@ -100,7 +101,11 @@ class TestLightness:
     def test_the_defaults_in_the_help_are_the_librarys(self):
         from chroma_spring_rag import indexing, qa, store
 
-        assert (DEFAULT_COLLECTION, DEFAULT_PORT) == (store.DEFAULT_COLLECTION, store.DEFAULT_PORT)
+        assert (DEFAULT_COLLECTION, DEFAULT_PORT, DEFAULT_TIMEOUT) == (
+            store.DEFAULT_COLLECTION,
+            store.DEFAULT_PORT,
+            store.DEFAULT_TIMEOUT,
+        )
         help_texts = run("index", "--help", COLUMNS="200").stdout + run("ask", "--help", COLUMNS="200").stdout
         for default in (
             indexing.DEFAULT_CHUNK_SIZE,
@@ -221,11 +226,12 @@ class TestIndex:
         first = run("index", tmp_path / "a.txt", "--db", tmp_path / "db", "--json")
         second = run("index", tmp_path / "a.txt", "--db", tmp_path / "db", "--json")
         report = {"collection": "documents", "files": 1, "added": 1, "unchanged": 0, "removed": 0, "total": 1}
+        report |= {"gone": 0, "bad": {}, "skipped": {}}
         assert json.loads(first.stdout) == report
         assert json.loads(second.stdout) == report | {"added": 0, "unchanged": 1}
         in_words = run("index", tmp_path / "a.txt", "--db", tmp_path / "db").stdout
         assert in_words == (
-            "1 files: 0 chunks added, 1 unchanged, 0 removed; the collection 'documents' holds 1\n"
+            "1 file: 0 chunks added, 1 unchanged, 0 removed; the collection 'documents' holds 1\n"
         )
 
     def test_unreadable_files(self, tmp_path):
@@ -333,7 +339,7 @@ class TestAsk:
     def test_what_is_not_there(self, saved, indexed, tmp_path):
         tokens = ["--tokens", saved / "tokens"]
         assert "doesn't exist; make one with" in fails("ask", "Why?", "--db", tmp_path / "none", *tokens)
-        assert "no collection 'other'; there are 'documents'" in fails(
+        assert "no collection 'other'; the database has 'documents'" in fails(
             "ask", "Why?", "--db", indexed / "db", "--collection", "other", *tokens
         )
         assert "127.0.0.1:9 failed" in fails("ask", "Why?", "--host", "127.0.0.1", "--port", 9, *tokens)

@@ -698,6 +698,20 @@ class TestChat:
         with pytest.raises(PromptError, match="can't be followed"):
             encode(Prompt(messages=(Message("user", (Text("c"), Slot(), Text("q"))),)), tokenizer)
 
+    @pytest.mark.parametrize(
+        "template",
+        [
+            "{% for i in range(10 ** 9) %}{{ i }}{% endfor %}",
+            "{{ 1 / 0 }}",
+            "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        ],
+        ids=["loops", "divides", "recurs"],
+    )
+    def test_a_template_that_fails_is_an_error(self, tokenizer, monkeypatch, template):
+        monkeypatch.setattr(tokenizer, "chat_template", template)
+        with pytest.raises(PromptError, match="chat template refuses"):
+            encode(Prompt(messages=(Message("user", (Text("q"),)),)), tokenizer)
+
     def test_no_chat_template_is_an_error(self, tokenizer):
         with pytest.raises(PromptError, match="no chat template"):
             encode(Prompt(messages=(Message("user", (Text("q"),)),)), tokenizer)
