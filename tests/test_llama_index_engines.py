@@ -187,7 +187,7 @@ async def test_chat_engines(index, llm, mode):
     context, question = asked(llm)[-1].split(SLOT)
     assert FACTS[0] in context
     assert "Instruction:" not in question, "what the template says of the context stands after the slot"
-    assert question.startswith("Be brief.\n")
+    assert "Be brief." in context, "what LlamaIndex puts behind the context stands before the slot, too"
     assert QUESTION in question
     assert str(first) == answer_to(llm, prompt)
 
@@ -200,7 +200,7 @@ async def test_chat_engines(index, llm, mode):
     else:
         answered = asked(llm)[0]
     assert answered.count(SLOT) == 1
-    assert str(first) in answered
+    assert str(first) in answered.split(SLOT)[0], "an earlier answer stands between slot and question"
 
     engine.reset()
     assert "".join(engine.stream_chat(QUESTION).response_gen) == str(first)
