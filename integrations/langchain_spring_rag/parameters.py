@@ -16,12 +16,12 @@ from langchain_core.messages import UsageMetadata
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from spring_rag.backends.base import Generation, GenerationSettings
+from spring_rag.bridge.threads import iterate_in_thread
 from spring_rag.encoding import encode
 from spring_rag.errors import TokensError
 from spring_rag.model import SpringModel
 from spring_rag.prompt import Prompt
 from spring_rag.stream import Stream
-from spring_rag.threads import iterate_in_thread
 
 _PER_CALL = ("num_tokens", "tokens", "max_tokens", "temperature", "top_p", "top_k", "seed")
 _NETWORK = ("timeout", "max_retries")
