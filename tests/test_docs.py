@@ -1,0 +1,121 @@
+"""The documentation: every snippet runs, what is generated is up to date, every message that it explains is one of ours."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import llama_index.core
+import pytest
+from docs_parts import (
+    APPS,
+    PAGES,
+    ROOT,
+    after,
+    commands,
+    furnish,
+    run_command,
+    run_python,
+    snippets,
+    with_stand_ins,
+)
+from fake_vllm import fake_vllm
+from llama_index.core import Settings
+
+from spring_rag.examples import load_lines
+
+SCRIPTS = ROOT / "docs" / "scripts"
+LANGUAGES = {"python", "sh", "diff", "json", "text"}
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what snippets read. What LlamaIndex keeps for all of a process stays as it was."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(llama_index.core, "global_tokenizer", llama_index.core.global_tokenizer)
+    for name in ("_llm", "_embed_model", "_tokenizer", "_callback_manager", "_node_parser"):
+        monkeypatch.setattr(Settings, name, getattr(Settings, name))
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    furnish(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.stem)
+def test_snippets_run(page: Path, at_home: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    run_python(APPS.get(page.name, ""), page.name, namespace)
+    with fake_vllm() as server:
+        for snippet in snippets(page):
+            where = f"{page.name}, line {snippet.line}"
+            assert snippet.language in LANGUAGES, where
+            text = with_stand_ins(snippet.text, {"http://localhost:8000/v1": server.url})
+            if snippet.language == "sh":
+                for words in commands(text):
+                    run_command(words)
+            elif snippet.language == "python":
+                run_python(text, where, namespace)
+            elif snippet.language == "diff":
+                run_python(after(text), where, namespace)
+            elif snippet.language == "json":
+                assert not load_lines(text.splitlines()).bad, where
+
+
+@pytest.mark.parametrize("script", ["commands.py", "plots.py"])
+def test_what_is_generated_is_up_to_date(script: str) -> None:
+    done = subprocess.run([sys.executable, SCRIPTS / script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_into_the_repository_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_explained_message_is_one_of_ours() -> None:
+    said = "\n".join(_texts())
+    explained = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(explained) > 20
+    for message in explained:
+        for piece in message.split("…"):
+            assert piece.strip() in said, message
+
+
+def _texts() -> list[str]:
+    """Every text of the package and its integrations; where an f-string has a value, a new line."""
+    texts = []
+    for folder in ("spring_rag", "integrations"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    texts.append("".join(_piece(each) for each in node.values))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+    return texts
+
+
+def _piece(part: ast.expr) -> str:
+    return str(part.value) if isinstance(part, ast.Constant) else "\n"
+
+
+def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
+    script = tmp_path / "docs" / "scripts" / "commands.py"
+    script.parent.mkdir(parents=True)
+    script.write_text((SCRIPTS / "commands.py").read_text())
+    (tmp_path / "docs" / "commands.md").write_text("# Commands\n")
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "make docs-update" in done.stderr
+
+
+def test_json_of_the_readme_is_real() -> None:
+    """The figures of the demo in the README are those of the committed result."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())["results"]["results"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in rows:
+        assert f"│ {row['k']} │" in readme or f"| {row['k']} |" in readme
