@@ -20,18 +20,20 @@ from typer.testing import CliRunner
 from chroma_spring_rag import connect_folder, index_files, open_or_create_collection
 from spring_rag.cli import app
 from spring_rag.examples import RagExample, write_examples
+from spring_rag.tokens import VirtualTokens
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 STAND_INS = {
     "mistralai/Mistral-7B-Instruct-v0.1": str(BACKBONE),
-    "mistral-7b-instruct": str(TOKENS),
+    "mistral-7b-instruct": "toy-tokens",
     "path/or/hub-id": str(BACKBONE),
-    "path/to/tokens": str(TOKENS),
+    "path/to/tokens": "toy-tokens",
     "some-model.Q4_K_M.gguf": str(BACKBONE),
+    "spring_rag/demo/documents": "docs",
 }
-"""What documentation names, and what the tests have in its place."""
+"""What documentation names, and what the tests have in its place; `furnish` makes it."""
 
 PARSED_ONLY = {
     "demo": "asks the default backbone for minutes; tests/test_demo.py runs it",
@@ -43,6 +45,7 @@ APPS = {
     "langchain.md": """
 from langchain_chroma import Chroma
 from langchain_core.prompts import PromptTemplate
+from langchain_core.runnables import RunnablePassthrough
 from langchain_parts import WordEmbeddings
 from toy_parts import TEXTS
 
@@ -65,7 +68,12 @@ prompt = PromptTemplate.from_template("{context}\\n\\nQuestion: {question}\\nAns
 """,
 }
 """What an app has already before a page changes it. The README changes those of LangChain and LlamaIndex."""
-APPS["README.md"] = APPS["langchain.md"] + APPS["llama_index.md"]
+APPS["README.md"] = f"""{APPS["langchain.md"]}{APPS["llama_index.md"]}
+import chromadb
+
+collection = chromadb.PersistentClient("index").get_collection("documents")
+question = "Who built the bridge?"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +106,30 @@ def furnish(folder: Path) -> None:
     """Put in place what commands and programs read: documents, a collection of them, questions with passages, tokens."""
     documents = folder / "docs"
     documents.mkdir()
-    for number, text in enumerate(TEXTS[:12]):
+    for number, text in enumerate(TEXTS[:8]):
         (documents / f"{number}.txt").write_text(text, encoding="utf-8")
     collection = open_or_create_collection(connect_folder(folder / "index", create=True), "documents")
     index_files(collection, [documents])
     examples = [
         RagExample(each.question, (each.answer,), (text_of(each), TEXTS[number]))
-        for number, each in enumerate(ANSWERABLE[:24])
+        for number, each in enumerate(ANSWERABLE[:16])
     ]
     write_examples(folder / "train.jsonl", examples)
-    (folder / "test.jsonl").write_bytes((folder / "train.jsonl").read_bytes())
+    write_examples(folder / "test.jsonl", examples[:8])
     for name in ("nq", "popqa"):
         (folder / name).mkdir()
-        write_examples(folder / name / "test.jsonl", examples[:8])
-    lines = [json.dumps({"question": each.question, "golden_answers": [each.answer]}) for each in QUESTIONS[:12]]
+        write_examples(folder / name / "test.jsonl", examples[:4])
+    lines = [
+        json.dumps({"question": each.question, "golden_answers": [each.answer]}) for each in QUESTIONS[:8]
+    ]
     (folder / "qa.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    for name in ("tokens", "others"):
-        (folder / name).symlink_to(TOKENS)
+    for name in ("toy-tokens", "tokens", "others"):
+        VirtualTokens.from_pretrained(TOKENS).save_pretrained(folder / name)
+    # The toy's tokens record its folder as it is called from the repository's.
+    config = folder / "toy-tokens" / "config.json"
+    record = json.loads(config.read_text(encoding="utf-8"))
+    record["backbone"]["model_id"] = str(BACKBONE)
+    config.write_text(json.dumps(record), encoding="utf-8")
 
 
 def after(diff: str) -> str:
@@ -156,10 +171,7 @@ def _spring_rag(arguments: list[str]) -> None:
         return
     if arguments[0] == "serve":
         arguments = [*arguments, "--print"]  # there is no vLLM in this environment
-    if "train" in arguments[:1] and "--dry-run" not in arguments:
-        output = Path(arguments[arguments.index("--output") + 1])
-        if output.is_symlink():
-            output.unlink()
+    if arguments[0] == "train" and "--dry-run" not in arguments:
         arguments = [*arguments, "--max-steps", "2"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, f"spring-rag {shlex.join(arguments)}\n{done.output}"

@@ -35,8 +35,7 @@ def page() -> str:
     """The whole page."""
     command = typer.main.get_command(app)
     sections = [
-        f"## `{line}`\n\n```text\n{text.rstrip()}\n```\n"
-        for line, text in helps(command, "spring-rag")
+        f"## `{line}`\n\n```text\n{text.rstrip()}\n```\n" for line, text in helps(command, "spring-rag")
     ]
     return "\n".join([INTRODUCTION, *sections])
 

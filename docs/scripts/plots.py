@@ -16,7 +16,12 @@ RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
 TOKENS, PLAIN, WORDS = "#ef6c00", "#90a4ae", "#1e88e5"
 
 mpl.use("svg")
-mpl.rcParams |= {"svg.hashsalt": "spring-rag", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+mpl.rcParams |= {
+    "svg.hashsalt": "spring-rag",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def results(name: str) -> Any:
@@ -29,10 +34,16 @@ def demo() -> Figure:
     found = results("demo")["results"]
     rows, words = found["results"], found["instructed"]
     ks = [row["k"] for row in rows]
-    panels = [("exact_match", "exact match (%)", 100), ("f1", "F1 (%)", 100), ("answer_tokens", "tokens per answer", 1)]
+    panels = [
+        ("exact_match", "exact match (%)", 100),
+        ("f1", "F1 (%)", 100),
+        ("answer_tokens", "tokens per answer", 1),
+    ]
     figure = Figure(figsize=(8, 2.4), layout="constrained")
     for axes, (key, title, scale) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        axes.plot(range(len(ks)), [row[key] * scale for row in rows], "o-", color=TOKENS, label="virtual tokens")
+        axes.plot(
+            range(len(ks)), [row[key] * scale for row in rows], "o-", color=TOKENS, label="virtual tokens"
+        )
         axes.axhline(words[key] * scale, color=WORDS, linestyle="--", label="k = 0, told in words")
         axes.set(title=title, xlabel="k", ylim=(0, None))
         axes.set_xticks(range(len(ks)), ks)
@@ -78,7 +89,11 @@ def _bars(axes: Axes, labels: list[str], values: list[float], colors: list[str],
     axes.invert_yaxis()
 
 
-PLOTS: dict[str, Callable[[], Figure]] = {"demo": demo, "retrieval": retrieval, "training_step": training_step}
+PLOTS: dict[str, Callable[[], Figure]] = {
+    "demo": demo,
+    "retrieval": retrieval,
+    "training_step": training_step,
+}
 
 
 def draw(folder: Path) -> None:
