@@ -14,14 +14,14 @@ GITHUB = ROOT / ".github"
 
 def test_the_version_is_the_same_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    released = re.findall(r"^## \[(\d.*)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    released = re.findall(
+        r"^## \[(\d.*)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert PROJECT["version"] == citation["version"] == released[0]
 
 
 def test_what_is_required_is_pinned() -> None:
-    pinned = re.findall(
-        r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     names = {_canonical(name) for name in pinned}
     groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     required = {_canonical(re.split(r"[\[><=! ]", each)[0]) for group in groups for each in group}
@@ -46,7 +46,9 @@ def test_workflows_and_forms_can_be_read(file: Path) -> None:
 
 
 def test_commits_are_checked_by_what_lint_has() -> None:
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0][
+        "hooks"
+    ]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for hook in hooks:
         tool = hook["entry"].removeprefix(".venv/").split()
