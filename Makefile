@@ -67,7 +67,7 @@ dist: .venv/.installed-dev  ## build wheel and sdist in dist/, and try the wheel
 	rm -rf dist $(INSTALLED)
 	$(BIN)/python -m build --outdir dist
 	$(PYTHON) -m venv $(INSTALLED)
-	$(INSTALLED)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(INSTALLED)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt \
 		"$$(echo dist/*.whl)[langchain,llama-index,chroma]"
 	$(INSTALLED)/bin/python tests/installed.py
 
