@@ -162,7 +162,8 @@ def evaluate(
         from spring_rag.evaluation import ability
         from spring_rag.evaluation.datasets import load_dataset
         from spring_rag.evaluation.study import study
-        from spring_rag.evaluation.words import BRIEF, best_words, prompt_ways, read_prompt, word_ways
+        from spring_rag.evaluation.words import best_words, prompt_ways, read_prompt, word_ways
+        from spring_rag.prompt import BRIEF
 
         datasets = _named_apart([load_dataset(path, split, skip_bad=skip_bad, limit=limit) for path in data])
         dev_sets = [load_dataset(path, split, skip_bad=skip_bad) for path in dev or []]
