@@ -15,6 +15,7 @@ from typing import Any
 
 from spring_rag.errors import DataError, counted
 from spring_rag.extras import extra
+from spring_rag.files import replace_files
 
 UNANSWERABLE_ANSWER = "not stated"
 """What is to be answered where the passages hold no answer, unless other words are asked for."""
@@ -163,8 +164,6 @@ def write_examples(path: str | Path, examples: Iterable[RagExample]) -> None:
     Raises:
         OSError: the file can't be written.
     """
-    from spring_rag.persistence.files import replace_files
-
     lines = []
     for example in examples:
         target = example.answers[0] if len(example.answers) == 1 else list(example.answers)

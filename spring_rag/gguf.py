@@ -24,7 +24,7 @@ import torch
 from spring_rag.backbone import QUANTIZATION_KEY
 from spring_rag.errors import BackendError
 from spring_rag.extras import extra
-from spring_rag.persistence.files import cache_folder
+from spring_rag.files import cache_folder
 
 SUFFIX = ".gguf"
 ORIGIN = "origin.json"

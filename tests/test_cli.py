@@ -10,10 +10,10 @@ import pytest
 from chroma_server import chroma_server
 
 from spring_rag import VirtualTokens
+from spring_rag.backbone import BackboneRecord
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT, DEFAULT_TIMEOUT
 from spring_rag.errors import MissingExtraError
 from spring_rag.extras import extra
-from spring_rag.tokens import BackboneRecord
 
 MODULE = [sys.executable, "-c", "from spring_rag.cli import main; main()"]
 HEAVY = ("torch", "transformers", "chromadb", "sklearn", "langchain_core", "llama_index", "numpy", "rich")

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from chroma_spring_rag import connect_folder, index_files, open_or_create_collection
+from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.local import LocalBackend
 from spring_rag.cli.eval import _ks, evaluate
 from spring_rag.errors import DataError, TokensError
@@ -28,7 +29,7 @@ from spring_rag.evaluation.study import merged
 from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagTemplate
-from spring_rag.tokens import BackboneRecord, VirtualTokens
+from spring_rag.tokens import VirtualTokens
 
 app = typer.Typer()
 app.command()(evaluate)

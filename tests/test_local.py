@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import BloomConfig, BloomForCausalLM, GenerationConfig
 from transformers.utils import logging as hf_logging
 
+from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
 from spring_rag.encoding import Encoded
@@ -24,7 +25,7 @@ from spring_rag.errors import (
     TokensError,
     UnsupportedBackboneError,
 )
-from spring_rag.tokens import BackboneRecord, VirtualTokens
+from spring_rag.tokens import VirtualTokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:these virtual tokens don't record their backbone")
 

@@ -11,6 +11,7 @@ import peft
 import torch
 from real_qa_parts.train import PEFT_WAYS
 
+from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.base import Generation, GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
 from spring_rag.data.matching import holds
@@ -20,7 +21,7 @@ from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.splice import InputEmbedding
-from spring_rag.tokens import BackboneRecord, VirtualTokens
+from spring_rag.tokens import VirtualTokens
 
 TOP_K, NEW_TOKENS, BATCH = 5, 32, 16
 KS = (1, 5, 10, 25, 50)

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from spring_rag.errors import TrainingError
-from spring_rag.persistence.files import replace_files
+from spring_rag.files import replace_files
 from spring_rag.persistence.folder import TENSOR_FILE
 
 _RUN_FILE = "run.json"

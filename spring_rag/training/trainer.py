@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from spring_rag.backbone import quantization_of
+from spring_rag.backbone import BackboneRecord, quantization_of
 from spring_rag.errors import TrainingError
 from spring_rag.examples import RagExample, digest
 from spring_rag.extras import extra
@@ -30,7 +30,7 @@ from spring_rag.limits import context_length, position_switch
 from spring_rag.persistence.folder import refuse_foreign
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.splice import InputEmbedding
-from spring_rag.tokens import BackboneRecord, VirtualTokens
+from spring_rag.tokens import VirtualTokens
 from spring_rag.training.dataset import RagExamples
 from spring_rag.training.engine import LOWER, Collator, EvaluateAtTheEnd, TokenModule, TokenTrainer
 from spring_rag.training.heldout import BEST, HeldOut

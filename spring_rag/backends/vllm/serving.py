@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from spring_rag.backends.vllm.layouts import RAW
 from spring_rag.errors import BackendError, PromptError
+from spring_rag.files import cache_folder, replace_files
 from spring_rag.loading import load_tokenizer
-from spring_rag.persistence.files import cache_folder, replace_files
 from spring_rag.rendering import apply_template
 
 MINIMUM_VERSION = (0, 32)

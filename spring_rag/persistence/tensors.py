@@ -1,8 +1,6 @@
-"""Single files: safetensors, the authors' `.pt`, and how any of them is replaced."""
+"""Single files with a matrix: safetensors, and the authors' `.pt`."""
 
 import io
-import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -14,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spring_rag.errors import TokensError
-from spring_rag.tokens import VirtualTokens
+from spring_rag.files import replace_files
+from spring_rag.persistence.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -118,68 +117,33 @@ def _refuse_zip_bomb(path: Path) -> None:
         raise TokensError(msg)
 
 
-def write_pt(tokens: VirtualTokens, path: Path) -> None:
+def write_pt(artifact: Artifact, path: Path) -> None:
     """Write the authors' format: one float32 tensor, shape `[n, hidden_size]`.
 
     Raises:
         TokensError: there are no rows to save.
     """
-    refuse_empty(tokens)
-    if tokens.after_scaling:
+    refuse_empty(artifact)
+    if artifact.after_scaling:
         msg = (
             f"{path} gets the rows as PEFT wrote them, behind the scaling of the backbone's embedding layer; on a backbone "
             "that scales (Gemma) they are not what other readers of such a file expect"
         )
         warnings.warn(msg, stacklevel=3)
     buffer = io.BytesIO()
-    torch.save(tokens.matrix.clone(), buffer)  # a slice would save the whole table's storage
+    torch.save(artifact.matrix.clone(), buffer)  # a slice would save the whole table's storage
     replace_files(path.parent, {path.name: buffer.getvalue()})
 
 
-def refuse_empty(tokens: VirtualTokens) -> None:
+def refuse_empty(artifact: Artifact) -> None:
     """Refuse to write what can't be read back.
 
     Raises:
         TokensError: the tokens are an empty prefix.
     """
-    if len(tokens) == 0:
+    if len(artifact) == 0:
         msg = "there are no virtual tokens to save: this is the empty prefix, tokens[:0]"
         raise TokensError(msg)
-
-
-def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files into a folder so that each is, at any moment, wholly old or wholly new.
-
-    All are written and flushed aside first, so a full disk changes nothing; then they take their places in
-    the order given.
-
-    Raises:
-        OSError: they can't be written; names the folder at least.
-    """
-    try:
-        _replace_files(folder, contents)
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        # As when the disk is full.
-        raise type(error)(error.errno, error.strerror, str(folder)) from error
-
-
-def _replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
-        for name, content in contents.items():
-            with Path(aside, name).open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in contents:
-            os.replace(Path(aside, name), folder / name)
-
-
-def cache_folder(name: str) -> Path:
-    """The part of the user's cache folder that has this name; what lies there can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spring-rag" / name
 
 
 def _listed(names: list[str]) -> str:
