@@ -14,7 +14,7 @@ from spring_rag.backends.base import (
     GenerationSettings,
     Request,
 )
-from spring_rag.encoding import Encoded, encode
+from spring_rag.encoding import Encoded, encode, warn_of_control_strings
 from spring_rag.errors import TokensError
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt, fit
 from spring_rag.tokens import VirtualTokens
@@ -280,6 +280,8 @@ class SpringModel:
             msg = f"num_tokens is {count}, but {has}; expected a number from 0 to {available}"
             raise TokensError(msg)
         made = as_prompt(prompt)
+        if isinstance(prompt, str):
+            warn_of_control_strings(prompt, self.tokenizer)
         encoded = encode(made, self.tokenizer)
         length = self.backend.context_length
         if isinstance(prompt, RagPrompt) and length is not None:

@@ -251,7 +251,9 @@ def test_upgrade_reaches_the_engine_of_several_steps(index, llm):
     assert "query_engine:response_synthesizer:text_qa_template" in upgrade_engine(engine).changed
     engine.query(QUESTION)
     _, *answered = asked(llm)
-    assert [prompt.count(SLOT) for prompt in answered] == [1, 1], "the step's question is the plain backbone's"
+    assert [prompt.count(SLOT) for prompt in answered] == [1, 1], (
+        "the step's question is the plain backbone's"
+    )
 
 
 def test_engines_that_are_made_while_answering_are_named(index, llm):

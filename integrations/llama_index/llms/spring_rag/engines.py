@@ -91,7 +91,9 @@ def upgrade_engine(
     slots = 0
     for found in _templates(engine):
         if found.template is None:
-            left[found.name] = "it makes its engines only while it answers, out of reach from here: upgrade those it makes"
+            left[found.name] = (
+                "it makes its engines only while it answers, out of reach from here: upgrade those it makes"
+            )
         elif has_slot(found.template):
             slots += 1
             left[found.name] = "it has its slot already"
