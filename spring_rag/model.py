@@ -14,7 +14,7 @@ from spring_rag.backends.base import (
     GenerationSettings,
     Request,
 )
-from spring_rag.encoding import Encoded, encode
+from spring_rag.encoding import Encoded, encode, warn_of_control_strings
 from spring_rag.errors import TokensError
 from spring_rag.fitting import fit, room
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt
@@ -286,6 +286,8 @@ class SpringModel:
             has = f"the set has {available}" if attached is not None else "no virtual tokens are attached"
             msg = f"num_tokens is {count}, but {has}; expected a number from 0 to {available}"
             raise TokensError(msg)
+        if isinstance(prompt, str):
+            warn_of_control_strings(prompt, self.tokenizer)
         if isinstance(prompt, RagPrompt):
             budget = room(self.backend.context_length, count, settings.max_new_tokens)
             prompt, encoded = fit(prompt, budget, self.tokenizer)

@@ -18,6 +18,7 @@ from langchain_spring_rag.messages import canonical_messages, to_prompt
 from langchain_spring_rag.parameters import SpringParameters, usage_metadata
 from spring_rag.backends.base import BATCH_SIZE, Generation
 from spring_rag.bridge.threads import in_thread
+from spring_rag.encoding import warn_of_control_strings
 from spring_rag.prompt import Prompt
 
 
@@ -166,7 +167,11 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         Raises:
             PromptError: the template refuses them, also with turns merged, or they aren't text.
         """
-        return to_prompt(given)
+        prompt = to_prompt(given)
+        if len(given) == 1:
+            # A chat that an app has laid out by itself comes as one message.
+            warn_of_control_strings(prompt.text, self._spring.tokenizer)
+        return prompt
 
     def _metadata(self, generation: Generation) -> dict[str, Any]:
         return {"finish_reason": generation.finish_reason, "model_name": self.model_name}

@@ -16,8 +16,10 @@ from langchain_spring_rag.messages import with_marks
 from langchain_spring_rag.parameters import _PER_CALL, SpringParameters, usage_metadata
 from spring_rag.backends.base import Generation as Answer
 from spring_rag.bridge.marks import canonical, split
+from spring_rag.bridge.settings import in_our_words
 from spring_rag.bridge.threads import in_thread
 from spring_rag.bridge.usage import token_counts
+from spring_rag.encoding import warn_of_control_strings
 from spring_rag.prompt import Prompt, parse_marked
 
 
@@ -152,6 +154,7 @@ class SpringLLM(SpringParameters, BaseLLM):
 
         LangChain's cache keys leave out what a call brings, so that k = 0 would be answered with what k = 50 had cached.
         """
+        kwargs = in_our_words(kwargs)
         changes = {name: value for name, value in kwargs.items() if name in _PER_CALL}
         others = {name: value for name, value in kwargs.items() if name not in _PER_CALL}
         return self._configured(stop, changes), others
@@ -164,7 +167,7 @@ class SpringLLM(SpringParameters, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         model = self._configured(stop, kwargs)
-        found = model._answer([parse_marked(prompt) for prompt in prompts])
+        found = model._answer([self._warned(parse_marked(prompt)) for prompt in prompts])
         generations: list[Any] = [
             [Generation(text=each.text.strip(), generation_info=model._info(each))] for each in found
         ]
@@ -184,7 +187,11 @@ class SpringLLM(SpringParameters, BaseLLM):
         return await in_thread(self._generate, prompts, stop, **kwargs)
 
     def _prompt(self, given: str) -> Prompt:
-        return Prompt(parts=split(given))
+        return self._warned(Prompt(parts=split(given)))
+
+    def _warned(self, prompt: Prompt) -> Prompt:
+        warn_of_control_strings(prompt.text, self._spring.tokenizer)
+        return prompt
 
     def _chunk(self, piece: str) -> GenerationChunk:
         return GenerationChunk(text=piece)

@@ -21,15 +21,18 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
 )
-from llama_index.core.bridge.pydantic import Field, model_validator
+from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
 from spring_rag.bridge.chats import chat_prompt
+from spring_rag.bridge.loading import load_shared, not_pickled
 from spring_rag.bridge.marks import join, split
+from spring_rag.bridge.settings import in_our_words
 from spring_rag.bridge.threads import in_thread, iterate_in_thread
 from spring_rag.bridge.usage import token_counts
+from spring_rag.encoding import warn_of_control_strings
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel, TokensLike
 from spring_rag.prompt import Prompt
@@ -42,6 +45,10 @@ if TYPE_CHECKING:
     from spring_rag.stream import Stream
 
 _SETTINGS = ("tokens", "num_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
+
+
+# Of one process: the loaded model, and callbacks with their queues and files.
+_NOT_PICKLED = {"model", "callback_manager"}
 
 
 class SpringLLM(LLM):
@@ -92,6 +99,8 @@ class SpringLLM(LLM):
         ),
     )
 
+    _source: dict[str, Any] | None = PrivateAttr(default=None)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -124,17 +133,29 @@ class SpringLLM(LLM):
             BackboneMismatchError: the tokens belong to another backbone.
             TokensError: the tokens can't be read.
         """
-        model = SpringModel.from_pretrained(
-            backbone,
-            tokens=tokens,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            base_url=base_url,
-            api_key=api_key,
-            **(model_kwargs or {}),
-        )
-        return cls(model=model, **settings)
+        source = {
+            "backbone": os.fspath(backbone),
+            "tokens": os.fspath(tokens) if isinstance(tokens, os.PathLike) else tokens,
+            "device": str(device),
+            "dtype": str(dtype).removeprefix("torch."),
+            "revision": revision,
+            "base_url": base_url,
+            "api_key": api_key,
+        }
+        llm = cls(model=load_shared(**source, **(model_kwargs or {})), **settings)
+        llm._source = {**source, "model_kwargs": model_kwargs}
+        return llm
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._source is None:
+            raise not_pickled("SpringLLM", "SpringLLM.from_pretrained('…', tokens='…')")
+        fields = {name: getattr(self, name) for name in self.model_fields_set - _NOT_PICKLED}
+        return _unpickled, (type(self), self._source, fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_other_names(cls, values: Any) -> Any:
+        return in_our_words(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _check(self) -> SpringLLM:
@@ -258,13 +279,17 @@ class SpringLLM(LLM):
                 return self._chat_prompt([ChatMessage(role=MessageRole.USER, content=text)])
             assert self.completion_to_prompt is not None
             text = self.completion_to_prompt(text)
-        return Prompt(parts=split(text))
+        return self._as_text(text)
 
     def _chat_prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
         assert self.messages_to_prompt is not None
         if self._has_own_layout or not self.model.tokenizer.chat_template:
-            return Prompt(parts=split(self.messages_to_prompt(messages)))
+            return self._as_text(self.messages_to_prompt(messages))
         return _chat(messages)
+
+    def _as_text(self, text: str) -> Prompt:
+        warn_of_control_strings(text, self.model.tokenizer)
+        return Prompt(parts=split(text))
 
     def _generate(self, prompt: Prompt, overrides: Mapping[str, Any]) -> Generation:
         return self.model.generate([prompt], **self._settings(overrides))[0]
@@ -273,12 +298,17 @@ class SpringLLM(LLM):
         return _completions(self.model.stream(prompt, **self._settings(overrides)))
 
     def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        overrides = in_our_words(overrides)
         if unknown := sorted(set(overrides) - set(_SETTINGS)):
             msg = f"SpringLLM has no setting {', '.join(unknown)}; a call can set {', '.join(_SETTINGS)}"
             raise ValueError(msg)
         settings = {name: overrides.get(name, getattr(self, name)) for name in _SETTINGS}
         settings["max_new_tokens"] = settings.pop("max_tokens")
         return settings
+
+
+def _unpickled(kind: type[SpringLLM], source: dict[str, Any], fields: dict[str, Any]) -> SpringLLM:
+    return kind.from_pretrained(**source, **fields)
 
 
 @dataclass(frozen=True)
