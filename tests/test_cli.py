@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from chroma_server import chroma_server
 
+import spring_rag
 from spring_rag import VirtualTokens
 from spring_rag.backbone import BackboneRecord
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT, DEFAULT_TIMEOUT
@@ -24,7 +26,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
         [*MODULE, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "SPRING_RAG_PROGRESS_SECONDS": "600"} | environment,
         timeout=120,
     )
 
@@ -114,6 +116,13 @@ class TestLightness:
             qa.DEFAULT_MAX_NEW_TOKENS,
         ):
             assert f"[default: {default};" in help_texts
+
+
+class TestVersion:
+    def test_it_is_that_of_the_distribution(self):
+        version = metadata.version("spring-rag")
+        assert spring_rag.__version__ == version
+        assert run("--version").stdout == f"spring-rag {version}\n"
 
 
 class TestEndings:

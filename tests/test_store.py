@@ -55,6 +55,7 @@ def test_the_limit_holds_for_every_request(tmp_path: Path) -> None:
         client = connect_server("127.0.0.1", port, timeout=2)
         assert list_collections(client) == []
         process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # until it is stopped
         try:
             with pytest.raises(CollectionError, match="no whole answer within 2 s"):
                 list_collections(client)
