@@ -26,11 +26,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 STAND_INS = {
-    "mistralai/Mistral-7B-Instruct-v0.1": str(BACKBONE),
+    "mistralai/Mistral-7B-Instruct-v0.1": BACKBONE.as_posix(),
     "mistral-7b-instruct": "toy-tokens",
-    "path/or/hub-id": str(BACKBONE),
+    "path/or/hub-id": BACKBONE.as_posix(),
     "path/to/tokens": "toy-tokens",
-    "some-model.Q4_K_M.gguf": str(BACKBONE),
+    "some-model.Q4_K_M.gguf": BACKBONE.as_posix(),
     "spring_rag/demo/documents": "docs",
 }
 """What documentation names, and what the tests have in its place; `furnish` makes it."""
@@ -128,7 +128,7 @@ def furnish(folder: Path) -> None:
     # The toy's tokens record its folder as it is called from the repository's.
     config = folder / "toy-tokens" / "config.json"
     record = json.loads(config.read_text(encoding="utf-8"))
-    record["backbone"]["model_id"] = str(BACKBONE)
+    record["backbone"]["model_id"] = BACKBONE.as_posix()
     config.write_text(json.dumps(record), encoding="utf-8")
 
 

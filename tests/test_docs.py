@@ -129,7 +129,7 @@ def _piece(part: ast.expr) -> str:
 def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
     script = tmp_path / "docs" / "scripts" / "commands.py"
     script.parent.mkdir(parents=True)
-    script.write_text((SCRIPTS / "commands.py").read_text())
+    script.write_bytes((SCRIPTS / "commands.py").read_bytes())
     (tmp_path / "docs" / "commands.md").write_text("# Commands\n")
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
     assert done.returncode == 1
@@ -137,7 +137,7 @@ def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_readmes_figures_are_those_of_the_committed_result() -> None:
-    found = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())["results"]
+    found = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8"))["results"]
     rows = {str(row["k"]): row for row in found["results"]} | {
         "0, with worked examples in words": found["instructed"]
     }
