@@ -109,7 +109,10 @@ def _by_hand(model: PreTrainedModel, embedding: InputEmbedding, prompt: Encoded,
     found: list[int] = []
     with torch.no_grad():
         for _ in range(NEW_TOKENS):
-            found.append(int(model(inputs_embeds=sequence[None], use_cache=False).logits[0, -1].argmax()))
+            # A copy: CTRL scales what it gets in place.
+            found.append(
+                int(model(inputs_embeds=sequence[None].clone(), use_cache=False).logits[0, -1].argmax())
+            )
             sequence = torch.cat([sequence, embedding.embed(torch.tensor(found[-1:]))])
     return found
 
@@ -140,13 +143,13 @@ def _plain_loss(
     for (encoded, target), k in zip(examples, KS, strict=True):
         before, after = (
             embedding.embed(torch.tensor(ids))
-            for ids in (encoded.context_ids, (*encoded.suffix_ids, *target))
+            for ids in (encoded.context_ids, (*encoded.suffix_ids, *target[:-1]))
         )
         logits = model(
             inputs_embeds=torch.cat([before, embedding.virtual(matrix[:k]), after])[None], use_cache=False
         ).logits[0]
         losses.append(
-            functional.cross_entropy(logits[-len(target) - 1 : -1], torch.tensor(target), reduction="none")
+            functional.cross_entropy(logits[-len(target) :], torch.tensor(target), reduction="none")
         )
     return torch.cat(losses).mean()
 

@@ -24,8 +24,8 @@ _SIZES: list[tuple[str, int]] = [
     (r"mamba_d_ssm", 128),
     (r"n_groups|mamba_n_groups", 1),
     (r".*chunk_size", 8),
-    (r"head_dim|.*_head_dim|d_kv|head_size|attention_head_size", 16),
     (r"qk_rope_head_dim|rotary_dim|index_rope_head_dim", 8),
+    (r"head_dim|.*_head_dim|d_kv|head_size|attention_head_size", 16),
     (
         r"hidden_size|d_model|n_embd|dim|embed_dim|embedding_size|hidden_dim|width|lru_width|attention_hidden_size",
         64,
@@ -41,6 +41,7 @@ _SIZES: list[tuple[str, int]] = [
     ),
     (r"sliding_window|attention_window_size|local_attention_window|window_size", 12),
     (r"attention_chunk_size", 16),
+    (r"image_size", 32),
     (r"vocab_size|.*_vocab_size|vocab_size_per_layer_input|codebook_size", VOCAB),
 ]
 
@@ -52,10 +53,20 @@ _INDEXER = {
     "indexer_budget": 16,
     "indexer_compress_ratio": 4,
 }
+_DOTS3 = {"num_key_value_heads": 4, "per_layer_config": {}, "head_dim": 24}
 SPECIAL: dict[str, dict[str, Any]] = {
-    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
-    "dots3_note": {"num_key_value_heads": 4, "per_layer_config": {}},
-    "dots3_note_text": {"num_key_value_heads": 4, "per_layer_config": {}},
+    "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {
+        "num_experts_per_tok": 2,
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "dots3_note": _DOTS3,
+    "dots3_note_text": _DOTS3,
     "gemma3n_text": {
         "num_kv_shared_layers": 2,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -112,6 +123,9 @@ def tiny_config(kind: type[PreTrainedConfig], special: dict[str, Any] | None = N
             chosen[one.name] = default if default < VOCAB else VOCAB - 1
             continue
         for pattern, size in _SIZES:
-            if re.fullmatch(pattern, one.name):
-                chosen[one.name] = min(default, size) if default > 0 else default
+            if re.fullmatch(pattern, one.name) and default > 0:
+                chosen[one.name] = min(default, size)
+    sizes = {one.name: one.default for one in fields(kind)}  # type: ignore[arg-type]
+    if "num_key_value_heads" in chosen and sizes["num_key_value_heads"] == sizes.get("num_attention_heads"):
+        chosen["num_key_value_heads"] = chosen["num_attention_heads"]
     return kind(**{**chosen, **(special or {})})
