@@ -24,7 +24,7 @@ from langchain_spring_rag import ChatSpring, SpringLLM, format_passages, rag_pro
 from llama_index.llms.spring_rag import SpringLLM as LlamaIndexLLM
 from llama_index.llms.spring_rag import render_text
 from spring_rag import RagPrompt, RagTemplate, SpringModel
-from spring_rag.examples import RagExample
+from spring_rag.data.examples import RagExample
 
 QUESTIONS, NEW, ROUNDS = 64, 32, 5
 BARS = {

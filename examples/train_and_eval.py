@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from spring_rag import SpringModel
+from spring_rag.data.examples import RagExample
 from spring_rag.demo.default import default_backbone
 from spring_rag.evaluation import score_table, sweep
-from spring_rag.examples import RagExample
 from spring_rag.training import TrainingRecipe, train_tokens
 
 TOWNS = [

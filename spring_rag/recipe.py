@@ -7,8 +7,8 @@ from math import ceil, inf
 from random import Random
 from typing import Any, Literal, get_args
 
+from spring_rag.data.examples import UNANSWERABLE_ANSWER
 from spring_rag.errors import TrainingError
-from spring_rag.examples import UNANSWERABLE_ANSWER
 from spring_rag.prompt import RagTemplate
 
 KSchedule = Literal["uniform", "small", "sandwich"]

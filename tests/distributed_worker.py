@@ -10,7 +10,7 @@ from distributed_parts import GradientLog, backbone, recipe
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer, TrainerCallback
 
-from spring_rag.examples import load_examples
+from spring_rag.data.examples import load_examples
 from spring_rag.training import shard_backbone, train_tokens
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from chroma_spring_rag import connect_folder, index_files, open_or_create_collection
 from spring_rag.cli import app
-from spring_rag.examples import RagExample, write_examples
+from spring_rag.data.examples import RagExample, write_examples
 from spring_rag.tokens import VirtualTokens
 
 ROOT = Path(__file__).parents[1]

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from spring_rag import SpringModel, VirtualTokens
+from spring_rag.data.examples import RagExample
 from spring_rag.errors import BackboneMismatchError
-from spring_rag.examples import RagExample
 from spring_rag.persistence.published import PUBLISHED
 from spring_rag.training import TrainingRecipe, train_tokens
 

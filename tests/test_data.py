@@ -18,9 +18,9 @@ from spring_rag import SpringModel
 from spring_rag.cli import main
 from spring_rag.data import MAKE_PROMPT, attach, make_pairs
 from spring_rag.data.attach import Retriever
+from spring_rag.data.examples import RagExample, load_examples, write_examples
 from spring_rag.errors import DataError
 from spring_rag.evaluation.metrics import contains
-from spring_rag.examples import RagExample, load_examples, write_examples
 from spring_rag.prompt import Message, Prompt
 
 TOWNS = {"Rome": "warm", "Oslo": "cold", "Lima": "foggy", "Bern": "quiet", "Kyiv": "old", "Doha": "hot"}

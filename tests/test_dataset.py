@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode, encode_target
 from spring_rag.errors import DataError
-from spring_rag.examples import RagExample
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.training import RagExamples, TrainingRecipe
-from spring_rag.training.dataset import Place, SimilarLengths
+from spring_rag.training.dataset import SampleIndex, SimilarLengths
 
 RECIPE = TrainingRecipe(num_tokens=4, max_length=250, min_passages=1, max_passages=5, seed=3)
 LETTERS = "ABCDEFG"
@@ -29,14 +29,14 @@ def chatty(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 def drawn(data: RagExamples, index: int = 0) -> str:
     """The letters of the passages, in the order in which they stand in the prompt."""
-    (encoded, _), tokenizer = data[Place(index)].example, data.tokenizer
+    (encoded, _), tokenizer = data[SampleIndex(index)].example, data.tokenizer
     context = tokenizer.decode(encoded.context_ids, skip_special_tokens=True)
     return "".join(line.split()[1] for line in context.splitlines() if line)
 
 
 def test_example_is_the_prompt_of_inference_and_the_first_answer(chatty: PreTrainedTokenizerFast) -> None:
     recipe = replace(RECIPE, min_passages=1, max_passages=1)
-    encoded, target = RagExamples([EXAMPLE], chatty, recipe)[Place(0)].example
+    encoded, target = RagExamples([EXAMPLE], chatty, recipe)[SampleIndex(0)].example
     assert encoded == encode(RagPrompt(question="Who is it?", passages=["A a"]), chatty)
     assert target == encode_target("Ann", chatty)
 
@@ -57,14 +57,14 @@ def test_passages_are_the_best_ones_shuffled_anew_each_epoch(chatty: PreTrainedT
 
 def test_too_long_examples_lose_their_last_ranked_passages(chatty: PreTrainedTokenizerFast) -> None:
     recipe = replace(RECIPE, min_passages=5)
-    whole = len(RagExamples([EXAMPLE], chatty, recipe)[Place(0)].example[0].ids)
+    whole = len(RagExamples([EXAMPLE], chatty, recipe)[SampleIndex(0)].example[0].ids)
     target = len(encode_target("Ann", chatty))
     short = replace(recipe, max_length=whole + 4 + target - 1)
     data = RagExamples([EXAMPLE], chatty, short)
     for epoch in range(20):
         data.set_epoch(epoch)
         assert "".join(sorted(drawn(data))) == "ABCD"
-        assert len(data[Place(0)].example[0].ids) + 4 + target <= short.max_length
+        assert len(data[SampleIndex(0)].example[0].ids) + 4 + target <= short.max_length
 
 
 def test_unanswerable_examples_say_so_and_hold_no_answer(chatty: PreTrainedTokenizerFast) -> None:
@@ -74,7 +74,7 @@ def test_unanswerable_examples_say_so_and_hold_no_answer(chatty: PreTrainedToken
     says, answers = encode_target("not stated", chatty), encode_target("Ann", chatty)
     targets = Counter()
     for index in range(len(data)):
-        encoded, target = data[Place(index)].example
+        encoded, target = data[SampleIndex(index)].example
         context = chatty.decode(encoded.context_ids, skip_special_tokens=True).casefold()
         assert target == (answers if "ann" in context else says)
         assert context
@@ -91,9 +91,9 @@ def test_answers_out_of_reach_are_trained_as_unanswerable_if_asked_for(
     alone = RagExample("Who is it?", ("Ann",), ("Ann",))
     recipe = replace(RECIPE, min_passages=2, max_passages=2)
     answers = encode_target("Ann", chatty)
-    assert RagExamples([below], chatty, recipe)[Place(0)].example[1] == answers
+    assert RagExamples([below], chatty, recipe)[SampleIndex(0)].example[1] == answers
     found = RagExamples([below, nowhere, alone], chatty, replace(recipe, unanswerable=1.0))
-    assert [found[Place(i)].example[1] for i in range(3)] == [
+    assert [found[SampleIndex(i)].example[1] for i in range(3)] == [
         encode_target("not stated", chatty),
         answers,
         answers,
@@ -106,7 +106,7 @@ def test_an_answer_whose_passage_has_no_room_is_trained_as_unanswerable_if_asked
     example = RagExample("Who is it?", ("Ann",), ("A a" * 20, "It was Ann. " + "B b" * 20))
     recipe = replace(RECIPE, min_passages=2, max_passages=2, max_length=120)
     for unanswerable, expected in ((0.0, "Ann"), (0.001, "not stated")):
-        item = RagExamples([example], chatty, replace(recipe, unanswerable=unanswerable))[Place(0)]
+        item = RagExamples([example], chatty, replace(recipe, unanswerable=unanswerable))[SampleIndex(0)]
         assert item.dropped == 1
         assert item.example[1] == encode_target(expected, chatty)
 
@@ -140,7 +140,7 @@ def test_share_of_chat(chatty: PreTrainedTokenizerFast) -> None:
         data = RagExamples(
             [EXAMPLE] * 200, chatty, replace(RECIPE, chat=share, min_passages=0, max_passages=0)
         )
-        kinds = Counter(data[Place(i)].example[0] for i in range(200))
+        kinds = Counter(data[SampleIndex(i)].example[0] for i in range(200))
         assert low <= kinds[chat] <= high
         assert kinds[chat] + kinds[text] == 200
 
@@ -148,7 +148,11 @@ def test_share_of_chat(chatty: PreTrainedTokenizerFast) -> None:
 def test_target_ends_the_turn_that_its_prompt_begins(chatty: PreTrainedTokenizerFast) -> None:
     chat = RagExamples([EXAMPLE], chatty, replace(RECIPE, chat=1.0))
     text = RagExamples([EXAMPLE], chatty, RECIPE)
-    assert chat[Place(0)].example[1] == encode_target("Ann", chatty, chat=True) != text[Place(0)].example[1]
+    assert (
+        chat[SampleIndex(0)].example[1]
+        == encode_target("Ann", chatty, chat=True)
+        != text[SampleIndex(0)].example[1]
+    )
 
 
 def test_check_finds_a_question_that_only_chat_makes_too_long(chatty: PreTrainedTokenizerFast) -> None:

@@ -12,9 +12,9 @@ from distributed_parts import GradientLog, backbone, recipe
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from spring_rag.backends.local import LocalBackend
+from spring_rag.data.examples import load_examples
 from spring_rag.encoding import Encoded
 from spring_rag.errors import TrainingError
-from spring_rag.examples import load_examples
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training import objective, shard_backbone, train_tokens
 

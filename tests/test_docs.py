@@ -31,8 +31,8 @@ from llama_index.core import Settings
 from typer.testing import CliRunner
 
 from spring_rag.cli import app
+from spring_rag.data.examples import load_lines
 from spring_rag.demo import paths
-from spring_rag.examples import load_lines
 
 SCRIPTS = ROOT / "docs" / "scripts"
 LANGUAGES = {"python", "sh", "diff", "json", "text"}

@@ -22,11 +22,11 @@ from chroma_spring_rag import connect_folder, index_files, open_or_create_collec
 from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.local import LocalBackend
 from spring_rag.cli.eval import _ks, evaluate
+from spring_rag.data.examples import RagExample
 from spring_rag.errors import DataError, TokensError
 from spring_rag.evaluation import plain_difference, sweep
 from spring_rag.evaluation.datasets import load_dataset
 from spring_rag.evaluation.study import merged
-from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagTemplate
 from spring_rag.tokens import VirtualTokens

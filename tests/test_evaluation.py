@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from spring_rag.data.examples import RagExample
 from spring_rag.errors import DataError
 from spring_rag.evaluation import (
-    Answer,
     Run,
+    ScoredAnswer,
     Sweep,
     WordsWay,
     contains,
@@ -24,7 +25,6 @@ from spring_rag.evaluation import (
     sweep,
     telling_examples,
 )
-from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.tokens import VirtualTokens
@@ -121,7 +121,7 @@ def test_json_of_a_sweep(model: SpringModel) -> None:
 
 def a_run(k: int, texts: list[str], instruction: str = "") -> Run:
     answers = tuple(
-        Answer(t, 3, exact_match(t, ["Ann"]), f1(t, ["Ann"]), contains(t, ["Ann"])) for t in texts
+        ScoredAnswer(t, 3, exact_match(t, ["Ann"]), f1(t, ["Ann"]), contains(t, ["Ann"])) for t in texts
     )
     words = WordsWay("brief", RagTemplate(instruction=instruction)) if instruction else None
     return Run(k, answers, 1.5, words=words)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spring_rag.data.examples import RagExample, digest, load_examples, load_lines
 from spring_rag.errors import DataError
-from spring_rag.examples import RagExample, digest, load_examples, load_lines
 
 AUTHORS = {"question": "Who?", "target": ["Ann", "Anna"], "ret_passages": ["Ann did.", "Bob did not."]}
 FLASHRAG = {"id": "test_0", "question": "Who?", "golden_answers": ["Ann"], "metadata": {"hop": 2}}

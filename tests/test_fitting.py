@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptTooLongError
 from spring_rag.evaluation.ways import Way, layouts
-from spring_rag.examples import RagExample
 from spring_rag.fitting import fit, fit_alike, room
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.training import RagExamples, TrainingRecipe
-from spring_rag.training.dataset import Place
+from spring_rag.training.dataset import SampleIndex
 from spring_rag.training.heldout import HeldOut
 
 
@@ -104,12 +104,12 @@ def test_training_drops_the_lowest_ranked_also_where_the_order_makes_a_prompt_lo
     example = RagExample("Q", ("z",), ("a", "b"))
     recipe = TrainingRecipe(num_tokens=1, min_passages=2, max_passages=2, template=template)
     whole = len(encode(RagPrompt("Q", example.passages, template), tokenizer).ids)
-    target = len(RagExamples([example], tokenizer, recipe)[Place(0)].example[1])
+    target = len(RagExamples([example], tokenizer, recipe)[SampleIndex(0)].example[1])
     data = RagExamples([example], tokenizer, replace(recipe, max_length=whole + 1 + target))
     seen = set()
     for epoch in range(20):
         data.set_epoch(epoch)
-        item = data[Place(0)]
+        item = data[SampleIndex(0)]
         letters = "".join(tokens[i - 1][-1] for i in item.example[0].context_ids).split("\n")
         seen.add((tuple(filter(None, letters)), item.dropped))
     assert seen == {(("a", "2b"), 0), (("a",), 1)}

@@ -4,10 +4,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from spring_rag.data.attach import attach
+from spring_rag.data.examples import RagExample
 from spring_rag.data.matching import holds, normalise, stands_in
 from spring_rag.evaluation.datasets import answer_retrieved
 from spring_rag.evaluation.metrics import contains
-from spring_rag.examples import RagExample
 from spring_rag.training import RagExamples, TrainingRecipe
 
 

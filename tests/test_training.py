@@ -22,9 +22,9 @@ from transformers import (
     TrainingArguments,
 )
 
+from spring_rag.data.examples import RagExample, digest
 from spring_rag.encoding import encode, encode_target
 from spring_rag.errors import DataError, TrainingError
-from spring_rag.examples import RagExample, digest
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training import RagExamples, TrainingRecipe, initial_rows, objective, train_tokens

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from spring_rag.backends.local import LocalBackend
 from spring_rag.cli.eval import evaluate
+from spring_rag.data.examples import RagExample
 from spring_rag.errors import DataError, PromptError
 from spring_rag.evaluation import WordsWay, best_words, word_ways
 from spring_rag.evaluation.words import prompt_ways, read_prompt, set_aside, thinned
-from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagTemplate
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chroma_spring_rag import connect_folder, index_files, open_or_create_collection, search
+from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.metrics import exact_match
-from spring_rag.examples import RagExample
 
 _HERE = Path(__file__).parent / "toy"
 

@@ -14,10 +14,10 @@ from real_qa_parts.train import PEFT_WAYS
 from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.base import Generation, GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
+from spring_rag.data.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.data.matching import holds
 from spring_rag.encoding import Encoded, encode
 from spring_rag.evaluation.words import BRIEF, WordsWay, word_ways
-from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.splice import InputEmbedding

@@ -7,9 +7,9 @@ from typing import Any
 
 from real_qa_parts.answer import FILED_UNDER, MISSING, WAYS, Question, lines_of
 
+from spring_rag.data.examples import UNANSWERABLE_ANSWER
 from spring_rag.evaluation.metrics import exact_match, f1, normalise
 from spring_rag.evaluation.statistics import compare, interval
-from spring_rag.examples import UNANSWERABLE_ANSWER
 
 ROWS = [name for way in WAYS for name in FILED_UNDER.get(way, (way,))]
 RIVAL = "words"

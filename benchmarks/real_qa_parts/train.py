@@ -14,11 +14,11 @@ from transformers import get_scheduler
 
 from spring_rag.backends.local import LocalBackend
 from spring_rag.cli.console import Progress
-from spring_rag.examples import digest, load_examples
+from spring_rag.data.examples import digest, load_examples
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training import TrainingRecipe, train_tokens
-from spring_rag.training.dataset import Place, RagExamples, SimilarLengths
+from spring_rag.training.dataset import RagExamples, SampleIndex, SimilarLengths
 from spring_rag.training.progress import ProgressReport
 from spring_rag.training.trainer import initial_rows
 from spring_rag.training.ways import Example
@@ -208,7 +208,7 @@ def _batches(items: RagExamples, recipe: TrainingRecipe, done: int) -> Iterator[
     step, per_epoch = done, len(sampler) // recipe.batch_size
     while True:
         sampler.set_epoch(step // per_epoch)
-        places: list[Place] = list(sampler)
+        places: list[SampleIndex] = list(sampler)
         for start in range(step % per_epoch * recipe.batch_size, len(places), recipe.batch_size):
             yield [items[place].example for place in places[start : start + recipe.batch_size]]
             step += 1

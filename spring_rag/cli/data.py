@@ -78,7 +78,7 @@ def attach(
     """Retrieve passages for questions that have answers, and write both as training data."""
     with quiet_libraries():
         from spring_rag.data import attach as attach_passages
-        from spring_rag.examples import load_examples, write_examples
+        from spring_rag.data.examples import load_examples, write_examples
 
         check_file(output, qa)
         loaded = load_examples(qa, skip_bad=skip_bad)
@@ -171,7 +171,7 @@ def make(
         from spring_rag import SpringModel
         from spring_rag.data import attach as attach_passages
         from spring_rag.data import make_pairs
-        from spring_rag.examples import RagExample, write_examples
+        from spring_rag.data.examples import RagExample, write_examples
 
         check_file(output, prompt[1:] if prompt and prompt.startswith("@") else None)
         opened = _open(chroma, collection, embedding)

@@ -27,10 +27,10 @@ from spring_rag.extras import extra
 
 if TYPE_CHECKING:
     from chroma_spring_rag import ChromaQA
+    from spring_rag.data.examples import RagExample
     from spring_rag.evaluation.datasets import Dataset
     from spring_rag.evaluation.study import Study
     from spring_rag.evaluation.words import Trial, WordsWay
-    from spring_rag.examples import RagExample
     from spring_rag.model import SpringModel
 
 _KS = (0, 1, 5, 10, 25, 50)
@@ -221,7 +221,7 @@ def evaluate(
         # What was answered is shown, whatever becomes of the rest.
         failed: BaseException | None = KeyboardInterrupt() if found.interrupted else None
         try:
-            examples = [example for part in found.parts for example in part.main.examples]
+            examples = [example for part in found.datasets for example in part.main.examples]
             if without_passages and not failed:
                 with Progress("answering without passages") as tell:
                     bare = ability.without_passages(
@@ -364,10 +364,10 @@ def _about(model: "SpringModel", sets: Sequence[str], data: Sequence[Path]) -> d
 def _print(found: "Study", result: dict[str, Any]) -> None:
     from spring_rag.evaluation import score_table
 
-    for part in found.parts:
-        title = f"{part.name}: {counted(len(part.main.examples), 'question')}, {found.counted}"
-        show(score_table(part.main, title=title))
-    if len(found.parts) > 1:
+    for dataset in found.datasets:
+        title = f"{dataset.name}: {counted(len(dataset.main.examples), 'question')}, {found.counted}"
+        show(score_table(dataset.main, title=title))
+    if len(found.datasets) > 1:
         show(
             score_table(found.overall.main, title=f"all: {counted(result['n'], 'question')}, {found.counted}")
         )

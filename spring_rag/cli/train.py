@@ -19,7 +19,7 @@ from spring_rag.recipe import INIT_TEXT, TrainingRecipe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from spring_rag.examples import Loaded, RagExample
+    from spring_rag.data.examples import Loaded, RagExample
     from spring_rag.tokens import VirtualTokens
     from spring_rag.training import Preview
 
@@ -115,7 +115,7 @@ def train(
         msg = "--init-text and --init-tokens exclude each other"
         raise typer.BadParameter(msg)
     with quiet_libraries():
-        from spring_rag.examples import hold_out, load_examples
+        from spring_rag.data.examples import hold_out, load_examples
 
         loaded = load_examples(data, skip_bad=skip_bad)
         evaluated = load_examples(eval_data, skip_bad=skip_bad) if eval_data else None

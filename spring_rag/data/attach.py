@@ -6,9 +6,9 @@ from itertools import chain, zip_longest
 from random import Random
 from typing import Literal
 
+from spring_rag.data.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.data.matching import holds, readable
 from spring_rag.errors import DataError
-from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample
 
 Retriever = Callable[[Sequence[str], int], list[list[str]]]
 """Called with questions and a top k; for each question the texts found, best first."""

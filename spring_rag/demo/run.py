@@ -13,9 +13,9 @@ from chroma_spring_rag import (
     open_or_create_collection,
     read_sources,
 )
+from spring_rag.data.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.demo import paths
 from spring_rag.evaluation import Run, Sweep, sweep, word_ways
-from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.model import SpringModel
 
 COLLECTION = "documents"

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from spring_rag.backends.local import LocalBackend
+from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.runner import Sweep, sweep
-from spring_rag.examples import RagExample
 from spring_rag.fitting import fit, room
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from spring_rag.data.examples import RagExample, load_examples
 from spring_rag.data.matching import holds
 from spring_rag.errors import DataError
-from spring_rag.examples import RagExample, load_examples
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from spring_rag.evaluation.plots import score_over_k, score_over_passages
 from spring_rag.evaluation.report import losing_examples, shown, telling_examples
 from spring_rag.evaluation.runner import Sweep
-from spring_rag.evaluation.study import Part, Study
+from spring_rag.evaluation.study import DatasetSweeps, Study
 from spring_rag.files import replace_files
 
 _EXAMPLES = 5
@@ -34,7 +34,7 @@ def write_report(study: Study, folder: Path, about: dict[str, Any]) -> None:
     values = {
         "about": about,
         "study": study,
-        "parts": _tables(study),
+        "tables": _tables(study),
         "timed": all(run.answers_per_second is not None for run in study.overall.main.all_runs),
         "words": [trial.to_dict() for trial in study.trials],
         "without_passages": study.without_passages,
@@ -62,21 +62,26 @@ def _plots(study: Study) -> dict[str, str]:
 
 def _tables(study: Study) -> list[dict[str, Any]]:
     """A table per set of questions, and one for all where there are several: its rows with their labels."""
-    parts = [study.overall, *study.parts] if len(study.parts) > 1 else list(study.parts)
+    datasets = [study.overall, *study.datasets] if len(study.datasets) > 1 else list(study.datasets)
     return [
-        {"name": part.name, "retrieved": part.retrieved, "n": len(part.main.examples), "rows": _rows(part)}
-        for part in parts
+        {
+            "name": dataset.name,
+            "retrieved": dataset.retrieved,
+            "n": len(dataset.main.examples),
+            "rows": _rows(dataset),
+        }
+        for dataset in datasets
     ]
 
 
-def _rows(part: Part) -> list[dict[str, Any]]:
-    found = part.to_dict()
-    by_run = list(zip(part.main.runs, found["results"], strict=True))
-    if part.main.instructed is not None:
-        by_run.append((part.main.instructed, found["instructed"]))
+def _rows(dataset: DatasetSweeps) -> list[dict[str, Any]]:
+    found = dataset.to_dict()
+    by_run = list(zip(dataset.main.runs, found["results"], strict=True))
+    if dataset.main.instructed is not None:
+        by_run.append((dataset.main.instructed, found["instructed"]))
     return [
         {"label": run.label, **next(row for other, row in by_run if other is run)}
-        for run in part.main.all_runs
+        for run in dataset.main.all_runs
     ]
 
 
@@ -101,13 +106,13 @@ def _example(found: Sweep, at: int) -> dict[str, Any]:
 
 
 def _answers(study: Study) -> Iterator[dict[str, Any]]:
-    for part in study.parts:
-        for count, found in zip(study.passages, part.sweeps, strict=True):
+    for dataset in study.datasets:
+        for count, found in zip(study.passages, dataset.sweeps, strict=True):
             for at, example in enumerate(found.examples):
                 for run in found.all_runs:
                     answer = run.answers[at]
                     yield {
-                        "dataset": part.name,
+                        "dataset": dataset.name,
                         "passages": len(example.passages) if count is None else count,
                         "question": example.question,
                         "accepted": example.answers,

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from spring_rag.data.examples import RagExample
 from spring_rag.errors import DataError
-from spring_rag.evaluation.ways import Answer, Progress, Way, answer_in_ways, layouts
+from spring_rag.evaluation.ways import Progress, ScoredAnswer, Way, answer_in_ways, layouts
 from spring_rag.evaluation.words import WordsWay
-from spring_rag.examples import RagExample
 from spring_rag.prompt import RagTemplate
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Run:
     """
 
     k: int
-    answers: tuple[Answer, ...]
+    answers: tuple[ScoredAnswer, ...]
     answers_per_second: float | None = None
     tokens: str | None = None
     words: WordsWay | None = None
@@ -41,11 +41,11 @@ class Run:
         return f"k = {self.k}" + (f", {self.tokens}" if self.tokens else "")
 
     def scores(self, score: str) -> list[float]:
-        """A score of `Answer`, by its name, for each question."""
+        """A score of `ScoredAnswer`, by its name, for each question."""
         return [float(getattr(answer, score)) for answer in self.answers]
 
     def mean(self, score: str) -> float:
-        """Mean over the questions of a score of `Answer`, by its name."""
+        """Mean over the questions of a score of `ScoredAnswer`, by its name."""
         return sum(self.scores(score)) / len(self.answers)
 
     def to_dict(self) -> dict[str, Any]:

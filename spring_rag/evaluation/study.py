@@ -18,7 +18,7 @@ SCORES = ("exact_match", "f1")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DatasetSweeps:
     """One set of questions (or all), with one sweep per number of passages."""
 
     name: str
@@ -45,7 +45,7 @@ class Study:
     """All that was answered.
 
     Args:
-        parts: one per set of questions.
+        datasets: one per set of questions.
         passages: numbers of passages, ascending; one None where all that there were are used.
         plain_difference: largest difference of a logit between the plain backbone and k = 0; None if not compared.
         trials: how the ways in words did on the questions that the best one was chosen on, best first.
@@ -53,7 +53,7 @@ class Study:
         interrupted: whether some of the questions were left out, at Ctrl-C.
     """
 
-    parts: tuple[Part, ...]
+    datasets: tuple[DatasetSweeps, ...]
     passages: tuple[int | None, ...]
     plain_difference: float | None = None
     trials: tuple[Trial, ...] = ()
@@ -62,15 +62,18 @@ class Study:
 
     @property
     def counted(self) -> str:
-        """With how many passages the questions of `Part.main` were answered."""
+        """With how many passages the questions of `DatasetSweeps.main` were answered."""
         most = self.passages[-1]
         return "all passages" if most is None else f"at most {counted(most, 'passage')} each"
 
     @property
-    def overall(self) -> Part:
+    def overall(self) -> DatasetSweeps:
         """All questions together."""
-        return Part(
-            "all", tuple(merged([part.sweeps[at] for part in self.parts]) for at in range(len(self.passages)))
+        return DatasetSweeps(
+            "all",
+            tuple(
+                merged([dataset.sweeps[at] for dataset in self.datasets]) for at in range(len(self.passages))
+            ),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,7 +85,7 @@ class Study:
         ]
         return {
             **overall.to_dict(),
-            "datasets": [{"name": part.name, **part.to_dict()} for part in self.parts],
+            "datasets": [{"name": dataset.name, **dataset.to_dict()} for dataset in self.datasets],
             **({"passages": by_passages} if len(self.passages) > 1 else {}),
             **({"words": [trial.to_dict() for trial in self.trials]} if self.trials else {}),
             **({"without_passages": tested(self.without_passages)} if self.without_passages else {}),
@@ -126,7 +129,7 @@ def study(
             each = total // len(examples)
             progress(each * before + done, each * questions)
 
-    parts = []
+    found: list[DatasetSweeps] = []
     try:
         for dataset in datasets:
             sweeps = []
@@ -134,12 +137,12 @@ def study(
                 examples = [replace(one, passages=one.passages[:count]) for one in dataset.examples]
                 sweeps.append(sweep(model, examples, ks, progress=answered, **settings))
                 before += len(examples)
-            parts.append(Part(dataset.name, tuple(sweeps)))
+            found.append(DatasetSweeps(dataset.name, tuple(sweeps)))
     except KeyboardInterrupt:
-        if not parts:
+        if not found:
             raise
-        return Study(tuple(parts), counts, interrupted=True)
-    return Study(tuple(parts), counts)
+        return Study(tuple(found), counts, interrupted=True)
+    return Study(tuple(found), counts)
 
 
 def merged(sweeps: Sequence[Sweep]) -> Sweep:

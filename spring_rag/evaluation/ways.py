@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.metrics import contains, exact_match, f1
-from spring_rag.examples import RagExample
 from spring_rag.fitting import fit_alike, room
 from spring_rag.prompt import RagPrompt, RagTemplate
 
@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScoredAnswer:
     """What the model said to one question; `num_tokens` counts the ids generated, `cut` says that they ran out."""
 
     text: str
@@ -69,7 +69,7 @@ def answer_in_ways(
     max_new_tokens: int,
     batch_size: int,
     progress: Progress | None = None,
-) -> list[tuple[Answer, ...]]:
+) -> list[tuple[ScoredAnswer, ...]]:
     """Answer all questions greedily in all ways; a question's prompts stand in one batch, so that a context is computed once.
 
     Args:
@@ -85,7 +85,7 @@ def answer_in_ways(
         For each way, the answers to all questions.
     """
     total = len(examples) * len(ways)
-    found: dict[Way, tuple[Answer, ...]] = {}
+    found: dict[Way, tuple[ScoredAnswer, ...]] = {}
     for stop in dict.fromkeys(way.stop for way in ways):
         together = [way for way in ways if way.stop == stop]
         before = len(examples) * len(found)
@@ -110,8 +110,8 @@ def answer_in_ways(
     return [found[way] for way in ways]
 
 
-def score(reply: "Generation", accepted: Sequence[str]) -> Answer:
+def score(reply: "Generation", accepted: Sequence[str]) -> ScoredAnswer:
     """The answer, stripped at both ends, and its scores against the accepted ones."""
     text = reply.text.strip()
     scores = exact_match(text, accepted), f1(text, accepted), contains(text, accepted)
-    return Answer(text, reply.usage.generated, *scores, cut=reply.finish_reason == "length")
+    return ScoredAnswer(text, reply.usage.generated, *scores, cut=reply.finish_reason == "length")

@@ -7,10 +7,10 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode
 from spring_rag.errors import DataError, PromptError
-from spring_rag.evaluation.ways import Answer, Progress, Way, answer_in_ways, layouts
-from spring_rag.examples import RagExample
+from spring_rag.evaluation.ways import Progress, ScoredAnswer, Way, answer_in_ways, layouts
 from spring_rag.prompt import BRIEF, RagTemplate
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ class Trial:
     """How a way did on the questions that the best one is chosen on."""
 
     way: WordsWay
-    answers: tuple[Answer, ...]
+    answers: tuple[ScoredAnswer, ...]
 
     def mean(self, score: str) -> float:
-        """Mean over the questions of a score of `Answer`, by its name."""
+        """Mean over the questions of a score of `ScoredAnswer`, by its name."""
         return sum(float(getattr(answer, score)) for answer in self.answers) / len(self.answers)
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from random import Random
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
+from spring_rag.data.examples import RagExample
 from spring_rag.data.matching import holds
 from spring_rag.encoding import encode, encode_target
 from spring_rag.errors import DataError
-from spring_rag.examples import RagExample
 from spring_rag.fitting import fit
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.recipe import TrainingRecipe
@@ -23,7 +23,7 @@ _STEPS_SORTED_TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SampleIndex:
     """Which example, and in which optimizer step of the epoch it is seen."""
 
     index: int
@@ -74,8 +74,8 @@ class RagExamples(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, place: Place) -> Item:
-        index = place.index
+    def __getitem__(self, sample: SampleIndex) -> Item:
+        index = sample.index
         rng = self._rng(index)
         ranked = self._draw(index, rng)
         # Which answer is trained depends on the passages that have room, so there must be room for either.
@@ -84,7 +84,7 @@ class RagExamples(Dataset[Item]):
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
         prompt, encoded = fit(ranked, budget, self.tokenizer, order)
         target = self._target(self.accepted(index, prompt.passages)[0], ranked.template)
-        return Item((encoded, target), self.epoch, place.step, len(prompt.dropped))
+        return Item((encoded, target), self.epoch, sample.step, len(prompt.dropped))
 
     def accepted(self, index: int, passages: Sequence[str]) -> tuple[str, ...]:
         """What an example may be answered beside some of its passages: that there is no answer, where they lack it and others have it."""
@@ -187,7 +187,7 @@ def _same_passages(examples: Sequence[RagExample]) -> list[int]:
     return groups
 
 
-class SimilarLengths(Sampler[Place]):
+class SimilarLengths(Sampler[SampleIndex]):
     """Random order in which neighbours have contexts of similar length, so that batches hold little padding.
 
     Examples with the same passages stay together, so that a batch computes their context once.
@@ -212,7 +212,7 @@ class SimilarLengths(Sampler[Place]):
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.step_size) * self.step_size
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         rng = Random(f"{self.seed}:{self.dataset.epoch}:order")
         groups: dict[int, list[int]] = {}
         for index, group in enumerate(self.dataset.groups):
@@ -233,4 +233,4 @@ class SimilarLengths(Sampler[Place]):
         short = [indices for indices in steps if len(indices) < self.step_size]
         places = [index for indices in whole + short for index in indices]
         for number, index in enumerate(islice(cycle(places), len(self))):
-            yield Place(index, number // self.step_size)
+            yield SampleIndex(index, number // self.step_size)

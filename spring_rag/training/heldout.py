@@ -8,16 +8,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.local import LocalBackend
+from spring_rag.data.examples import RagExample
 from spring_rag.errors import DataError, PromptTooLongError, TrainingError
 from spring_rag.evaluation.metrics import exact_match, f1
-from spring_rag.examples import RagExample
 from spring_rag.fitting import fit, room
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import VirtualTokens
-from spring_rag.training.dataset import Place, RagExamples
+from spring_rag.training.dataset import RagExamples, SampleIndex
 from spring_rag.training.objective import objective
 
 _SPARE_TOKENS = 8
@@ -112,7 +112,7 @@ class HeldOut:
 
     def _loss(self, matrix: Tensor) -> float:
         """Mean loss over the target ids with all tokens."""
-        items = [self._data[Place(i)].example for i in range(len(self._data))]
+        items = [self._data[SampleIndex(i)].example for i in range(len(self._data))]
         items.sort(key=lambda example: len(example[0].ids))
         total, count, size = 0.0, 0, self._recipe.batch_size
         with torch.no_grad():

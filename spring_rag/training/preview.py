@@ -6,9 +6,9 @@ from statistics import mean
 
 from transformers import PreTrainedTokenizerBase
 
-from spring_rag.examples import RagExample
+from spring_rag.data.examples import RagExample
 from spring_rag.recipe import TrainingRecipe
-from spring_rag.training.dataset import Item, Place, RagExamples
+from spring_rag.training.dataset import Item, RagExamples, SampleIndex
 
 _LOOKED_AT = 1000
 SLOT = "⟨virtual tokens⟩"
@@ -71,10 +71,10 @@ def preview(
     data = RagExamples(examples, tokenizer, recipe)
     data.check()
     stride = max(1, len(examples) // _LOOKED_AT)
-    items = [data[Place(i)] for i in range(0, len(examples), stride)]
+    items = [data[SampleIndex(i)] for i in range(0, len(examples), stride)]
     lengths = [len(item.example[0].ids) + recipe.num_tokens + len(item.example[1]) for item in items]
     return Preview(
-        prompts=[_finished(data[Place(i)], tokenizer) for i in range(min(prompts, len(examples)))],
+        prompts=[_finished(data[SampleIndex(i)], tokenizer) for i in range(min(prompts, len(examples)))],
         examples=len(examples),
         looked_at=len(items),
         losing_passages=sum(item.dropped > 0 for item in items),

@@ -22,7 +22,7 @@ _BEFORE = "before"
 
 
 @dataclass(frozen=True)
-class Run:
+class CheckpointFolder:
     """A run's folder of checkpoints.
 
     Args:

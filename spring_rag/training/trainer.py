@@ -23,8 +23,8 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from spring_rag.backbone import BackboneRecord, quantization_of
+from spring_rag.data.examples import RagExample, digest
 from spring_rag.errors import TrainingError
-from spring_rag.examples import RagExample, digest
 from spring_rag.extras import extra
 from spring_rag.limits import context_length, position_switch
 from spring_rag.persistence.folder import refuse_foreign
@@ -35,7 +35,7 @@ from spring_rag.training.dataset import RagExamples
 from spring_rag.training.engine import LOWER, Collator, EvaluateAtTheEnd, TokenModule, TokenTrainer
 from spring_rag.training.heldout import BEST, HeldOut
 from spring_rag.training.interrupt import StopOnInterrupt
-from spring_rag.training.resuming import Run
+from spring_rag.training.resuming import CheckpointFolder
 
 _logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def train_tokens(
     record = BackboneRecord.of(hf_model)
     data = {"examples": len(examples), "digest": digest(examples)}
     began = {"init_tokens": init_tokens.digest} if init_tokens is not None else {}
-    run = Run(
+    run = CheckpointFolder(
         output / CHECKPOINTS,
         {
             "recipe": recipe.to_dict(),

@@ -1,0 +1,53 @@
+"""The house's rooms: no module of the package imports another in a circle, and what lies below knows nothing of what lies above."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "spring_rag"
+NAMES = {
+    path: ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imports(body: list[ast.stmt]) -> set[str]:
+    """The package's modules that are imported while a module is loaded: not within functions, nor for types alone."""
+    found: set[str] = set()
+    for statement in body:
+        if isinstance(statement, ast.ImportFrom) and statement.module:
+            names = {f"{statement.module}.{alias.name}" for alias in statement.names}
+            found |= {name if name in NAMES.values() else statement.module for name in names}
+        elif isinstance(statement, ast.If) and "TYPE_CHECKING" not in ast.dump(statement.test):
+            found |= imports(statement.body + statement.orelse)
+        elif isinstance(statement, ast.With | ast.Try):
+            found |= imports(statement.body)
+    return {name for name in found if name in NAMES.values()}
+
+
+LOADED = {name: imports(ast.parse(path.read_text("utf-8")).body) - {name} for path, name in NAMES.items()}
+
+
+def test_no_circle() -> None:
+    assert set(TopologicalSorter(LOADED).static_order()) == set(NAMES.values())
+
+
+@pytest.mark.parametrize(
+    ("room", "above"),
+    [
+        (
+            "persistence",
+            ["tokens", "splice", "model", "backends", "data", "training", "evaluation", "demo", "cli"],
+        ),
+        ("data", ["splice", "model", "backends", "training", "evaluation", "demo", "cli"]),
+        ("backends", ["model", "data", "training", "evaluation", "demo", "cli"]),
+        ("training", ["demo", "cli"]),
+        ("evaluation", ["training", "demo", "cli"]),
+    ],
+)
+def test_no_import_goes_up(room: str, above: list[str]) -> None:
+    for name, loaded in LOADED.items():
+        if name.split(".")[1:2] == [room]:
+            assert not {each for each in loaded if each.split(".")[1:2] and each.split(".")[1] in above}, name
