@@ -20,7 +20,7 @@ from measure import save
 
 from chroma_spring_rag import HashedWords, connect_folder, index_files, open_or_create_collection, search
 from chroma_spring_rag.embedding import UnweightedWords
-from spring_rag.evaluation.metrics import contains
+from spring_rag.data.matching import holds
 
 FIRST = 5
 
@@ -127,7 +127,7 @@ def main() -> None:
             for name, questions in asked.items():
                 found = rank([question for question, _ in questions])
                 holding = [
-                    any(contains(text, answers) for text in row)
+                    any(holds(text, answers) for text in row)
                     for row, (_, answers) in zip(found, questions, strict=True)
                 ]
                 shares[way][name] = round(float(np.mean(holding)), 4)

@@ -128,14 +128,24 @@ def find(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> So
     Args:
         backbone: folder, Hub id, `model.gguf`, a folder that holds exactly one GGUF and no other weights, or
             `owner/name:file.gguf`.
-        arguments: those of `SHARED`, and transformers' `gguf_file`; the ones that are None count as not given.
+        arguments: those of `SHARED`, and transformers' `gguf_file`; the ones that are None count as not given. Code that a backbone
+            brings is run with `trust_remote_code=True` only, and transformers never asks.
 
     Raises:
         MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
-        BackendError: it is a GGUF that isn't there or can't be read; says why.
+        BackendError: a folder that isn't there, or a GGUF that isn't or can't be read; says why.
     """
     name = os.fspath(backbone)
-    given = {key: value for key, value in (arguments or {}).items() if value is not None}
+    if os.path.isdir(name):
+        # Recorded like this it is found from every folder, and never taken for a name on the Hub.
+        name = str(Path(name).resolve())
+    elif (os.path.isabs(name) or name.startswith((".", "~"))) and not os.path.exists(
+        os.path.expanduser(name)
+    ):
+        msg = f"there is no folder or file {name!r} to load the backbone from"
+        raise BackendError(msg)
+    given: dict[str, Any] = {"trust_remote_code": False}
+    given |= {key: value for key, value in (arguments or {}).items() if value is not None}
     gguf = gguf_name(name, given.pop("gguf_file", None), given.get("subfolder"))
     if gguf is None:
         return Source(name, name, given)

@@ -14,9 +14,10 @@ from spring_rag.backends.base import (
     GenerationSettings,
     Request,
 )
-from spring_rag.encoding import Encoded, encode
+from spring_rag.encoding import Encoded, encode, warn_of_control_strings
 from spring_rag.errors import TokensError
-from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt, fit
+from spring_rag.fitting import fit, room
+from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt
 from spring_rag.stream import Stream
 from spring_rag.tokens import VirtualTokens
 
@@ -263,11 +264,16 @@ class SpringModel:
     def template(self, tokens: str | None = None) -> RagTemplate:
         """The layout of prompts that a set was trained with; None names the default set.
 
+        Without virtual tokens it is the backbone's own: an instruct model, whose tokenizer has a chat template, gets a chat, since it
+        was trained to end its answers there only.
+
         Raises:
             TokensError: no set has this name.
         """
         attached = self.backend.tokens(tokens)
-        return (attached.template if attached else None) or RagTemplate()
+        if attached is None:
+            return RagTemplate(chat=bool(self.tokenizer.chat_template))
+        return attached.template or RagTemplate()
 
     def _request(
         self, prompt: PromptLike, name: str | None, num_tokens: int | None, settings: GenerationSettings
@@ -280,18 +286,14 @@ class SpringModel:
             has = f"the set has {available}" if attached is not None else "no virtual tokens are attached"
             msg = f"num_tokens is {count}, but {has}; expected a number from 0 to {available}"
             raise TokensError(msg)
-        made = as_prompt(prompt)
-        encoded = encode(made, self.tokenizer)
-        length = self.backend.context_length
-        if isinstance(prompt, RagPrompt) and length is not None:
-            budget = length - settings.max_new_tokens - count
-            if len(encoded.ids) > budget:
-                made = fit(prompt, budget, self._count).to_prompt()
-                encoded = encode(made, self.tokenizer)
-        return Request(encoded, name, count, made)
-
-    def _count(self, prompt: Prompt) -> int:
-        return len(encode(prompt, self.tokenizer).ids)
+        if isinstance(prompt, str):
+            warn_of_control_strings(prompt, self.tokenizer)
+        if isinstance(prompt, RagPrompt):
+            budget = room(self.backend.context_length, count, settings.max_new_tokens)
+            prompt, encoded = fit(prompt, budget, self.tokenizer)
+        else:
+            encoded = encode(prompt, self.tokenizer)
+        return Request(encoded, name, count, as_prompt(prompt))
 
 
 def _batches(prompts: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:

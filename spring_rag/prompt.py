@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from string import Formatter
 from types import UnionType
 from typing import Any
 
-from spring_rag.errors import PromptError, PromptTooLongError
+from spring_rag.errors import PromptError
 
 SLOT_MARKER = "⟦spring-rag:slot⟧"
 """Stands for the slot in a string template. It has no character that f-strings, mustache, jinja2 or HTML escaping change."""
+
+BRIEF = "Answer with a few words only.\n"
+"""Asks for a brief answer in words, where no virtual tokens do."""
 
 _ESCAPES = {"⟦": "⧹(", "⧹": "⧹⧹"}
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
@@ -198,7 +200,7 @@ class RagPrompt:
         question: in the user's words, verbatim.
         passages: retrieved texts, verbatim, best first.
         template: the layout; virtual tokens answer best in the one they were trained with.
-        dropped: passages that `fit` left out, best first.
+        dropped: passages that `fitting.fit` left out, best first.
 
     Example:
         >>> prompt = RagPrompt("Who built it?", ["Hale built it."])
@@ -224,50 +226,12 @@ class RagPrompt:
         """The parts, as the template lays them out."""
         return self.template.render(self.question, self.passages)
 
-    def with_passages(self, passages: Sequence[str]) -> RagPrompt:
-        """The same question on other passages."""
-        return replace(self, passages=tuple(passages))
-
 
 def as_prompt(prompt: str | Prompt | RagPrompt) -> Prompt:
     """Whatever can be answered as a `Prompt`; a `str` is user text without a slot."""
     if isinstance(prompt, str):
         return Prompt(parts=(Text(prompt),))
     return prompt.to_prompt() if isinstance(prompt, RagPrompt) else prompt
-
-
-def fit(prompt: RagPrompt, budget: int, count: Callable[[Prompt], int]) -> RagPrompt:
-    """Drop the lowest-ranked passages until the prompt fits.
-
-    The question and the slot are never cut: an answer to half a question is worse than an error.
-
-    Args:
-        prompt: passages best first.
-        budget: most tokens that context and suffix may take together, without the virtual tokens.
-        count: number of tokens of a prompt, special tokens included.
-
-    Returns:
-        The same prompt, or a shorter one whose `dropped` names the passages left out, best first.
-
-    Raises:
-        PromptTooLongError: the question alone is over `budget`.
-    """
-    if count(prompt.to_prompt()) <= budget:
-        return prompt
-
-    def length(kept: int) -> int:
-        return count(prompt.with_passages(prompt.passages[:kept]).to_prompt())
-
-    fitting = bisect_right(range(len(prompt.passages)), budget, key=length)
-    if not fitting:
-        needed = length(0)
-        msg = (
-            f"the question takes {needed} tokens without any passage, {needed - budget} more than the {budget} that are left "
-            "for the prompt; shorten it, or use fewer virtual tokens or a smaller max_new_tokens"
-        )
-        raise PromptTooLongError(msg)
-    kept, left_out = prompt.passages[: fitting - 1], tuple(prompt.passages[fitting - 1 :])
-    return replace(prompt, passages=kept, dropped=left_out + prompt.dropped)
 
 
 def escape(text: str) -> str:

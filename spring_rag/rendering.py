@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from spring_rag.errors import PromptError
-from spring_rag.prompt import Message, Part, Prompt, Slot
+from spring_rag.prompt import Message, Part, Prompt, Slot, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,25 +32,42 @@ class Rendered:
         text: all of it, without the slot.
         untrusted: ranges of `text` that came from users, in order, without overlaps.
         slot: index of the character that the slot stands before, or None.
-        chat: whether a chat template wrote it, which then writes the special tokens, too.
+        messages: of a chat, as its chat template took them; empty for a text prompt.
     """
 
     text: str
     untrusted: tuple[Range, ...]
     slot: int | None
-    chat: bool = False
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def chat(self) -> bool:
+        """Whether a chat template wrote it, which then writes the special tokens, too."""
+        return bool(self.messages)
 
 
 def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """Lay a prompt out as one text.
 
+    A chat that its template refuses is folded into turns of user and assistant, as Mistral's and Gemma's templates want them:
+    neighbours of one role become one message, and a system message the first part of the user's.
+
     Raises:
-        PromptError: a chat for a tokenizer without chat template, or one that the template refuses, whose slot it drops, or
-            whose contents it changes beyond recognition.
+        PromptError: a chat for a tokenizer without chat template, or one that the template refuses, also in turns, whose slot it
+            drops, or whose contents it changes beyond recognition.
     """
-    if prompt.messages:
+    if not prompt.messages:
+        return _join(prompt.parts)
+    try:
         return _render_chat(prompt.messages, tokenizer)
-    return _join(prompt.parts)
+    except PromptError as error:
+        folded = _in_turns(prompt.messages)
+        if folded == prompt.messages:
+            raise
+        try:
+            return _render_chat(folded, tokenizer)
+        except PromptError:
+            raise error from None
 
 
 def apply_template(
@@ -68,7 +85,15 @@ def apply_template(
         text = tokenizer.apply_chat_template(
             list(chat), add_generation_prompt=add_generation_prompt, tokenize=False
         )
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         roles = ", ".join(message["role"] for message in chat)
         msg = f"the tokenizer's chat template refuses a chat with the roles {roles}: {error}"
         raise PromptError(msg) from error
@@ -85,6 +110,17 @@ def _join(parts: Iterable[Part]) -> Rendered:
                 untrusted.append((len(text), len(text) + len(part.text)))
             text += part.text
     return Rendered(text, tuple(untrusted), slot)
+
+
+def _in_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
+    turns: list[Message] = []
+    for message in messages:
+        role = "user" if message.role == "system" else message.role
+        if turns and turns[-1].role == role:
+            turns[-1] = Message(role, (*turns[-1].parts, Text("\n\n"), *message.parts))
+        else:
+            turns.append(Message(role, message.parts))
+    return tuple(turns)
 
 
 def _render_chat(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
@@ -138,7 +174,7 @@ def _locate(
         ranges, place = _place(rendered, literals, content, messages[index].role)
         untrusted += ranges
         slot = place if content.slot is not None else slot
-    return dropped, Rendered(rendered, tuple(sorted(untrusted)), slot, chat=True)
+    return dropped, Rendered(rendered, tuple(sorted(untrusted)), slot, tuple(messages))
 
 
 def _place(

@@ -179,6 +179,9 @@ class InputEmbedding:
             reason = "its embedding table holds only zeros; load its weights first"
             raise self._unsupported(reason)
         ids, rows = ids[present], rows[present]
+        if not rows.isfinite().all():
+            reason = "its embedding table holds numbers that aren't finite; save or download it again"
+            raise self._unsupported(reason)
         out = self.embed(ids)
         if out.shape != rows.shape:
             reason = f"its embedding layer turns rows of {rows.shape[-1]} into {tuple(out.shape[1:])}"
@@ -196,7 +199,11 @@ class InputEmbedding:
         """Make sure that the model needs nothing but the embeddings, where some route or hash by ids, and only what stands before a token."""
         pair = torch.stack([ids[[0, 1]], ids[[0, -1]]]).to(self.device) if len(ids) > 1 else ids[None]
         with evaluating(backbone), torch.no_grad():
-            expected = backbone(input_ids=pair).logits.float()
+            try:
+                expected = backbone(input_ids=pair).logits.float()
+            except Exception as error:
+                reason = f"it fails on two tokens: {error}"
+                raise self._unsupported(reason) from error
             try:
                 found = backbone(inputs_embeds=self.embed(pair)).logits.float()
             except Exception as error:

@@ -3,22 +3,18 @@
 Reading and writing files, the Hub and the model card live in `spring_rag.persistence`.
 """
 
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.errors import BackboneMismatchError, TokensError
+from spring_rag.persistence import Artifact, load, push, write_folder, write_pt
 from spring_rag.prompt import RagTemplate
-
-__all__ = ["BackboneRecord", "VirtualTokens", "digest_of"]
 
 
 class VirtualTokens:
@@ -47,42 +43,38 @@ class VirtualTokens:
         training: Mapping[str, Any] | None = None,
         after_scaling: bool = False,
     ) -> None:
-        self._matrix = _checked(matrix)
-        if backbone is not None and backbone.hidden_size != self.hidden_size:
-            msg = (
-                f"virtual tokens for {backbone.model_id!r} must have its hidden size, "
-                f"{backbone.hidden_size}; this matrix has {self.hidden_size}"
-            )
-            raise TokensError(msg)
-        self._backbone = backbone
-        self._template = template
-        self._training = _as_json(training) if training is not None else None
-        self._after_scaling = after_scaling
+        self._artifact = Artifact(matrix, backbone, template, training, after_scaling)
+
+    @classmethod
+    def _of(cls, artifact: Artifact) -> "VirtualTokens":
+        tokens = object.__new__(cls)
+        tokens._artifact = artifact
+        return tokens
 
     @property
     def matrix(self) -> Tensor:
         """The rows, shape `[n, hidden_size]`, float32, on the CPU."""
-        return self._matrix
+        return self._artifact.matrix
 
     @property
     def backbone(self) -> BackboneRecord | None:
         """The model that the tokens were trained on, if known."""
-        return self._backbone
+        return self._artifact.backbone
 
     @property
     def template(self) -> RagTemplate | None:
         """The layout of the prompts that the tokens were trained with; None is the default layout."""
-        return self._template
+        return self._artifact.template
 
     @property
     def training(self) -> dict[str, Any] | None:
         """How the tokens were trained, if known; a JSON object."""
-        return self._training
+        return self._artifact.training  # type: ignore[return-value]
 
     @property
     def after_scaling(self) -> bool:
         """Whether the rows stand behind the scaling of the backbone's embedding layer, as PEFT's do, and not before it."""
-        return self._after_scaling
+        return self._artifact.after_scaling
 
     def in_table_space(self, scale: float) -> Tensor:
         """The rows as the backbone's embedding table would hold them.
@@ -93,20 +85,20 @@ class VirtualTokens:
         Returns:
             Shape `[n, hidden_size]`, float32, on the CPU; `matrix` itself unless the rows are `after_scaling`.
         """
-        return self._matrix / scale if self._after_scaling else self._matrix
+        return self.matrix / scale if self.after_scaling else self.matrix
 
     @property
     def hidden_size(self) -> int:
         """Width of a row."""
-        return self._matrix.shape[1]
+        return self._artifact.hidden_size
 
     @property
     def digest(self) -> str:
         """16 hex digits that change with any value or with the shape."""
-        return digest_of(self._matrix)
+        return self._artifact.digest
 
     def __len__(self) -> int:
-        return self._matrix.shape[0]
+        return len(self._artifact)
 
     def __getitem__(self, index: slice) -> "VirtualTokens":
         """The first k tokens, `tokens[:k]` with 0 ≤ k ≤ n, with the same record of how they came to be.
@@ -124,14 +116,10 @@ class VirtualTokens:
         if not isinstance(k, int) or not 0 <= k <= len(self):
             msg = f"can't take the first {k} virtual tokens: expected a number from 0 to {len(self)}"
             raise TokensError(msg)
-        prefix = object.__new__(VirtualTokens)
-        prefix._matrix = self._matrix[:k]  # no constructor: an empty prefix is legal, an empty artifact isn't
-        prefix._backbone, prefix._template, prefix._training = self._backbone, self._template, self._training
-        prefix._after_scaling = self._after_scaling
-        return prefix
+        return self._of(self._artifact.first(k))
 
     def __repr__(self) -> str:
-        backbone = self._backbone.model_id if self._backbone else None
+        backbone = self.backbone.model_id if self.backbone else None
         return (
             f"VirtualTokens({len(self)} × {self.hidden_size}, backbone={backbone!r}, digest={self.digest!r})"
         )
@@ -151,8 +139,8 @@ class VirtualTokens:
         Raises:
             BackboneMismatchError: the tokens belong to another backbone; names both.
         """
-        if self._backbone is not None:
-            self._backbone.check(embedding_table, model_id, quantization)
+        if self.backbone is not None:
+            self.backbone.check(embedding_table, model_id, quantization)
             return
         name = repr(model_id) if model_id else "a backbone without a name"
         if self.hidden_size != embedding_table.shape[-1]:
@@ -184,9 +172,7 @@ class VirtualTokens:
         Raises:
             TokensError: nothing usable is there; the text says what was found and what was expected.
         """
-        from spring_rag.persistence import load
-
-        return load(src, revision=revision, token=token)
+        return cls._of(load(src, revision=revision, token=token))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `virtual_tokens.safetensors`, `config.json` and a model card, `README.md`, into a folder.
@@ -198,9 +184,7 @@ class VirtualTokens:
             TokensError: there are no rows to save, or a config.json or README.md of something else lies there.
             OSError: the folder can't be written.
         """
-        from spring_rag.persistence import write_folder
-
-        write_folder(self, Path(folder))
+        write_folder(self._artifact, Path(folder))
 
     def save_pt(self, path: str | os.PathLike[str]) -> None:
         """Write the authors' format, atomically: one float32 tensor `[n, hidden_size]` by `torch.save`.
@@ -212,9 +196,7 @@ class VirtualTokens:
             TokensError: there are no rows to save.
             OSError: the file can't be written.
         """
-        from spring_rag.persistence import write_pt
-
-        write_pt(self, Path(path))
+        write_pt(self._artifact, Path(path))
 
     def push_to_hub(
         self,
@@ -240,56 +222,11 @@ class VirtualTokens:
         Raises:
             TokensError: the Hub can't be reached or refuses.
         """
-        from spring_rag.persistence import push
-
         return push(
-            self, repo_id, private=private, revision=revision, commit_message=commit_message, token=token
+            self._artifact,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            token=token,
         )
-
-
-def digest_of(matrix: Tensor) -> str:
-    """16 hex digits of the SHA-256 of a matrix's shape and float32 values; `matrix` is float32 on the CPU."""
-    sha = hashlib.sha256(f"{tuple(matrix.shape)}".encode())
-    sha.update(matrix.numpy().astype("<f4", copy=False).tobytes())
-    return sha.hexdigest()[:16]
-
-
-def _checked(matrix: object) -> Tensor:
-    """A float32 copy on the CPU of `matrix`, if it is fit to be virtual tokens.
-
-    Raises:
-        TokensError: it isn't.
-    """
-    if not isinstance(matrix, Tensor):
-        msg = f"virtual tokens must be a float tensor of shape [n, hidden_size], not {type(matrix).__name__}"
-        raise TokensError(msg)
-    shape = list(matrix.shape)
-    if matrix.layout != torch.strided or matrix.is_meta or not matrix.is_floating_point():
-        what = "without values" if matrix.is_meta else f"of {matrix.dtype} in {matrix.layout} layout"
-        msg = f"virtual tokens must be a dense float tensor of shape [n, hidden_size], not one {what}"
-        raise TokensError(msg)
-    if matrix.dim() != 2:
-        msg = f"virtual tokens must have two dimensions, [n, hidden_size]; this tensor has shape {shape}"
-        raise TokensError(msg)
-    if matrix.numel() == 0:
-        msg = f"virtual tokens must not be empty; this tensor has shape {shape}"
-        raise TokensError(msg)
-    copy = matrix.detach().to("cpu", torch.float32, copy=True).contiguous()
-    bad_rows = (~copy.isfinite()).any(dim=1).nonzero().flatten().tolist()
-    if bad_rows:
-        msg = (
-            f"virtual tokens must be finite; {len(bad_rows)} of {shape[0]} rows hold NaN or infinite values, "
-            f"the first is row {bad_rows[0]}"
-        )
-        raise TokensError(msg)
-    return copy
-
-
-def _as_json(training: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `training` as JSON gives it back, so that what is kept equals what is saved."""
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(training), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        msg = f"`training` must be a JSON object of finite numbers, texts, lists and objects: {error}"
-        raise TokensError(msg) from error
-    return copy

@@ -23,7 +23,7 @@ from transformers import (
 from spring_rag import SpringModel, VirtualTokens
 from spring_rag.errors import BackboneMismatchError
 from spring_rag.examples import RagExample
-from spring_rag.published import PUBLISHED
+from spring_rag.persistence.published import PUBLISHED
 from spring_rag.training import TrainingRecipe, train_tokens
 
 _LLAMA = {"vocab_size": 32000, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "rope_theta": 10000.0}

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from spring_rag.backends.base import GenerationSettings, Request
-from spring_rag.backends.batching import longest_decides_positions, padded_rows_answer_alike
+from spring_rag.backends.batching import padded_rows_answer_alike
 from spring_rag.backends.local import LocalBackend
 from spring_rag.encoding import Encoded
 
@@ -158,27 +158,3 @@ def test_positions_that_grow_with_the_prompt(tokenizer, make_tokens):
         alone += backend.generate([request], GREEDY)
     backend.generate([prompt(5)], GREEDY)
     assert backend.generate(requests, GREEDY) == alone
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (LlamaConfig(), False),
-        (LlamaConfig(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}), True),
-        (LlamaConfig(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}), False),
-        (
-            Phi3Config(
-                original_max_position_embeddings=64,
-                rope_parameters={
-                    "rope_type": "longrope",
-                    "rope_theta": 1e4,
-                    "short_factor": [1.0] * 48,
-                    "long_factor": [2.0] * 48,
-                },
-            ),
-            True,
-        ),
-    ],
-)
-def test_models_whose_longest_row_decides_for_all(config, expected):
-    assert longest_decides_positions(config) is expected

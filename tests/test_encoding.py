@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -26,7 +28,7 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from spring_rag.encoding import Encoded, control_ids, encode, encode_target
+from spring_rag.encoding import Encoded, control_ids, encode, encode_target, warn_of_control_strings
 from spring_rag.errors import PromptError
 from spring_rag.prompt import SLOT_MARKER, Message, Prompt, RagPrompt, RagTemplate, Slot, Text
 
@@ -657,11 +659,22 @@ class TestChat:
         assert tokenizer.decode(encoded.suffix_ids) == "\nq\n<|im_start|>assistant"
 
     @pytest.mark.parametrize("name", sorted(REFUSE_SYSTEM))
-    def test_a_template_that_refuses_a_role_says_so(self, name):
+    def test_a_refused_system_message_is_asked_by_the_user(self, name):
+        tokenizer = chat_tokenizer(name)
         messages = (Message("system", (Text("s"),)), Message("user", (Text("c"), Slot(), Text("q"))))
-        with pytest.raises(
-            PromptError, match=r"refuses a chat with the roles system, user: .*(not )?supported"
-        ):
+        joined = Message("user", (Text("s\n\nc"), Slot(), Text("q")))
+        assert encode(Prompt(messages=messages), tokenizer) == encode(Prompt(messages=(joined,)), tokenizer)
+
+    @pytest.mark.parametrize(
+        ("name", "roles", "reason"),
+        [
+            ("mistral", ["system", "user", "tool"], "Only user and assistant roles are supported!"),
+            ("llama-2", ["assistant", "user", "user"], "Conversation roles must alternate"),
+        ],
+    )
+    def test_a_template_that_refuses_a_chat_also_in_turns_says_so(self, name, roles, reason):
+        messages = tuple(Message(role, (Text("a"),)) for role in roles)
+        with pytest.raises(PromptError, match=f"refuses a chat with the roles {', '.join(roles)}: {reason}"):
             encode(Prompt(messages=messages), chat_tokenizer(name))
 
     def test_a_template_that_drops_the_slot_is_an_error(self):
@@ -670,8 +683,12 @@ class TestChat:
             "{% for m in messages if m.role == 'user' %}{{ m.content }}<|im_end|>{% endfor %}"
         )
         user, system = Message("user", (Text("q"),)), Message("system", (Text("c"), Slot()))
-        with pytest.raises(PromptError, match="drops the 'system' message, which holds the slot"):
-            encode(Prompt(messages=(system, user)), tokenizer)
+        assistant = Message("assistant", system.parts)
+        with pytest.raises(PromptError, match="drops the 'assistant' message, which holds the slot"):
+            encode(Prompt(messages=(user, assistant)), tokenizer)
+        encoded = encode(Prompt(messages=(system, user)), tokenizer)
+        assert tokenizer.decode(encoded.context_ids) == "c"
+        assert tokenizer.decode(encoded.suffix_ids) == "\n\nq<|im_end|>"
         plain = Prompt(messages=(Message("system", (Text("c"),)), user))
         assert tokenizer.decode(encode(plain, tokenizer).ids) == "q<|im_end|>"
 
@@ -682,6 +699,20 @@ class TestChat:
         )
         with pytest.raises(PromptError, match="can't be followed"):
             encode(Prompt(messages=(Message("user", (Text("c"), Slot(), Text("q"))),)), tokenizer)
+
+    @pytest.mark.parametrize(
+        "template",
+        [
+            "{% for i in range(10 ** 9) %}{{ i }}{% endfor %}",
+            "{{ 1 / 0 }}",
+            "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        ],
+        ids=["loops", "divides", "recurs"],
+    )
+    def test_a_template_that_fails_is_an_error(self, tokenizer, monkeypatch, template):
+        monkeypatch.setattr(tokenizer, "chat_template", template)
+        with pytest.raises(PromptError, match="chat template refuses"):
+            encode(Prompt(messages=(Message("user", (Text("q"),)),)), tokenizer)
 
     def test_no_chat_template_is_an_error(self, tokenizer):
         with pytest.raises(PromptError, match="no chat template"):
@@ -750,3 +781,15 @@ class TestTarget:
         tokenizer.eos_token = None
         with pytest.raises(PromptError, match="end-of-sequence"):
             encode_target("Hale", tokenizer)
+
+
+def test_control_strings_in_a_ready_made_text_are_warned_of_once(tokenizer):
+    fresh = copy.deepcopy(tokenizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_control_strings("Who built it? <s", fresh)
+    with pytest.warns(UserWarning, match=r"holds </s>, <s>: ordinary text here.*trusted=True"):
+        warn_of_control_strings("<s>user: Who built it?</s>", fresh)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_control_strings("<s>user: Who lit it?</s>", fresh)

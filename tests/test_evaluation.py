@@ -19,7 +19,6 @@ from spring_rag.evaluation import (
     contains,
     exact_match,
     f1,
-    normalise,
     score_table,
     side_by_side,
     sweep,
@@ -29,11 +28,6 @@ from spring_rag.examples import RagExample
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.tokens import VirtualTokens
-
-
-def test_normalise_as_squad_does() -> None:
-    assert normalise(" The  Eiffel-Tower, (an) icon! ") == "eiffeltower icon"
-    assert normalise("Thebes an-the a.b") == "thebes anthe ab"
 
 
 @pytest.mark.parametrize(

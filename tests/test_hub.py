@@ -23,7 +23,7 @@ from safetensors.torch import load
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.errors import BackboneMismatchError, TokensError
-from spring_rag.published import PUBLISHED, PUBLISHED_REPO
+from spring_rag.persistence.published import PUBLISHED, PUBLISHED_REPO
 from spring_rag.tokens import VirtualTokens
 
 WRITE_TOKEN = "hf_test"

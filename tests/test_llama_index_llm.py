@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import pickle
 import re
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from spring_rag import Prompt, RagPrompt, RagTemplate, Slot
 from spring_rag.backends.base import Generation, Usage
 from spring_rag.errors import PromptError, PromptTooLongError
 from spring_rag.prompt import SLOT_MARKER, Message, Text
+from spring_rag.rendering import render
 from spring_rag.stream import Stream
 
 RAG = RagPrompt(QUESTION, FACTS[:2])
@@ -126,6 +128,17 @@ def test_settings_at_construction_and_per_call(model):
     wanted = expected(model, RAG, num_tokens=5, max_new_tokens=5, stop=["e"]).text.strip()
     assert llm.complete(text, **per_call).text == wanted
     assert list(llm.stream_complete(text, **per_call))[-1].text == wanted
+
+
+def test_names_of_other_models(model):
+    llm = SpringLLM(model=model, max_new_tokens=5, temperature=None, generate_kwargs={"top_k": 7})
+    assert (llm.max_tokens, llm.temperature, llm.top_k) == (5, 0.0, 7)
+    short = llm.complete(render_text(RAG), max_new_tokens=3, temperature=None).text
+    assert short == expected(model, RAG, max_new_tokens=3).text.strip()
+    with pytest.raises(ValueError, match="repetition_penalty=1.3 isn't supported"):
+        SpringLLM(model=model, repetition_penalty=1.3)
+    with pytest.raises(ValueError, match="repetition_penalty=1.3 isn't supported"):
+        llm.complete("a", repetition_penalty=1.3)
 
 
 def test_usage_and_finish_reason(llm, model):
@@ -263,7 +276,8 @@ def test_chat_templates_that_want_turns(tokenizer, make_tokens):
     template = with_virtual_tokens(PromptTemplate("Facts: {context_str}"))
     system = ChatMessage(role="system", content=template.format(context_str="C"))
     llm.chat([system, ChatMessage("Q?"), ChatMessage("And?")])
-    assert shown_prompt(model.prompts[-1]) == f"[user] Facts: C{SLOT}\n\nQ?\n\nAnd?"
+    turns = Prompt(messages=render(model.prompts[-1], model.tokenizer).messages)
+    assert shown_prompt(turns) == f"[user] Facts: C{SLOT}\n\nQ?\n\nAnd?"
     with pytest.raises(PromptError, match="alternate"):
         llm.chat([ChatMessage(role="assistant", content="first")])
 
@@ -380,6 +394,11 @@ def test_from_pretrained(llm, model, tmp_path, make_tokens):
         )
     assert loaded.complete(render_text(RAG)).text == llm.complete(render_text(RAG)).text
     assert loaded.metadata.model_name == str(tmp_path / "backbone")
+    copied = pickle.loads(pickle.dumps(loaded))
+    assert copied.model is loaded.model, "it was loaded twice"
+    assert copied.complete(render_text(RAG)).text == loaded.complete(render_text(RAG)).text
+    with pytest.raises(TypeError, match="made from a loaded SpringModel can't be pickled"):
+        pickle.dumps(llm)
 
 
 def test_streamed_pieces_make_up_the_stripped_answer():

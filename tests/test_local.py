@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import BloomConfig, BloomForCausalLM, GenerationConfig
 from transformers.utils import logging as hf_logging
 
+from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
 from spring_rag.encoding import Encoded
@@ -24,7 +25,7 @@ from spring_rag.errors import (
     TokensError,
     UnsupportedBackboneError,
 )
-from spring_rag.tokens import BackboneRecord, VirtualTokens
+from spring_rag.tokens import VirtualTokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:these virtual tokens don't record their backbone")
 
@@ -490,6 +491,14 @@ class TestContext:
             backend.generate([requests[0]], GenerationSettings(max_new_tokens=12))
         plain = Request(requests[0].encoded, num_tokens=0)
         assert backend.generate([plain], GenerationSettings(max_new_tokens=30))[0].usage.generated > 0
+
+    def test_yarn_has_no_such_switch(self, make_backend, requests):
+        backend = make_backend("qwen2")
+        length = len(requests[0].encoded.ids) + 6
+        backend.hf_model.config.original_max_position_embeddings = length + 10
+        backend.hf_model.config.rope_parameters = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+        settings = GenerationSettings(max_new_tokens=30)
+        assert backend.generate([requests[0]], settings)[0].usage.virtual > 0
 
 
 def _live_streams():

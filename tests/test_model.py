@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from spring_rag import RagPrompt, RagTemplate, SpringModel, VirtualTokens
+from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.local import LocalBackend
 from spring_rag.encoding import encode
 from spring_rag.errors import BackboneMismatchError, BackendError, PromptTooLongError, TokensError
 from spring_rag.prompt import Prompt, Slot, Text
-from spring_rag.tokens import BackboneRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore:these virtual tokens don't record their backbone")
 

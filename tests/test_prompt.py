@@ -1,4 +1,4 @@
-"""Prompts, templates, fitting, and the slot's marker."""
+"""Prompts, templates, and the slot's marker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spring_rag.errors import PromptError, PromptTooLongError
+from spring_rag.errors import PromptError
 from spring_rag.prompt import (
     SLOT_MARKER,
     Message,
@@ -23,7 +23,6 @@ from spring_rag.prompt import (
     Slot,
     Text,
     escape,
-    fit,
     parse_marked,
     unescape,
 )
@@ -34,10 +33,6 @@ TEXTS = st.lists(
         st.sampled_from([SLOT_MARKER, "⟦", "⟧", "⧹", "⧹(", "spring-rag:slot⟧", "⟦spring-rag:", "{", "<"]),
     )
 ).map("".join)
-
-
-def words(prompt: Prompt) -> int:
-    return len(prompt.text.split())
 
 
 class TestPrompt:
@@ -148,32 +143,6 @@ class TestRagTemplate:
     def test_malformed_templates_are_refused(self, fields):
         with pytest.raises(PromptError):
             RagTemplate.from_dict(fields)
-
-
-class TestFit:
-    def test_what_fits_is_left_as_it_is(self):
-        prompt = RagPrompt("q", ["a b", "c d"])
-        assert fit(prompt, words(prompt.to_prompt()), words) is prompt
-
-    @given(st.lists(st.text(st.sampled_from("a "), max_size=20), max_size=8), st.integers(3, 30))
-    def test_the_lowest_ranked_passages_go_and_no_more(self, passages, budget):
-        prompt = RagPrompt("q", passages)
-        fitted = fit(prompt, budget, words)
-        assert (*fitted.passages, *fitted.dropped) == prompt.passages
-        assert words(fitted.to_prompt()) <= budget
-        if fitted.dropped:
-            more = prompt.with_passages(prompt.passages[: len(fitted.passages) + 1])
-            assert words(more.to_prompt()) > budget
-        assert fitted.question == "q"
-
-    def test_the_question_is_never_cut(self):
-        with pytest.raises(PromptTooLongError, match="takes 3 tokens without any passage, 1 more than the 2"):
-            fit(RagPrompt("q", ["a"]), 2, words)
-
-    def test_fitting_twice_keeps_what_was_dropped_first_at_the_end(self):
-        once = fit(RagPrompt("q", ["a", "b", "c"]), 7, words)
-        assert once.dropped == ("c",)
-        assert fit(once, 5, words).dropped == ("b", "c")
 
 
 class TestMarker:

@@ -223,14 +223,30 @@ def test_held_out_question_that_leaves_no_room_for_an_answer_is_found_first(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("within", ["config", "rope"])
 def test_context_that_changes_with_what_follows_is_refused(
+    within: str, build_model: Callable[..., PreTrainedModel], chatty: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = build_model("llama")
+    model.config.rope_parameters = {"rope_type": "longrope", "rope_theta": 10000.0}
+    if within == "config":
+        model.config.original_max_position_embeddings = 128
+    else:
+        model.config.rope_parameters["original_max_position_embeddings"] = 128
+    with pytest.raises(TrainingError, match="changes its positions at 128 tokens"):
+        train_tokens(model, chatty, examples(), RECIPE, tmp_path)
+
+
+def test_what_inference_reads_can_be_trained(
     build_model: Callable[..., PreTrainedModel], chatty: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     model = build_model("llama")
-    model.config.original_max_position_embeddings = 128
-    model.config.rope_parameters = {"rope_type": "longrope", "rope_theta": 10000.0}
-    with pytest.raises(TrainingError, match="changes its positions at 128 tokens"):
-        train_tokens(model, chatty, examples(), RECIPE, tmp_path)
+    recipe = replace(RECIPE, max_length=300, max_steps=1)
+    with pytest.raises(TrainingError, match="reads at most 256 tokens"):
+        train_tokens(model, chatty, examples(), recipe, tmp_path)
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256, "rope_theta": 1e4}
+    model.config.rope_parameters = yarn
+    assert len(train_tokens(model, chatty, examples(), recipe, tmp_path)) == RECIPE.num_tokens
 
 
 def test_bfloat16_and_sandwich_and_evaluation(

@@ -130,6 +130,12 @@ class TestTemplated:
         prompt = RagPrompt("Who?", ["Hale built it."], RagTemplate(chat=True))
         assert read(prompt, with_template(template), "templated")[1] is None
 
+    def test_a_refused_system_message_becomes_the_users(self, with_template):
+        refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        encoded, layout = read(CHAT, with_template(refusing + CONCATENATING), "templated")
+        assert layout.before == encoded.context_ids
+        assert [message["role"] for message in layout.messages] == ["user"]
+
     def test_not_for_texts(self, with_template):
         assert read(RagPrompt("Who?", ["Hale."]), with_template(CONCATENATING), "templated")[1] is None
 

@@ -11,16 +11,17 @@ import peft
 import torch
 from real_qa_parts.train import PEFT_WAYS
 
+from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.base import Generation, GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
+from spring_rag.data.matching import holds
 from spring_rag.encoding import Encoded, encode
-from spring_rag.evaluation.metrics import contains
 from spring_rag.evaluation.words import BRIEF, WordsWay, word_ways
 from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.splice import InputEmbedding
-from spring_rag.tokens import BackboneRecord, VirtualTokens
+from spring_rag.tokens import VirtualTokens
 
 TOP_K, NEW_TOKENS, BATCH = 5, 32, 16
 KS = (1, 5, 10, 25, 50)
@@ -61,7 +62,7 @@ def questions(path: Path, data: str, limit: int | None) -> list[Question]:
         answers, passages = tuple(record["golden_answers"]), record["ret_passages"]
         kept = tuple(passages[:TOP_K])
         if data.endswith(MISSING):
-            others = tuple(one for one in passages if not contains(one, answers))[:TOP_K]
+            others = tuple(one for one in passages if not holds(one, answers))[:TOP_K]
             if kept == others or not others:
                 continue
             answers, kept = (UNANSWERABLE_ANSWER,), others

@@ -98,7 +98,8 @@ class ChromaQA:
         model: backbone and virtual tokens.
         collection: embedded or on a server. It embeds the questions with its own embedding function.
         top_k: passages per question.
-        template: layout of the prompt; None takes the one that the virtual tokens were trained with.
+        template: layout of the prompt; None takes the one that the virtual tokens were trained with. Without virtual tokens an
+            instruct model, whose tokenizer has a chat template, gets a chat: `RagTemplate(chat=False)` gives it a text.
     """
 
     def __init__(

@@ -6,11 +6,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import FloatTensor, LongTensor, Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedConfig, PreTrainedModel
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from spring_rag.backends.base import GenerationSettings
 from spring_rag.backends.decoding import generation_arguments
 from spring_rag.encoding import Encoded
+from spring_rag.limits import batch_switch, positions_settle
 from spring_rag.splice import InputEmbedding, splice_batch
 
 _TRIED_LENGTHS = (12, 3)
@@ -40,11 +41,11 @@ def together(
     rows = list(range(len(lengths)))
     if len(rows) > 1 and not padded_rows_answer_alike(model, embedding):
         return [[row] for row in rows]
-    switch = _switch(model.config)
+    switch = batch_switch(model.config)
     if switch is None:
         return [rows]
     before = [row for row in rows if lengths[row] + max_new_tokens - 1 <= switch]
-    behind = [row for row in rows if lengths[row] > switch and _is_fixed_behind_switch(model.config)]
+    behind = [row for row in rows if lengths[row] > switch and positions_settle(model.config)]
     alone = [[row] for row in rows if row not in before and row not in behind]
     return [some for some in (before, behind, *alone) if some]
 
@@ -99,32 +100,3 @@ def _logits(model: PreTrainedModel, embedding: InputEmbedding, prompts: Sequence
     )
     logits = torch.stack([step.float() for step in found.logits], dim=1).nan_to_num(neginf=0.0)
     return logits - logits.mean(dim=-1, keepdim=True)
-
-
-def longest_decides_positions(config: PreTrainedConfig) -> bool:
-    """Whether beyond some length the longest row of a batch says how positions are rotated in all of them, as in Phi-3's long variants."""
-    return bool(_ropes_by_length(config))
-
-
-def _switch(config: PreTrainedConfig) -> int | None:
-    """Most tokens up to which the length of a batch's longest row says nothing about positions; None where it never does."""
-    text = config.get_text_config(decoder=True)
-    switches = [
-        text.max_position_embeddings
-        if kind["rope_type"] == "dynamic"
-        else kind.get("original_max_position_embeddings") or text.original_max_position_embeddings
-        for kind in _ropes_by_length(config)
-    ]
-    return min(switches, default=None)
-
-
-def _is_fixed_behind_switch(config: PreTrainedConfig) -> bool:
-    """Whether all lengths beyond the switch are treated alike."""
-    return all(kind["rope_type"] == "longrope" for kind in _ropes_by_length(config))
-
-
-def _ropes_by_length(config: PreTrainedConfig) -> list[dict[str, Any]]:
-    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    # Some have one for each type of layer.
-    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
-    return [kind for kind in kinds if kind.get("rope_type") in ("dynamic", "longrope")]

@@ -36,18 +36,11 @@ from spring_rag.backends.gathering import Gathering
 from spring_rag.backends.prefix import parts
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, MissingExtraError, PromptTooLongError, UnsupportedBackboneError
+from spring_rag.limits import context_length, position_switch
 from spring_rag.loading import find, split_arguments
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
 from spring_rag.stream import Stream
 
-_LENGTH_NAMES = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "max_sequence_length",
-    "seq_length",
-    "n_ctx",
-)
 _POLL_SECONDS = 0.05
 
 
@@ -82,7 +75,7 @@ class LocalBackend(Backend):
         check_generates(hf_model, self.embedding)
         self.model_id = hf_model.config.name_or_path or None
         self.hidden_size = self.embedding.hidden_size
-        self.context_length = _context_length(hf_model)
+        self.context_length = context_length(hf_model.config)
         self.concurrency = None
         self._lock = threading.Lock()
         self.bank = TokenBank(
@@ -226,7 +219,7 @@ class LocalBackend(Backend):
 
         transformers then computes the whole prompt again, from ids, which would quietly drop the virtual tokens.
         """
-        switch = getattr(self.hf_model.config, "original_max_position_embeddings", None)
+        switch = position_switch(self.hf_model.config)
         length = len(request.encoded.ids) + virtual
         if switch is not None and virtual and length <= switch < length + settings.max_new_tokens - 1:
             msg = (
@@ -355,18 +348,6 @@ def _plain_ids(encoded: Sequence[Encoded], length: int) -> Tensor:
             for filler, prompt in zip(fillers, encoded, strict=True)
         ]
     )
-
-
-def _context_length(hf_model: PreTrainedModel) -> int | None:
-    """Most tokens that the model was built for, if its config says so."""
-    config = hf_model.config.get_text_config(decoder=True)
-    lengths = [value for name in _LENGTH_NAMES if isinstance(value := getattr(config, name, None), int)]
-    if not lengths:
-        return None
-    rope = getattr(config, "rope_parameters", None) or {}
-    # YaRN checkpoints state the length before stretching; others the length after it.
-    stretched = (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 1)
-    return max(lengths[0], int(stretched))
 
 
 def _device(device: str | torch.device) -> torch.device:

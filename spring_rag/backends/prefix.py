@@ -19,8 +19,8 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from spring_rag.backends.batching import longest_decides_positions
 from spring_rag.encoding import Encoded
+from spring_rag.limits import longest_decides_positions
 from spring_rag.splice import InputEmbedding, splice_batch
 
 _LEAST_SHARE, _LEAST_COLUMNS = 0.25, 256

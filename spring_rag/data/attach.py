@@ -6,8 +6,8 @@ from itertools import chain, zip_longest
 from random import Random
 from typing import Literal
 
+from spring_rag.data.matching import holds, readable
 from spring_rag.errors import DataError
-from spring_rag.evaluation.metrics import contains
 from spring_rag.examples import UNANSWERABLE_ANSWER, RagExample
 
 Retriever = Callable[[Sequence[str], int], list[list[str]]]
@@ -54,7 +54,7 @@ def attach(
         top_k: passages per question.
         answer_passage: `any`: what is found, as it is. `guarantee`: where no passage holds an accepted answer, one from further down
             takes the last place; questions for which there is none are left out. `forbid`: passages that hold one are passed over, and the
-            accepted answer becomes that there is none.
+            accepted answer becomes that there is none; questions answered by yes or no are left out, since any passage may answer them.
         mix: with several retrievers. `draw`: each question asks one of them, drawn at random, as the paper trains with several
             retrievers. `merge`: it asks all, and takes their best in turns.
         unanswerable_answer: what is accepted then.
@@ -85,7 +85,7 @@ def attach(
                 left_out.append(example.question)
         if progress is not None:
             progress(start + len(batch), len(examples))
-    found = sum(any(contains(p, e.answers) for p in e.passages) for e in attached)
+    found = sum(any(holds(p, e.answers) for p in e.passages) for e in attached)
     return Attached(attached, left_out, found / len(attached) if attached else 0.0)
 
 
@@ -115,8 +115,8 @@ def _choose(ranked: Sequence[str], answers: Sequence[str], top_k: int, wanted: A
     """The best `top_k` as asked for; none if there are none such."""
     best = list(ranked[:top_k])
     if wanted == "forbid":
-        return [text for text in ranked if not contains(text, answers)][:top_k]
-    if wanted == "guarantee" and not any(contains(text, answers) for text in best):
-        holding = next((text for text in ranked[top_k:] if contains(text, answers)), None)
+        return [text for text in ranked if readable(answers) and not holds(text, answers)][:top_k]
+    if wanted == "guarantee" and not any(holds(text, answers) for text in best):
+        holding = next((text for text in ranked[top_k:] if holds(text, answers)), None)
         return [*best[:-1], holding] if holding is not None else []
     return best

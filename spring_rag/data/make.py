@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from spring_rag.data.matching import holds, normalise, stands_in
 from spring_rag.errors import DataError
-from spring_rag.evaluation.metrics import contains, normalise
-from spring_rag.evaluation.words import BRIEF
-from spring_rag.prompt import Message, Prompt, RagPrompt, RagTemplate, Text
+from spring_rag.prompt import BRIEF, Message, Prompt, RagPrompt, RagTemplate, Text
 
 if TYPE_CHECKING:
     from spring_rag.model import SpringModel
@@ -139,11 +138,11 @@ def _parse(reply: str, passage: str) -> tuple[Pair | None, str]:
     if found is None:
         return None, "no question with an answer"
     question, answer = found["question"].strip(), found["answer"].strip().rstrip("*").strip()
-    if not contains(passage, [answer]):
+    if not holds(passage, [answer]):
         return None, "the answer isn't in the passage"
     if len(answer.split()) > _MAX_ANSWER_WORDS:
         return None, "the answer is long"
-    if contains(question, [answer]):
+    if stands_in(question, [answer]):
         return None, "the question gives its answer away"
     return Pair(question, answer.rstrip("."), passage), ""
 
@@ -161,7 +160,7 @@ def _ask_back(
         max_new_tokens=_MAX_NEW_TOKENS,
         batch_size=len(pairs),
     )
-    agreed = {pair: contains(reply.text, [pair.answer]) for pair, reply in zip(pairs, replies, strict=True)}
+    agreed = {pair: stands_in(reply.text, [pair.answer]) for pair, reply in zip(pairs, replies, strict=True)}
     return [
         (pair, reason) if pair is None or agreed[pair] else (None, "asked back, it is answered otherwise")
         for pair, reason in written

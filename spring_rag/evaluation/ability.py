@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from spring_rag.backends.local import LocalBackend
-from spring_rag.encoding import encode
 from spring_rag.evaluation.runner import Sweep, sweep
 from spring_rag.examples import RagExample
+from spring_rag.fitting import fit, room
 from spring_rag.model import SpringModel
-from spring_rag.prompt import RagPrompt, fit
+from spring_rag.prompt import RagPrompt
 from spring_rag.splice import evaluating, splice_batch
 
 
@@ -33,11 +33,7 @@ def plain_difference(model: SpringModel, examples: Sequence[RagExample]) -> floa
     with torch.no_grad(), evaluating(backend.hf_model):
         for example in examples:
             prompt = RagPrompt(example.question, example.passages, model.template())
-            if backend.context_length is not None:
-                prompt = fit(
-                    prompt, backend.context_length, lambda each: len(encode(each, model.tokenizer).ids)
-                )
-            encoded = encode(prompt, model.tokenizer)
+            _, encoded = fit(prompt, room(backend.context_length, 0, 0), model.tokenizer)
             batch = splice_batch(backend.embedding, [encoded], [none])
             ids = torch.tensor([encoded.ids], device=batch.attention_mask.device)
             plain = backend.hf_model(input_ids=ids, attention_mask=batch.attention_mask).logits

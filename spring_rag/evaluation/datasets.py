@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from spring_rag.data.matching import holds
 from spring_rag.errors import DataError
-from spring_rag.evaluation.metrics import contains
 from spring_rag.examples import RagExample, load_examples
 
 
@@ -44,5 +44,5 @@ def load_dataset(
 
 
 def answer_retrieved(example: RagExample) -> bool:
-    """Whether an accepted answer stands in one of the passages, as whole words."""
-    return any(contains(passage, example.answers) for passage in example.passages)
+    """Whether an accepted answer stands in one of the passages."""
+    return any(holds(passage, example.answers) for passage in example.passages)

@@ -4,18 +4,10 @@ Texts are compared as in SQuAD (Rajpurkar et al. 2016, `evaluate-v1.1.py`): lowe
 English articles. The libraries that carry these scores fetch their code at run time or bring a framework along.
 """
 
-import re
-import string
 from collections import Counter
 from collections.abc import Sequence
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def normalise(text: str) -> str:
-    """Lower case, no ASCII punctuation, no English articles, single spaces."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+from spring_rag.data.matching import normalise, stands_in
 
 
 def exact_match(answer: str, accepted: Sequence[str]) -> float:
@@ -30,8 +22,7 @@ def f1(answer: str, accepted: Sequence[str]) -> float:
 
 def contains(answer: str, accepted: Sequence[str]) -> float:
     """1 if an accepted answer stands in the answer, as whole words."""
-    text = f" {normalise(answer)} "
-    return float(any(f" {normalise(gold)} " in text for gold in accepted if normalise(gold)))
+    return float(stands_in(answer, accepted))
 
 
 def _f1(words: list[str], gold: list[str]) -> float:

@@ -13,7 +13,7 @@ from spring_rag.evaluation.plots import score_over_k, score_over_passages
 from spring_rag.evaluation.report import losing_examples, shown, telling_examples
 from spring_rag.evaluation.runner import Sweep
 from spring_rag.evaluation.study import Part, Study
-from spring_rag.persistence.files import replace_files
+from spring_rag.files import replace_files
 
 _EXAMPLES = 5
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from spring_rag.encoding import encode
 from spring_rag.evaluation.metrics import contains, exact_match, f1
 from spring_rag.examples import RagExample
-from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
+from spring_rag.fitting import fit_alike, room
+from spring_rag.prompt import RagPrompt, RagTemplate
 
 if TYPE_CHECKING:
     from spring_rag.backends.base import Generation
@@ -54,18 +54,10 @@ def layouts(
     Raises:
         PromptTooLongError: the question doesn't fit the context even without passages.
     """
-
-    def count(prompt: Prompt) -> int:
-        return len(encode(prompt, model.tokenizer).ids)
-
     templates = dict.fromkeys(way.template for way in ways)
-    prompts = {layout: RagPrompt(example.question, example.passages, layout) for layout in templates}
-    if model.backend.context_length is not None:
-        budget = model.backend.context_length - max_new_tokens - max(way.k for way in ways)
-        fitted = {layout: fit(prompt, budget, count) for layout, prompt in prompts.items()}
-        fewest = min((prompt.passages for prompt in fitted.values()), key=len)
-        prompts = {layout: prompt.with_passages(fewest) for layout, prompt in fitted.items()}
-    return prompts
+    prompts = [RagPrompt(example.question, example.passages, layout) for layout in templates]
+    budget = room(model.backend.context_length, max(way.k for way in ways), max_new_tokens)
+    return dict(zip(templates, fit_alike(prompts, budget, model.tokenizer), strict=True))
 
 
 def answer_in_ways(

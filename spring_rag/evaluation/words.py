@@ -11,14 +11,12 @@ from spring_rag.encoding import encode
 from spring_rag.errors import DataError, PromptError
 from spring_rag.evaluation.ways import Answer, Progress, Way, answer_in_ways, layouts
 from spring_rag.examples import RagExample
-from spring_rag.prompt import RagTemplate
+from spring_rag.prompt import BRIEF, RagTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from spring_rag.model import SpringModel
-
-BRIEF = "Answer with a few words only.\n"
 
 _FIRST_LINE = ("\n",)
 """Ends an answer where the next worked example would begin."""

@@ -3,14 +3,14 @@
 import json
 
 from spring_rag.backbone import is_hub_id
-from spring_rag.tokens import VirtualTokens
+from spring_rag.persistence.artifact import Artifact
 
 _TAGS = ("spring", "virtual-tokens", "prompt-tuning", "retrieval-augmented-generation")
 
 
-def model_card(tokens: VirtualTokens) -> str:
+def model_card(artifact: Artifact) -> str:
     """A README.md in Markdown with the Hub's YAML header."""
-    backbone_id = tokens.backbone.model_id if tokens.backbone else None
+    backbone_id = artifact.backbone.model_id if artifact.backbone else None
     header = ["library_name: spring-rag", "tags:", *(f"- {tag}" for tag in _TAGS)]
     if backbone_id and is_hub_id(backbone_id):  # the Hub refuses a card whose base model isn't a repository
         header += [f"base_model: {json.dumps(backbone_id)}", "base_model_relation: adapter"]
@@ -19,24 +19,24 @@ def model_card(tokens: VirtualTokens) -> str:
         "---\n" + "\n".join(header) + "\n---",
         "# Virtual tokens for retrieval-augmented generation",
         (
-            f"{len(tokens)} trained virtual tokens for a frozen language model. They stand between the "
+            f"{len(artifact)} trained virtual tokens for a frozen language model. They stand between the "
             "retrieved context and the question; nothing of the model itself changes. Any first k of them "
             "work by themselves."
         ),
         (
             "| | |\n| --- | --- |\n"
             f"| backbone | {backbone_cell} |\n"
-            f"| tokens (n) | {len(tokens)} |\n"
-            f"| hidden size | {tokens.hidden_size} |\n"
-            f"| digest | `{tokens.digest}` |"
+            f"| tokens (n) | {len(artifact)} |\n"
+            f"| hidden size | {artifact.hidden_size} |\n"
+            f"| digest | `{artifact.digest}` |"
         ),
         "## Use",
         _snippet(backbone_id),
     ]
-    if tokens.template is not None:
-        sections += ["## Prompt template", _json_block(tokens.template.to_dict())]
-    if tokens.training is not None:
-        sections += ["## Training", _json_block(tokens.training)]
+    if artifact.template is not None:
+        sections += ["## Prompt template", _json_block(artifact.template.to_dict())]
+    if artifact.training is not None:
+        sections += ["## Training", _json_block(artifact.training)]
     sections.append(
         "Method: *One Token Can Help! Learning Scalable and Pluggable Virtual Tokens for Retrieval-Augmented "
         "Large Language Models*, [arXiv 2405.19670](https://arxiv.org/abs/2405.19670)."

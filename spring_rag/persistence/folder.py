@@ -8,6 +8,7 @@ with the matrix, is used.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,11 @@ from torch import Tensor
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.errors import TokensError
+from spring_rag.files import replace_files
+from spring_rag.persistence.artifact import Artifact
 from spring_rag.persistence.card import model_card
-from spring_rag.persistence.files import (
-    own_memory,
-    read_safetensors,
-    read_torch,
-    refuse_empty,
-    replace_files,
-)
+from spring_rag.persistence.tensors import own_memory, read_safetensors, read_torch, refuse_empty
 from spring_rag.prompt import RagTemplate
-from spring_rag.tokens import VirtualTokens
 
 SCHEMA_VERSION = 1
 TENSOR_NAME = "virtual_tokens"
@@ -39,21 +35,27 @@ FILES_TO_READ = (TENSOR_FILE, CONFIG_FILE, ADAPTER_CONFIG_FILE, *ADAPTER_FILES)
 _HEADER_KEY = "spring_rag"
 _ADAPTER_TENSOR = "prompt_embeddings"
 
+_MOST_BYTES = 2**20
+"""Of a description. A template of megabytes would be laid out for every question."""
 
-def write_folder(tokens: VirtualTokens, folder: Path) -> None:
+
+def write_folder(artifact: Artifact, folder: Path) -> None:
     """Write an artifact; see `VirtualTokens.save_pretrained`."""
-    refuse_empty(tokens)
+    refuse_empty(artifact)
     refuse_foreign(folder)
-    config = _config(tokens)
+    config = _config(artifact)
+    _parsed(
+        json.dumps(config, ensure_ascii=False, indent=2).encode(), folder / CONFIG_FILE
+    )  # as it will be read
     tensor = safetensors.torch.save(
-        {TENSOR_NAME: tokens.matrix}, metadata={"format": "pt", _HEADER_KEY: json.dumps(config)}
+        {TENSOR_NAME: artifact.matrix}, metadata={"format": "pt", _HEADER_KEY: json.dumps(config)}
     )
     replace_files(
         folder,
         {
             TENSOR_FILE: tensor,  # first: from here on the new artifact is whole
             CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
-            CARD_FILE: model_card(tokens).encode(),
+            CARD_FILE: model_card(artifact).encode(),
         },
     )
 
@@ -76,7 +78,7 @@ def refuse_foreign(folder: Path) -> None:
         raise TokensError(msg)
 
 
-def read_folder(folder: Path) -> VirtualTokens:
+def read_folder(folder: Path) -> Artifact:
     """Read an artifact or a PEFT prompt-tuning adapter.
 
     Raises:
@@ -93,7 +95,7 @@ def read_folder(folder: Path) -> VirtualTokens:
     raise TokensError(msg)
 
 
-def read_lone_safetensors(path: Path) -> VirtualTokens:
+def read_lone_safetensors(path: Path) -> Artifact:
     """Read a safetensors file by itself: one of ours, with what its header says, or any with a single tensor.
 
     Raises:
@@ -102,25 +104,25 @@ def read_lone_safetensors(path: Path) -> VirtualTokens:
     file = read_safetensors(path)
     header = file.metadata.get(_HEADER_KEY)
     if header is None:
-        return VirtualTokens(file.tensor)
+        return Artifact(file.tensor)
     return _build(file.tensor, _parsed(header.encode(), path), path)
 
 
-def _config(tokens: VirtualTokens) -> dict[str, Any]:
-    scaling = {"after_scaling": True} if tokens.after_scaling else {}
+def _config(artifact: Artifact) -> dict[str, Any]:
+    scaling = {"after_scaling": True} if artifact.after_scaling else {}
     return {
         "schema_version": SCHEMA_VERSION,
-        "num_tokens": len(tokens),
-        "hidden_size": tokens.hidden_size,
-        "digest": tokens.digest,
-        "backbone": tokens.backbone.to_dict() if tokens.backbone else None,
-        "template": tokens.template.to_dict() if tokens.template else None,
-        "training": tokens.training,
+        "num_tokens": len(artifact),
+        "hidden_size": artifact.hidden_size,
+        "digest": artifact.digest,
+        "backbone": artifact.backbone.to_dict() if artifact.backbone else None,
+        "template": artifact.template.to_dict() if artifact.template else None,
+        "training": artifact.training,
         **scaling,
     }
 
 
-def _read_artifact(folder: Path) -> VirtualTokens:
+def _read_artifact(folder: Path) -> Artifact:
     config_path = folder / CONFIG_FILE
     if not config_path.is_file():
         msg = f"{folder} has no {CONFIG_FILE}; to use the rows by themselves, load {folder / TENSOR_FILE}"
@@ -129,12 +131,12 @@ def _read_artifact(folder: Path) -> VirtualTokens:
     _require_known_schema(config, config_path)
     file = read_safetensors(folder / TENSOR_FILE, TENSOR_NAME)
     header = file.metadata.get(_HEADER_KEY)
-    if header is not None and config.get("digest") != VirtualTokens(file.tensor).digest:
+    if header is not None and config.get("digest") != Artifact(file.tensor).digest:
         return _build(file.tensor, _parsed(header.encode(), folder / TENSOR_FILE), folder / TENSOR_FILE)
     return _build(file.tensor, config, config_path)
 
 
-def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> VirtualTokens:
+def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> Artifact:
     """Put rows and description together.
 
     Raises:
@@ -154,10 +156,8 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> VirtualTo
             f"the description of virtual tokens in {origin} is malformed ({error!r}); save the artifact again"
         )
         raise TokensError(msg) from error
-    tokens = VirtualTokens(
-        tensor, backbone=backbone, template=template, training=training, after_scaling=after_scaling
-    )
-    found = (len(tokens), tokens.hidden_size, tokens.digest)
+    artifact = Artifact(tensor, backbone, template, training, after_scaling)
+    found = (len(artifact), artifact.hidden_size, artifact.digest)
     if found != expected:
         msg = (
             f"the matrix and its description in {origin} don't belong together: described are {expected[0]} "
@@ -165,7 +165,7 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> VirtualTo
             "copy or download the whole folder again"
         )
         raise TokensError(msg)
-    return tokens
+    return artifact
 
 
 def _require_known_schema(config: Mapping[str, Any], origin: Path) -> None:
@@ -178,7 +178,7 @@ def _require_known_schema(config: Mapping[str, Any], origin: Path) -> None:
         raise TokensError(msg)
 
 
-def _read_adapter(folder: Path) -> VirtualTokens:
+def _read_adapter(folder: Path) -> Artifact:
     """Read an adapter that PEFT's prompt tuning saved.
 
     PEFT puts its rows beside the output of the embedding layer, so they stand after any scaling by it (Gemma's).
@@ -203,21 +203,23 @@ def _read_adapter(folder: Path) -> VirtualTokens:
     else:
         state = read_torch(tensor_path)
         tensor = own_memory(state.get(_ADAPTER_TENSOR) if isinstance(state, dict) else state, tensor_path)
-    rows = VirtualTokens(tensor)
+    rows = Artifact(tensor)
     if len(rows) != n:
         msg = f"{path} names {n!r} virtual tokens, but the adapter's weights have {len(rows)} rows"
         raise TokensError(msg)
     record = BackboneRecord(backbone_id, rows.hidden_size) if isinstance(backbone_id, str) else None
-    return VirtualTokens(
-        rows.matrix, backbone=record, training={"method": "PEFT prompt tuning"}, after_scaling=True
-    )
+    return replace(rows, backbone=record, training={"method": "PEFT prompt tuning"}, after_scaling=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return _parsed(path.read_bytes(), path)
+    with path.open("rb") as file:
+        return _parsed(file.read(_MOST_BYTES + 1), path)
 
 
 def _parsed(text: bytes, origin: Path) -> dict[str, Any]:
+    if len(text) > _MOST_BYTES:
+        msg = f"{origin} describes virtual tokens in more than {_MOST_BYTES:,} bytes, which is refused: a few thousand do"
+        raise TokensError(msg)
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:

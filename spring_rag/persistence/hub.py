@@ -14,8 +14,8 @@ from huggingface_hub.errors import (
 )
 
 from spring_rag.errors import TokensError
+from spring_rag.persistence.artifact import Artifact
 from spring_rag.persistence.folder import write_folder
-from spring_rag.tokens import VirtualTokens
 
 _LIBRARY = "spring-rag"
 
@@ -43,7 +43,7 @@ def fetch_files(repo_id: str, names: Sequence[str], *, revision: str | None, tok
 
 
 def push(
-    tokens: VirtualTokens,
+    artifact: Artifact,
     repo_id: str,
     *,
     private: bool | None,
@@ -53,7 +53,7 @@ def push(
 ) -> str:
     """Publish an artifact; see `VirtualTokens.push_to_hub`."""
     with tempfile.TemporaryDirectory() as folder:
-        write_folder(tokens, Path(folder))
+        write_folder(artifact, Path(folder))
         with _one_error(f"can't publish to {repo_id!r} on the Hub"):
             api = HfApi(token=token, library_name=_LIBRARY)
             api.create_repo(repo_id, private=private, exist_ok=True)

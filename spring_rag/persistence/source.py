@@ -1,25 +1,26 @@
 """What a source string means: a path, a published name or a Hub id."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from spring_rag.backbone import BackboneRecord, is_hub_id
 from spring_rag.errors import TokensError
-from spring_rag.persistence.files import read_pt
+from spring_rag.persistence.artifact import Artifact
 from spring_rag.persistence.folder import (
     FILES_TO_READ,
     read_folder,
     read_lone_safetensors,
 )
 from spring_rag.persistence.hub import fetch_files
-from spring_rag.published import PUBLISHED, PUBLISHED_NUM_TOKENS, PUBLISHED_REPO
-from spring_rag.tokens import VirtualTokens
+from spring_rag.persistence.published import PUBLISHED, PUBLISHED_NUM_TOKENS, PUBLISHED_REPO
+from spring_rag.persistence.tensors import read_pt
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 _FILE_SUFFIXES = (".safetensors", *_TORCH_SUFFIXES)
 
 
-def load(src: str | os.PathLike[str], *, revision: str | None, token: str | None) -> VirtualTokens:
+def load(src: str | os.PathLike[str], *, revision: str | None, token: str | None) -> Artifact:
     """Load virtual tokens from wherever `src` points; see `VirtualTokens.from_pretrained`."""
     path = Path(os.path.expanduser(src))
     if path.is_dir():
@@ -38,16 +39,16 @@ def load(src: str | os.PathLike[str], *, revision: str | None, token: str | None
     raise TokensError(msg)
 
 
-def _read_file(path: Path) -> VirtualTokens:
+def _read_file(path: Path) -> Artifact:
     if path.suffix == ".safetensors":
         return read_lone_safetensors(path)
     if path.suffix in _TORCH_SUFFIXES:
-        return VirtualTokens(read_pt(path))
+        return Artifact(read_pt(path))
     msg = f"{path} has no suffix that virtual tokens are saved with: expected {', '.join(_FILE_SUFFIXES)}"
     raise TokensError(msg)
 
 
-def _load_published(name: str, *, revision: str | None, token: str | None) -> VirtualTokens:
+def _load_published(name: str, *, revision: str | None, token: str | None) -> Artifact:
     """Download one of the authors' tables and bind it to its backbone.
 
     Raises:
@@ -58,7 +59,7 @@ def _load_published(name: str, *, revision: str | None, token: str | None) -> Vi
     if not path.is_file():
         msg = f"can't load {name!r}: the Hub repository {PUBLISHED_REPO!r} has no file {table.filename}"
         raise TokensError(msg)
-    rows = VirtualTokens(read_pt(path))
+    rows = Artifact(read_pt(path))
     expected = (PUBLISHED_NUM_TOKENS, table.hidden_size)
     found = (len(rows), rows.hidden_size)
     if found != expected:
@@ -67,14 +68,14 @@ def _load_published(name: str, *, revision: str | None, token: str | None) -> Vi
             f"{expected[1]}, the hidden size of {table.backbone}; the file there is {found[0]} × {found[1]}"
         )
         raise TokensError(msg)
-    return VirtualTokens(
-        rows.matrix,
+    return replace(
+        rows,
         backbone=BackboneRecord(table.backbone, table.hidden_size),
         training={"source": f"{PUBLISHED_REPO}/{table.filename}"},
     )
 
 
-def _load_from_hub(repo_id: str, *, revision: str | None, token: str | None) -> VirtualTokens:
+def _load_from_hub(repo_id: str, *, revision: str | None, token: str | None) -> Artifact:
     folder = fetch_files(repo_id, FILES_TO_READ, revision=revision, token=token)
     try:
         return read_folder(folder)

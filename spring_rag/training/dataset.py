@@ -1,26 +1,25 @@
 """Drawing training examples: which passages, in which order, under which template."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from heapq import nlargest
-from itertools import cycle, islice, product
+from itertools import cycle, islice
 from random import Random
 
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
+from spring_rag.data.matching import holds
 from spring_rag.encoding import encode, encode_target
-from spring_rag.errors import DataError, PromptTooLongError
+from spring_rag.errors import DataError
 from spring_rag.examples import RagExample
-from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, fit
-from spring_rag.training.objective import Example
-from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.fitting import fit
+from spring_rag.prompt import RagPrompt, RagTemplate
+from spring_rag.recipe import TrainingRecipe
+from spring_rag.training.ways import Example
 
 _CHECKED = 200
 _STEPS_SORTED_TOGETHER = 16
-_JUDGEMENTS = frozenset(("yes", "no", "true", "false"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +82,9 @@ class RagExamples(Dataset[Item]):
         possible = [self.examples[index].answers[0], *self._instead]
         budget = min(self._budget(self._target(answer, ranked.template)) for answer in possible)
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
-        prompt = ranked.with_passages([ranked.passages[i] for i in order])
-        encoded = encode(prompt, self.tokenizer)
-        if len(encoded.ids) > budget:
-            fitting = len(fit(ranked, budget, self._count).passages)
-            shuffled = ranked.with_passages([ranked.passages[i] for i in order if i < fitting])
-            prompt = fit(shuffled, budget, self._count)
-            encoded = encode(prompt, self.tokenizer)
+        prompt, encoded = fit(ranked, budget, self.tokenizer, order)
         target = self._target(self.accepted(index, prompt.passages)[0], ranked.template)
-        return Item((encoded, target), self.epoch, place.step, len(order) - len(prompt.passages))
+        return Item((encoded, target), self.epoch, place.step, len(prompt.dropped))
 
     def accepted(self, index: int, passages: Sequence[str]) -> tuple[str, ...]:
         """What an example may be answered beside some of its passages: that there is no answer, where they lack it and others have it."""
@@ -99,10 +92,10 @@ class RagExamples(Dataset[Item]):
         if (
             self.recipe.unanswerable == 0
             or not passages
-            or any(_holds(each, example.answers) for each in passages)
+            or any(holds(each, example.answers) for each in passages)
         ):
             return example.answers
-        elsewhere = any(_holds(each, example.answers) for each in example.passages)
+        elsewhere = any(holds(each, example.answers) for each in example.passages)
         return (self.recipe.unanswerable_answer,) if elsewhere else example.answers
 
     def longest_target(self) -> int:
@@ -127,7 +120,7 @@ class RagExamples(Dataset[Item]):
             count = 0
         passages = example.passages[:count]
         if recipe.unanswerable > 0 and rng.random() < recipe.unanswerable:
-            others = tuple(passage for passage in example.passages if not _holds(passage, example.answers))
+            others = tuple(passage for passage in example.passages if not holds(passage, example.answers))
             if 0 < len(others) < len(example.passages):
                 passages = others[:count]
         return RagPrompt(question=example.question, passages=passages, template=template)
@@ -139,29 +132,47 @@ class RagExamples(Dataset[Item]):
         return self.recipe.max_length - self.recipe.num_tokens - len(target)
 
     def check(self) -> None:
-        """Make sure that the longest questions fit without their passages, before a long run starts.
+        """Make sure that all questions fit without their passages, before a long run starts.
 
         Raises:
             DataError: one doesn't; it is named.
         """
+        if over := self.over_long():
+            example = self.examples[over[0]]
+            msg = f"{len(over)} of {len(self.examples)} examples: {self.too_long}, the first is {example.question[:200]!r}"
+            raise DataError(msg)
+
+    @property
+    def too_long(self) -> str:
+        """What is wrong with an example of `over_long`."""
+        return (
+            f"question and answer are too long for max_length = {self.recipe.max_length} beside "
+            f"{self.recipe.num_tokens} virtual tokens; raise it, or leave them out"
+        )
+
+    def over_long(self) -> list[int]:
+        """Indices of the examples that don't fit, not even without their passages."""
+        by_length = sorted(range(len(self.examples)), key=self._characters, reverse=True)
+        # Where all of the longest fit, the others do.
+        if all(map(self._fits, by_length[:_CHECKED])):
+            return []
+        return sorted(index for index in by_length if not self._fits(index))
+
+    def _characters(self, index: int) -> int:
+        example = self.examples[index]
+        return len(example.question) + len(example.answers[0])
+
+    def _fits(self, index: int) -> bool:
+        example = self.examples[index]
         templates = {self.recipe.template}
         if self.recipe.chat > 0:
             templates.add(replace(self.recipe.template, chat=True))
-        longest = nlargest(_CHECKED, self.examples, key=lambda e: len(e.question) + len(e.answers[0]))
-        for example, template in product(longest, templates):
-            alone = RagPrompt(question=example.question, passages=(), template=template)
-            answer = max([example.answers[0], *self._instead], key=len)
-            try:
-                fit(alone, self._budget(self._target(answer, template)), self._count)
-            except PromptTooLongError as error:
-                msg = (
-                    f"a question and its answer are too long for max_length = {self.recipe.max_length} beside "
-                    f"{self.recipe.num_tokens} virtual tokens; raise it, or leave this one out: {example.question[:200]!r}"
-                )
-                raise DataError(msg) from error
-
-    def _count(self, prompt: Prompt) -> int:
-        return len(encode(prompt, self.tokenizer).ids)
+        answer = max([example.answers[0], *self._instead], key=len)
+        return all(
+            len(encode(RagPrompt(example.question, (), template), self.tokenizer).ids)
+            <= self._budget(self._target(answer, template))
+            for template in templates
+        )
 
 
 def _same_passages(examples: Sequence[RagExample]) -> list[int]:
@@ -174,21 +185,6 @@ def _same_passages(examples: Sequence[RagExample]) -> list[int]:
         groups.append(index if alone else first.setdefault(example.passages, index))
         seen.add(example)
     return groups
-
-
-def _holds(passage: str, answers: Sequence[str]) -> bool:
-    """Whether an answer stands in a passage, in whatever case; yes and no don't, whatever words it has.
-
-    In ASCII it must stand there as whole words ("1" isn't in "1811"); other scripts may not part them.
-    """
-    text = passage.casefold()
-    for answer in answers:
-        wanted = answer.strip().casefold()
-        if not wanted or wanted in _JUDGEMENTS or wanted not in text:
-            continue
-        if not wanted.isascii() or re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text):
-            return True
-    return False
 
 
 class SimilarLengths(Sampler[Place]):

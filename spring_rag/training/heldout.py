@@ -8,17 +8,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.local import LocalBackend
-from spring_rag.encoding import encode
 from spring_rag.errors import DataError, PromptTooLongError, TrainingError
 from spring_rag.evaluation.metrics import exact_match, f1
 from spring_rag.examples import RagExample
+from spring_rag.fitting import fit, room
 from spring_rag.model import SpringModel
-from spring_rag.prompt import RagPrompt, fit
+from spring_rag.prompt import RagPrompt
+from spring_rag.recipe import TrainingRecipe
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.dataset import Place, RagExamples
 from spring_rag.training.objective import objective
-from spring_rag.training.recipe import TrainingRecipe
 
 _SPARE_TOKENS = 8
 BEST = "f1"
@@ -61,28 +61,28 @@ class HeldOut:
         self._backend = LocalBackend(hf_model, tokenizer)
         self._backbone = BackboneRecord.of(hf_model)
         self._embedding = InputEmbedding(hf_model)
-        self._prompts = [
-            RagPrompt(e.question, e.passages[: recipe.max_passages], recipe.answer_template) for e in examples
-        ]
         self._longest = self._data.longest_target() + _SPARE_TOKENS
-        self._check_room(tokenizer)
+        self._prompts = [self._fitted(example) for example in examples]
         self._accepted = [self._data.accepted(i, prompt.passages) for i, prompt in enumerate(self._prompts)]
 
-    def _check_room(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Answers are longer than targets may be: a question must not turn out too long after hours of training."""
+    def _fitted(self, example: RagExample) -> RagPrompt:
+        """The prompt with the passages that fit beside the most virtual tokens, so that every k sees the same.
+
+        Answers may be longer than targets, so a question must not turn out too long after hours of training.
+        """
+        passages = example.passages[: self._recipe.max_passages]
+        prompt = RagPrompt(example.question, passages, self._recipe.answer_template)
         length = self._backend.context_length
-        if length is None:
-            return
-        budget = length - max(self.ks, default=0) - self._longest
-        for prompt in self._prompts:
-            try:
-                fit(prompt, budget, lambda each: len(encode(each, tokenizer).ids))
-            except PromptTooLongError as error:
-                msg = (
-                    f"a held-out question is too long to be answered in up to {self._longest} tokens: the backbone takes {length} in all; "
-                    f"leave it out: {prompt.question[:200]!r}"
-                )
-                raise DataError(msg) from error
+        try:
+            return fit(prompt, room(length, max(self.ks, default=0), self._longest), self._backend.tokenizer)[
+                0
+            ]
+        except PromptTooLongError as error:
+            msg = (
+                f"a held-out question is too long to be answered in up to {self._longest} tokens: the backbone takes {length} in all; "
+                f"leave it out: {example.question[:200]!r}"
+            )
+            raise DataError(msg) from error
 
     def scores(self, matrix: Tensor) -> dict[str, float]:
         """What these rows reach.

@@ -115,7 +115,7 @@ class ServerTokenizer:
         """A chat in messages that the server lays out with the tokenizer's own template; None if it would read other ids."""
         if not prompt.messages or not prompt.has_slot:
             return None
-        messages = [_message(message) for message in prompt.messages]
+        messages = [_message(message) for message in render(prompt, self._tokenizer).messages]
         try:
             text = apply_template(
                 [

@@ -255,3 +255,10 @@ def explained(server: Server) -> Iterator[None]:
     except SpringError as problem:
         server.failed(problem)
         raise
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        # The openai library reads whatever comes: a page in HTML, half an object of JSON.
+        strange = RefusedError(
+            f"{server.url} doesn't answer as vLLM does ({' '.join(str(error).split())}); the address of vLLM's API ends in /v1"
+        )
+        server.failed(strange)
+        raise strange from error

@@ -1,0 +1,53 @@
+"""Whether an accepted answer stands in a text: one rule for data, training, scores and benchmarks."""
+
+import re
+import string
+from collections.abc import Sequence
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_JUDGEMENTS = frozenset(("yes", "no", "true", "false"))
+
+# Thai to Khmer, East Asia, Hangul: scripts that don't part words, or join particles to them.
+_JOINED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_JOINED_LETTER = re.compile(f"[{_JOINED}]")
+_PARTED_LETTER = rf"[^\W{_JOINED}]"
+
+
+def normalise(text: str) -> str:
+    """Lower case, no ASCII punctuation, no English articles, single spaces: as SQuAD compares texts (`evaluate-v1.1.py`)."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def stands_in(text: str, answers: Sequence[str]) -> bool:
+    """Whether one of the answers stands in a text as whole words, normalised or as it is written, in whatever case.
+
+    "1" isn't in "1811", but "US" is in "a U.S. ship" and "Ada" in "ADA's bridge". In scripts that don't part words, "東京" is in
+    "首都は東京です". What normalising leaves nothing of, as "A", stands nowhere.
+    """
+    wanted = [answer for answer in answers if normalise(answer)]
+    for form in (normalise, str.casefold):
+        whole = form(text)
+        if any(_is_word_in(whole, form(answer).strip()) for answer in wanted):
+            return True
+    return False
+
+
+def readable(answers: Sequence[str]) -> list[str]:
+    """The answers that a passage can hold: not yes and no, which follow from a passage whatever words it has."""
+    return [answer for answer in answers if normalise(answer) not in _JUDGEMENTS]
+
+
+def holds(passage: str, answers: Sequence[str]) -> bool:
+    """Whether one of the answers can be read in a passage."""
+    return stands_in(passage, readable(answers))
+
+
+def _is_word_in(text: str, words: str) -> bool:
+    if words not in text:
+        return False
+    before = "" if _JOINED_LETTER.match(words[0]) else f"(?<!{_PARTED_LETTER})"
+    after = "" if _JOINED_LETTER.match(words[-1]) else f"(?!{_PARTED_LETTER})"
+    return re.search(before + re.escape(words) + after, text) is not None

@@ -1,0 +1,86 @@
+"""What of a prompt fits into a context: the lowest-ranked passages go first, the question and the slot never."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from typing import TYPE_CHECKING
+
+from spring_rag.encoding import Encoded, encode
+from spring_rag.errors import PromptTooLongError
+from spring_rag.prompt import RagPrompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def room(context_length: int | None, num_tokens: int, max_new_tokens: int) -> int | None:
+    """Most ids that a prompt may have beside its virtual tokens and its answer; None where the context has no known end."""
+    return None if context_length is None else context_length - num_tokens - max_new_tokens
+
+
+def fit(
+    prompt: RagPrompt,
+    budget: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    order: Sequence[int] | None = None,
+) -> tuple[RagPrompt, Encoded]:
+    """Drop the lowest-ranked passages until the prompt fits, and encode it.
+
+    The question is never cut: an answer to half a question is worse than an error.
+
+    Args:
+        prompt: passages best first.
+        budget: most ids of the prompt, special tokens included and virtual tokens not, as `room` gives it; None drops nothing.
+        tokenizer: the backbone's.
+        order: the passages' indices as they are to stand in the prompt; best first if not given.
+
+    Returns:
+        The prompt with the passages that fit, in `order`, and its ids. `dropped` names those left out, best first.
+
+    Raises:
+        PromptTooLongError: the question alone is over `budget`.
+    """
+    ranked = prompt.passages
+    places = range(len(ranked)) if order is None else order
+    most: float = inf if budget is None else budget
+    tried: dict[int, tuple[RagPrompt, Encoded]] = {}
+
+    def length(kept: int) -> int:
+        passages = tuple(ranked[i] for i in places if i < kept)
+        dropped = (*ranked[kept:], *prompt.dropped)
+        shorter = prompt if passages == ranked else replace(prompt, passages=passages, dropped=dropped)
+        tried[kept] = shorter, encode(shorter, tokenizer)
+        return len(tried[kept][1].ids)
+
+    if length(len(ranked)) <= most:
+        return tried[len(ranked)]
+    kept = bisect_right(range(len(ranked)), most, key=length) - 1
+    if kept < 0:
+        needed = length(0)
+        msg = (
+            f"the question takes {needed} tokens without any passage, {needed - most} more than the {most} that are left "
+            "for the prompt; shorten it, or use fewer virtual tokens or a smaller max_new_tokens"
+        )
+        raise PromptTooLongError(msg)
+    return tried[kept]
+
+
+def fit_alike(
+    prompts: Sequence[RagPrompt], budget: int | None, tokenizer: PreTrainedTokenizerBase
+) -> list[RagPrompt]:
+    """Fit several layouts of one question, all with the passages that fit in each of them.
+
+    Args:
+        prompts: with the same passages, best first.
+        budget: as for `fit`.
+        tokenizer: the backbone's.
+
+    Raises:
+        PromptTooLongError: the question alone is over `budget`.
+    """
+    fitted = [fit(prompt, budget, tokenizer)[0] for prompt in prompts]
+    fewest = min(fitted, key=lambda prompt: len(prompt.passages))
+    return [replace(prompt, passages=fewest.passages, dropped=fewest.dropped) for prompt in fitted]

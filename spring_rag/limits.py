@@ -1,0 +1,79 @@
+"""How long a prompt a backbone can read, as its config tells; inference and training ask here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_LENGTH_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "n_ctx",
+)
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Most tokens that a model was built for, if its config says so."""
+    text = config.get_text_config(decoder=True)
+    lengths = [value for name in _LENGTH_NAMES if isinstance(value := getattr(text, name, None), int)]
+    if not lengths:
+        return None
+    # YaRN checkpoints state the length before stretching; others the length after it.
+    stretched = [
+        (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 1)
+        for rope in _ropes(config)
+    ]
+    return max(lengths[0], *map(int, stretched))
+
+
+def position_switch(config: PreTrainedConfig) -> int | None:
+    """The length over which a model gives all tokens other positions, also those that it read before; None if there is none.
+
+    Phi-3 and its kin have such a length: with longrope, since their factors change there, and with plain positions too, since
+    transformers then begins anew in any case.
+    """
+    text = config.get_text_config(decoder=True)
+    ropes = _ropes(config)
+    kinds = {rope.get("rope_type", "default") for rope in ropes}
+    if "longrope" not in kinds and kinds != {"default"}:
+        return None
+    own = getattr(text, "original_max_position_embeddings", None)
+    lengths = [own, *(rope.get("original_max_position_embeddings") for rope in ropes)]
+    return min((length for length in lengths if length is not None), default=None)
+
+
+def longest_decides_positions(config: PreTrainedConfig) -> bool:
+    """Whether beyond some length the longest row of a batch says how positions are rotated in all of them, as in Phi-3's long variants."""
+    return bool(_ropes_by_length(config))
+
+
+def batch_switch(config: PreTrainedConfig) -> int | None:
+    """Most tokens up to which the length of a batch's longest row says nothing about positions; None where it never does."""
+    text = config.get_text_config(decoder=True)
+    switches = [
+        text.max_position_embeddings
+        if rope["rope_type"] == "dynamic"
+        else rope.get("original_max_position_embeddings") or text.original_max_position_embeddings
+        for rope in _ropes_by_length(config)
+    ]
+    return min(switches, default=None)
+
+
+def positions_settle(config: PreTrainedConfig) -> bool:
+    """Whether all lengths beyond the batch's switch are treated alike."""
+    return all(rope["rope_type"] == "longrope" for rope in _ropes_by_length(config))
+
+
+def _ropes_by_length(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    return [rope for rope in _ropes(config) if rope.get("rope_type") in ("dynamic", "longrope")]
+
+
+def _ropes(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """The rotary embeddings' parameters: those of all layers, or one for each type of layer."""
+    rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    return [kind for kind in rope.values() if isinstance(kind, dict)] or [rope]

@@ -1,0 +1,124 @@
+"""Fitting: the lowest-ranked passages go first, and everyone who answers or trains cuts alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from spring_rag.encoding import encode
+from spring_rag.errors import PromptTooLongError
+from spring_rag.evaluation.ways import Way, layouts
+from spring_rag.examples import RagExample
+from spring_rag.fitting import fit, fit_alike, room
+from spring_rag.model import SpringModel
+from spring_rag.prompt import RagPrompt, RagTemplate
+from spring_rag.training import RagExamples, TrainingRecipe
+from spring_rag.training.dataset import Place
+from spring_rag.training.heldout import HeldOut
+
+
+def _tokenizer(
+    split: pre_tokenizers.PreTokenizer, vocabulary: dict[str, int] | None = None
+) -> PreTrainedTokenizerFast:
+    """A tokenizer with an id for each piece that `split` gives."""
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, **(vocabulary or {})}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = split
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<unk>")
+
+
+WORDS = _tokenizer(pre_tokenizers.WhitespaceSplit())
+
+
+def words(prompt: RagPrompt) -> int:
+    count = len(encode(prompt, WORDS).ids)
+    assert count == len(prompt.to_prompt().text.split())
+    return count
+
+
+class TestFit:
+    def test_what_fits_is_left_as_it_is(self):
+        prompt = RagPrompt("q", ["a b", "c d"])
+        assert fit(prompt, words(prompt), WORDS)[0] is prompt
+        assert fit(prompt, None, WORDS) == (prompt, encode(prompt, WORDS))
+
+    @settings(deadline=None)
+    @given(st.lists(st.text(st.sampled_from("a "), max_size=20), max_size=8), st.integers(3, 30))
+    def test_the_lowest_ranked_passages_go_and_no_more(self, passages, budget):
+        prompt = RagPrompt("q", passages)
+        fitted, encoded = fit(prompt, budget, WORDS)
+        assert (*fitted.passages, *fitted.dropped) == prompt.passages
+        assert words(fitted) <= budget
+        assert encoded == encode(fitted, WORDS)
+        if fitted.dropped:
+            more = replace(prompt, passages=prompt.passages[: len(fitted.passages) + 1])
+            assert words(more) > budget
+        assert fitted.question == "q"
+
+    def test_the_question_is_never_cut(self):
+        with pytest.raises(PromptTooLongError, match="takes 3 tokens without any passage, 1 more than the 2"):
+            fit(RagPrompt("q", ["a"]), 2, WORDS)
+
+    def test_fitting_twice_keeps_what_was_dropped_first_at_the_end(self):
+        once, _ = fit(RagPrompt("q", ["a", "b", "c"]), 7, WORDS)
+        assert once.dropped == ("c",)
+        assert fit(once, 5, WORDS)[0].dropped == ("b", "c")
+
+    def test_an_order_of_its_own_changes_nothing_about_which_go(self):
+        prompt = RagPrompt("q", ["a", "b", "c"])
+        assert fit(prompt, 7, WORDS, [2, 1, 0])[0] == RagPrompt("q", ["b", "a"], dropped=("c",))
+        assert fit(prompt, 9, WORDS, [2, 1, 0])[0] == RagPrompt("q", ["c", "b", "a"])
+
+
+def test_room():
+    assert room(100, 6, 20) == 74
+    assert room(None, 6, 20) is None
+
+
+def test_layouts_of_one_question_show_the_same_passages_and_say_which_were_dropped():
+    prompts = [RagPrompt("q", ["a", "b", "c"], RagTemplate(instruction=each)) for each in ("", "be brief ")]
+    for fitted in fit_alike(prompts, 7, WORDS):
+        assert (fitted.passages, fitted.dropped) == (("a",), ("b", "c"))
+
+
+def test_ways_name_all_the_passages_that_they_leave_out(llama, tokenizer):
+    model = SpringModel(llama, tokenizer)
+    passages = tuple(f"Passage {i} says that the lighthouse was built." for i in range(20))
+    ways = [Way(RagTemplate()), Way(RagTemplate(instruction="Answer with a few words only, please.\n" * 3))]
+    found = layouts(model, RagExample("Who?", ("Ann",), passages), ways, 20)
+    short, long = (found[way.template] for way in ways)
+    assert 0 < len(long.passages) < len(fit(replace(short, passages=passages), 236, tokenizer)[0].passages)
+    for prompt in (short, long):
+        assert (*prompt.passages, *prompt.dropped) == passages
+
+
+def test_training_drops_the_lowest_ranked_also_where_the_order_makes_a_prompt_longer():
+    tokens = ["1a", *"abcdefghijklmnopqrstuvwxyzABQWZ0123456789 :?\n[]"]
+    split = pre_tokenizers.Split(Regex(r"1a|.|\n"), "isolated")
+    tokenizer = _tokenizer(split, {token: number for number, token in enumerate(tokens, 1)})
+    template = RagTemplate(passage="{number}{passage}\n")
+    example = RagExample("Q", ("z",), ("a", "b"))
+    recipe = TrainingRecipe(num_tokens=1, min_passages=2, max_passages=2, template=template)
+    whole = len(encode(RagPrompt("Q", example.passages, template), tokenizer).ids)
+    target = len(RagExamples([example], tokenizer, recipe)[Place(0)].example[1])
+    data = RagExamples([example], tokenizer, replace(recipe, max_length=whole + 1 + target))
+    seen = set()
+    for epoch in range(20):
+        data.set_epoch(epoch)
+        item = data[Place(0)]
+        letters = "".join(tokens[i - 1][-1] for i in item.example[0].context_ids).split("\n")
+        seen.add((tuple(filter(None, letters)), item.dropped))
+    assert seen == {(("a", "2b"), 0), (("a",), 1)}
+
+
+def test_held_out_answers_go_by_the_passages_that_the_backbone_reads(llama, tokenizer):
+    passages = ("Nothing is said here of it. " * 5, "It was Ada. " * 15)
+    example = RagExample("Who?", ("Ada",), passages)
+    recipe = TrainingRecipe(num_tokens=4, max_length=250, max_passages=2, unanswerable=0.1)
+    held_out = HeldOut(llama, tokenizer, [example], recipe)
+    assert held_out._prompts[0].passages == passages[:1]
+    assert held_out._accepted == [("not stated",)]

@@ -1,0 +1,71 @@
+"""Chats for chat templates that want user and assistant to take turns."""
+
+import copy
+
+import pytest
+
+from spring_rag.encoding import encode
+from spring_rag.errors import PromptError
+from spring_rag.model import SpringModel
+from spring_rag.prompt import Message, Prompt, RagTemplate, Slot, Text
+from spring_rag.rendering import render
+
+TURNS = (
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
+)
+ANY = "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
+
+
+@pytest.fixture
+def with_template(tokenizer):
+    def make(template):
+        chatting = copy.deepcopy(tokenizer)
+        chatting.chat_template = template
+        return chatting
+
+    return make
+
+
+def chat(*messages):
+    return Prompt(
+        messages=tuple(
+            Message(role, tuple(Slot() if text == "|" else Text(text) for text in texts))
+            for role, *texts in messages
+        )
+    )
+
+
+FULL = chat(
+    ("system", "Facts.", "|"), ("user", "Who?"), ("assistant", "Hale."), ("user", "When?"), ("user", "Where?")
+)
+
+
+def test_a_template_that_takes_it_gets_it_as_it_is(with_template):
+    assert render(FULL, with_template(ANY)).messages == FULL.messages
+    turns = chat(("user", "Who?"), ("assistant", "Hale."))
+    assert render(turns, with_template(TURNS)).messages == turns.messages
+
+
+def test_a_template_that_wants_turns_gets_turns(with_template):
+    turns = chat(
+        ("user", "Facts.", "|", "\n\n", "Who?"), ("assistant", "Hale."), ("user", "When?", "\n\n", "Where?")
+    )
+    assert render(FULL, with_template(TURNS)) == render(turns, with_template(TURNS))
+    assert render(FULL, with_template(TURNS)).messages == turns.messages
+
+
+def test_the_core_answers_with_a_system_message_that_the_template_refuses(llama, with_template):
+    template = RagTemplate(chat=True, system="Be brief.")
+    answer = SpringModel(llama, with_template(TURNS)).answer("Who?", ["Hale."], template=template)
+    assert isinstance(answer, str)
+
+
+def test_without_a_template_encoding_says_so(with_template):
+    with pytest.raises(PromptError, match="no chat template"):
+        encode(chat(("system", "Facts."), ("user", "Who?")), with_template(None))
+
+
+def test_a_refusal_names_the_roles_that_were_asked_for(with_template):
+    with pytest.raises(PromptError, match="with the roles assistant, user, user: roles must alternate"):
+        encode(chat(("assistant", "Hale."), ("user", "Who?"), ("user", "When?")), with_template(TURNS))
