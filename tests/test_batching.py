@@ -78,6 +78,8 @@ def test_families_that_read_padding_answer_one_by_one(tokenizer, make_tokens, fa
     alone = [backend.generate([request], GREEDY)[0] for request in requests]
     assert backend.generate(requests, GREEDY) == alone
     assert backend.generate(requests[::-1], GREEDY) == alone[::-1]
+    with torch.no_grad():
+        assert not padded_rows_answer_alike(backend.hf_model, backend.embedding)
 
 
 def test_a_model_is_tried_once(build_model, tokenizer, make_tokens):

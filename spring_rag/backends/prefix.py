@@ -4,8 +4,8 @@ The context stands before the slot and attention is causal, so its keys and valu
 nor on k. They are computed once per distinct context and copied to each of its rows. Every row keeps the layout that it has without
 this: padded on the left, so that what counts columns instead of positions (sliding windows, ALiBi) sees nothing new.
 
-Reading them in place instead (bifurcated attention, arXiv 2403.08845) was tried: on SmolLM2-135M, six k on five passages, it took
-7 % less time with answers of 16 tokens and XX % less with 48, on an attention function of its own.
+Reading them in place instead (bifurcated attention, arXiv 2403.08845) needs an attention function of its own, and brings little: on
+SmolLM2-135M, six k on five passages, copies took 1.09 times its processor time with answers of 16 tokens and 0.86 times with 48.
 """
 
 import inspect
