@@ -71,12 +71,16 @@ def _inference(model: PreTrainedModel) -> tuple[str, str]:
         backend = LocalBackend(model, AutoTokenizer.from_pretrained(ROOT / "tests" / "toy" / "backbone"))
         matrix = _matrix(backend.embedding)
         backend.add_tokens("default", VirtualTokens(matrix))
-        expected = [_by_hand(model, backend.embedding, one, matrix[:k]) for one, k in zip(encoded, KS, strict=True)]
+        expected = [
+            _by_hand(model, backend.embedding, one, matrix[:k]) for one, k in zip(encoded, KS, strict=True)
+        ]
         requests = [Request(one, None, k) for one, k in zip(encoded, KS, strict=True)]
         settings = GenerationSettings(max_new_tokens=NEW_TOKENS)
         rows: list[int] = []
         hook = model.register_forward_pre_hook(
-            lambda _, __, inputs: rows.append(len(inputs["inputs_embeds"])) if inputs.get("inputs_embeds") is not None else None,
+            lambda _, __, inputs: (
+                rows.append(len(inputs["inputs_embeds"])) if inputs.get("inputs_embeds") is not None else None
+            ),
             with_kwargs=True,
         )
         found = [list(one.token_ids) for one in backend.generate(requests, settings)]
@@ -106,7 +110,9 @@ def _by_hand(model: PreTrainedModel, embedding: InputEmbedding, prompt: Encoded,
     with torch.no_grad():
         for _ in range(NEW_TOKENS):
             # A copy: CTRL scales what it gets in place.
-            found.append(int(model(inputs_embeds=sequence[None].clone(), use_cache=False).logits[0, -1].argmax()))
+            found.append(
+                int(model(inputs_embeds=sequence[None].clone(), use_cache=False).logits[0, -1].argmax())
+            )
             sequence = torch.cat([sequence, embedding.embed(torch.tensor(found[-1:]))])
     return found
 
@@ -135,9 +141,16 @@ def _plain_loss(
 ) -> Tensor:
     losses = []
     for (encoded, target), k in zip(examples, KS, strict=True):
-        before, after = (embedding.embed(torch.tensor(ids)) for ids in (encoded.context_ids, (*encoded.suffix_ids, *target[:-1])))
-        logits = model(inputs_embeds=torch.cat([before, embedding.virtual(matrix[:k]), after])[None], use_cache=False).logits[0]
-        losses.append(functional.cross_entropy(logits[-len(target) :], torch.tensor(target), reduction="none"))
+        before, after = (
+            embedding.embed(torch.tensor(ids))
+            for ids in (encoded.context_ids, (*encoded.suffix_ids, *target[:-1]))
+        )
+        logits = model(
+            inputs_embeds=torch.cat([before, embedding.virtual(matrix[:k]), after])[None], use_cache=False
+        ).logits[0]
+        losses.append(
+            functional.cross_entropy(logits[-len(target) :], torch.tensor(target), reduction="none")
+        )
     return torch.cat(losses).mean()
 
 
@@ -147,7 +160,9 @@ def _examples() -> list[Example]:
     def ids(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(3, VOCAB - 1, (count,), generator=draw).tolist())
 
-    examples: list[Example] = [(Encoded(ids(context + rest), context), ids(target)) for context, rest, target in SHAPES]
+    examples: list[Example] = [
+        (Encoded(ids(context + rest), context), ids(target)) for context, rest, target in SHAPES
+    ]
     first, (last, target) = examples[0][0], examples[-1]
     examples[-1] = (Encoded(first.context_ids + last.suffix_ids, first.slot), target)
     return examples
@@ -155,7 +170,9 @@ def _examples() -> list[Example]:
 
 def _matrix(embedding: InputEmbedding) -> Tensor:
     with embedding.table() as table:
-        return table[10 : 10 + max(KS)].detach().float() + 0.1 * torch.randn(max(KS), table.shape[1], generator=torch.Generator().manual_seed(4))
+        return table[10 : 10 + max(KS)].detach().float() + 0.1 * torch.randn(
+            max(KS), table.shape[1], generator=torch.Generator().manual_seed(4)
+        )
 
 
 def _line(message: object) -> str:
@@ -225,12 +242,16 @@ def page(table: dict[str, Any]) -> str:
     ]
     for family, row in families.items():
         reason = row["reason"].replace("|", "\\|").replace("<", "&lt;")
-        lines.append(f"| {family} | {row.get('model', '')} | {row['inference']} | {row['training']} | {reason} |")
+        lines.append(
+            f"| {family} | {row.get('model', '')} | {row['inference']} | {row['training']} | {reason} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("families", nargs="*", metavar="family", help="only these")
     chosen = parser.parse_args().families or FAMILIES
     transformers.logging.set_verbosity_error()
@@ -238,7 +259,9 @@ def main() -> None:
     families = {name: row for name, row in known.items() if name in FAMILIES}
     for family in chosen:
         families[family] = row = examine_apart(family)
-        print(f"{family}: {row['inference']}, {row['training']}. {row['reason']}", file=sys.stderr, flush=True)
+        print(
+            f"{family}: {row['inference']}, {row['training']}. {row['reason']}", file=sys.stderr, flush=True
+        )
         write(families)
 
 

@@ -141,7 +141,9 @@ class InputEmbedding:
 
     def _find_layer(self, backbone: PreTrainedModel) -> nn.Module:
         if backbone.config.is_encoder_decoder:
-            reason = "it is an encoder with a decoder; expected a causal language model, which is a decoder alone"
+            reason = (
+                "it is an encoder with a decoder; expected a causal language model, which is a decoder alone"
+            )
             raise self._unsupported(reason)
         try:
             layer = backbone.get_input_embeddings()

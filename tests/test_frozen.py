@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_choice import way_of
-from test_objective import MIXED, examples_of
+from objective_parts import MIXED, examples_of, way_of
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from spring_rag.training import objective
@@ -18,7 +17,9 @@ def test_four_bits_have_a_gradient() -> None:
     """On processors with AVX-512 the weights are packed as soon as the model is read without a graph, for a kernel without one."""
     pytest.importorskip("bitsandbytes")
     quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    model = AutoModelForCausalLM.from_pretrained(TOY, dtype=torch.float32, quantization_config=quantised).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        TOY, dtype=torch.float32, quantization_config=quantised
+    ).eval()
     with torch.no_grad():
         model(torch.tensor([[5, 6, 7]]))
     examples = examples_of(MIXED)

@@ -20,7 +20,6 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from spring_rag.backbone import quantization_of
-from spring_rag.backends.batching import longest_decides_positions
 from spring_rag.errors import TrainingError
 from spring_rag.examples import RagExample, digest
 from spring_rag.extras import extra
@@ -220,13 +219,6 @@ def _check(
     longest = getattr(hf_model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and recipe.max_length > longest:
         msg = f"max_length = {recipe.max_length}, but {type(hf_model).__name__} reads at most {longest} tokens; lower it"
-        raise TrainingError(msg)
-    switch = getattr(hf_model.config.get_text_config(), "original_max_position_embeddings", None)
-    if switch is not None and recipe.max_length > switch and longest_decides_positions(hf_model.config):
-        msg = (
-            f"max_length = {recipe.max_length}, but {type(hf_model).__name__} changes its positions at {switch} tokens, also those of a "
-            f"context that was read before; lower it to {switch}"
-        )
         raise TrainingError(msg)
 
 
