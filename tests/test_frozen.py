@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_choice import way_of
-from test_objective import MIXED, examples_of
+from objective_parts import MIXED, examples_of, way_of
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from spring_rag.training import objective

@@ -26,7 +26,7 @@ from spring_rag.backbone import BackboneRecord, quantization_of
 from spring_rag.data.examples import RagExample, digest
 from spring_rag.errors import TrainingError
 from spring_rag.extras import extra
-from spring_rag.limits import context_length, position_switch
+from spring_rag.limits import context_length
 from spring_rag.persistence.folder import refuse_foreign
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.splice import InputEmbedding
@@ -233,13 +233,6 @@ def _check(
     longest = context_length(hf_model.config)
     if longest is not None and recipe.max_length > longest:
         msg = f"max_length = {recipe.max_length}, but {type(hf_model).__name__} reads at most {longest} tokens; lower it"
-        raise TrainingError(msg)
-    switch = position_switch(hf_model.config)
-    if switch is not None and recipe.max_length > switch:
-        msg = (
-            f"max_length = {recipe.max_length}, but {type(hf_model).__name__} changes its positions at {switch} tokens, also those of a "
-            f"context that was read before; lower it to {switch}"
-        )
         raise TrainingError(msg)
 
 
