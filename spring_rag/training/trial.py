@@ -24,7 +24,7 @@ SIDE = 4
 TAIL = 8
 """Tokens from the slot on in examples around a length."""
 
-_TOLERANCE = torch.finfo(torch.float32).eps ** 0.5
+_TOLERANCE: float = torch.finfo(torch.float32).eps ** 0.5
 """Share of the right value that a way may be off; an order of sums alone makes 1e-6 of it."""
 
 _PATHS = (0.05, 0.2, 0.5, 1.0)
@@ -127,7 +127,7 @@ class Trial:
             there = replace(self, matrix=(start + number * step).requires_grad_())
             loss = there._loss(there._logits(whole))
             losses.append(loss.item())
-            slopes.append((there._gradient(loss) * step).sum().item())
+            slopes.append(float((there._gradient(loss) * step).sum()))
         changes = [after - before for before, after in pairwise(losses)]
         expected = [(before + after) / 2 for before, after in pairwise(slopes)]
         size = sum(map(abs, changes))
@@ -160,7 +160,7 @@ class Trial:
 
 def off(found: Tensor, expected: Tensor) -> float:
     """The distance of two tensors, as a share of the second one's norm."""
-    return ((found - expected).norm() / expected.norm()).item()
+    return float((found - expected).norm() / expected.norm())
 
 
 class _Shaken:
