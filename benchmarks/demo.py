@@ -13,7 +13,8 @@ from typing import Any
 
 from measure import RESULTS, save
 
-from spring_rag.cli.model_options import load_model
+from spring_rag.cli.backbone import BackboneOptions
+from spring_rag.cli.model_options import ModelOptions
 from spring_rag.demo import run
 from spring_rag.evaluation import Sweep, word_ways
 from spring_rag.evaluation.statistics import compare
@@ -70,7 +71,7 @@ def main() -> None:
     )
     parser.add_argument("--questions", type=int, help="only the first of them")
     args = parser.parse_args()
-    model = load_model(None, None)
+    model = ModelOptions().load(None, BackboneOptions())
     questions = run.load_questions(limit=args.questions)
     results: dict[str, Any] = {}
     lines: list[str] = []

@@ -35,10 +35,10 @@ RECIPE = TrainingRecipe(
     init_text="Short answers from the passages:\n\nQuestion: who wrote the play Hamlet?\nAnswer: William Shakespeare\n\n"
     "Question: how many moons has Mars?\nAnswer: two\n\nQuestion: what did it cost?\nAnswer: not stated\n\n",
     scheduler="cosine",
-    max_steps=200,
+    max_steps=80,
     batch_size=20,
     max_length=1280,
-    unanswerable=0.12,
+    unanswerable=0.05,
 )
 CHOSEN_HERE = (
     "num_tokens",

@@ -18,6 +18,7 @@ from spring_rag.tokens import VirtualTokens
 DATA = [
     {"name": "Natural Questions (open), training part", "licence": "CC BY-SA 3.0 (Wikipedia)"},
     {"name": "SQuADshifts, Wikipedia part", "licence": "CC BY 4.0"},
+    {"name": "invented documents (benchmarks/training_documents.py)", "licence": "MIT"},
 ]
 
 

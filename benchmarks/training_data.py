@@ -1,6 +1,7 @@
-"""Write the training data of the shipped tokens: NQ's and SQuADshifts' training questions with retrieved passages.
+"""Write the training data of the shipped tokens: NQ's and SQuADshifts' training questions with retrieved passages, and invented documents.
 
-Usage: python benchmarks/training_data.py DATA OUTPUT, where DATA holds `nq/` and `squadshifts-wiki/`.
+Usage: python benchmarks/training_data.py DATA FOLDER, where DATA holds `nq/` and `squadshifts-wiki/`. FOLDER gets `first.jsonl`, all
+questions on public passages, and `second.jsonl`, as many of them as there are on invented documents, and those.
 
 NQ's questions get the five passages that BM25 finds for them. SQuADshifts asks some five questions about each paragraph: they share
 one list of passages, the paragraph and those that BM25 finds for its questions, so that training computes it once for all of them.
@@ -13,11 +14,15 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import bm25s
+from training_documents import examples
 
 PASSAGES = 5
+DOCUMENTS = 400
+"""Lists of passages of invented documents."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -70,10 +75,13 @@ def line(record: dict[str, Any], passages: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    source, output = map(Path, sys.argv[1:])
-    records = nq(source) + squadshifts(source)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(
-        "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records), encoding="utf-8"
-    )
-    print(f"{len(records)} examples in {output}")
+    source, folder = map(Path, sys.argv[1:])
+    public, invented = nq(source) + squadshifts(source), examples(DOCUMENTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, records in {
+        "first": public,
+        "second": Random(0).sample(public, len(invented)) + invented,
+    }.items():
+        written = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+        (folder / f"{name}.jsonl").write_text(written, encoding="utf-8")
+        print(f"{len(records)} examples in {folder / name}.jsonl")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from spring_rag.prompt import Message, Prompt, RagPrompt, RagTemplate, Slot, Text
     from spring_rag.tokens import VirtualTokens
 
+    __version__: str
+
 _HOMES = {
     "Generation": "spring_rag.backends.base",
     "GenerationSettings": "spring_rag.backends.base",
@@ -29,6 +31,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "__version__",
     "Generation",
     "GenerationSettings",
     "Message",
@@ -45,6 +48,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # it stands in the distribution's metadata, which takes a moment to read
+        return import_module("importlib.metadata").version("spring-rag")
     if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

@@ -171,7 +171,7 @@ class BackboneRecord:
         table = model.get_input_embeddings().weight
         assert isinstance(table, Tensor)
         return cls(
-            model_id=model_id or model.config.name_or_path or None,
+            model_id=_lasting(model_id or model.config.name_or_path or None),
             hidden_size=table.shape[1],
             fingerprint=Fingerprint.of(table) if _is_readable(table) else None,
             quantization=quantization_of(model.config),
@@ -282,6 +282,11 @@ def quantization_of(config: PreTrainedConfig) -> str | None:
     """How the GGUF is quantised that a model was unpacked from, as "Q4_1"; None if its config names none."""
     found = getattr(config, QUANTIZATION_KEY, None)
     return found if isinstance(found, str) else None
+
+
+def _lasting(name: str | None) -> str | None:
+    """A name that means the same from every folder."""
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 
 
 def _named(model_id: str | None, quantization: str | None = None) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import secrets
+import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from tokenizers import Encoding, Tokenizer
 
@@ -98,6 +99,23 @@ def encode_target(answer: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool
         msg = "the tokenizer has no end-of-sequence token, which ends every answer in training; set tokenizer.eos_token"
         raise PromptError(msg)
     return (*ids, int(tokenizer.eos_token_id))
+
+
+def warn_of_control_strings(text: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn, once per tokenizer, of control strings in a ready-made text, in which they are ordinary text."""
+    if tokenizer in _warned:
+        return
+    strings = _kit(tokenizer).control.values()
+    # Some tokenizers have words and runs of spaces among their added tokens, which nobody writes to control anything.
+    found = sorted({each for each in strings if each in text and each.strip() and not each.isalnum()})
+    if found:
+        _warned.add(tokenizer)
+        msg = (
+            f"a ready-made text holds {', '.join(found)}: ordinary text here, since a document or a question may have brought it. Where a "
+            "template wrote it, let the tokenizer's own chat template lay the chat out (a RagTemplate with chat=True, or a chat model), "
+            "or mark it as trusted: Prompt(parts=(Text(…, trusted=True), …))"
+        )
+        warnings.warn(msg, stacklevel=4)
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -184,6 +202,7 @@ class _Kit:
 # Texts that an answer may continue; the first is how the authors' prompts end.
 _ANCHORS = (":", "\n", "a")
 
+_warned: WeakSet[PreTrainedTokenizerBase] = WeakSet()
 _kits: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[object, ...], _Kit]] = WeakKeyDictionary()
 
 

@@ -43,3 +43,8 @@ class BackendError(SpringError, RuntimeError):
 
 class MissingExtraError(SpringError, ImportError):
     """An optional dependency that isn't installed; the text names the extra that brings it."""
+
+
+def counted(number: int, what: str) -> str:
+    """How messages count: `1 file`, `2 files`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -11,7 +11,20 @@ def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 
     All are written and flushed aside first, so a full disk changes nothing; then they take their places in
     the order given.
+
+    Raises:
+        OSError: they can't be written; names the folder at least.
     """
+    try:
+        _replace_files(folder, contents)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # As when the disk is full.
+        raise type(error)(error.errno, error.strerror, str(folder)) from error
+
+
+def _replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
         for name, content in contents.items():

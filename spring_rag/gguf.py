@@ -193,7 +193,11 @@ def _convert(file: Path, folder: Path, name: str) -> None:
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
     metadata, _ = read_gguf_metadata(str(file))
-    where: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    where: dict[str, Any] = {
+        "pretrained_model_name_or_path": file.parent,
+        "gguf_file": file.name,
+        "trust_remote_code": False,
+    }
     tokenizer = AutoTokenizer.from_pretrained(**where)
     if metadata.get("tokenizer.ggml.pre") in _DIGITS_APART:
         _split_digits(tokenizer)

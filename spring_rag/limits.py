@@ -48,11 +48,29 @@ def position_switch(config: PreTrainedConfig) -> int | None:
 
 
 def longest_decides_positions(config: PreTrainedConfig) -> bool:
-    """Whether the longest row of a batch says how positions are rotated in all of them, as Phi-3's long variants do.
+    """Whether beyond some length the longest row of a batch says how positions are rotated in all of them, as in Phi-3's long variants."""
+    return bool(_ropes_by_length(config))
 
-    Then an answer depends on its neighbours, who must not be chosen by chance.
-    """
-    return any(rope.get("rope_type") in ("dynamic", "longrope") for rope in _ropes(config))
+
+def batch_switch(config: PreTrainedConfig) -> int | None:
+    """Most tokens up to which the length of a batch's longest row says nothing about positions; None where it never does."""
+    text = config.get_text_config(decoder=True)
+    switches = [
+        text.max_position_embeddings
+        if rope["rope_type"] == "dynamic"
+        else rope.get("original_max_position_embeddings") or text.original_max_position_embeddings
+        for rope in _ropes_by_length(config)
+    ]
+    return min(switches, default=None)
+
+
+def positions_settle(config: PreTrainedConfig) -> bool:
+    """Whether all lengths beyond the batch's switch are treated alike."""
+    return all(rope["rope_type"] == "longrope" for rope in _ropes_by_length(config))
+
+
+def _ropes_by_length(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    return [rope for rope in _ropes(config) if rope.get("rope_type") in ("dynamic", "longrope")]
 
 
 def _ropes(config: PreTrainedConfig) -> list[dict[str, Any]]:

@@ -8,8 +8,11 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GgufConfig,
     PreTrainedConfig,
@@ -17,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from spring_rag.errors import BackendError, MissingExtraError
+from spring_rag.errors import BackendError, MissingExtraError, UnsupportedBackboneError
 from spring_rag.gguf import GgufName, converted, gguf_name
 
 SHARED = frozenset(
@@ -71,10 +74,16 @@ class Source:
         return _download(self.place, name, self.arguments)
 
     def model(self, **model_kwargs: Any) -> tuple[PreTrainedModel, Mapping[str, Any]]:
-        """The backbone, and transformers' report on its weights. Raises whatever transformers does."""
+        """The backbone, and transformers' report on its weights.
+
+        Raises:
+            UnsupportedBackboneError: it is no causal language model, nor one with an image encoder.
+            Exception: whatever transformers raises.
+        """
+        auto = _auto_class(self.config())
         if self.is_gguf and isinstance(model_kwargs.get("quantization_config"), GgufConfig):
             del model_kwargs["quantization_config"]  # the folder is unpacked already
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto.from_pretrained(
             self.place, output_loading_info=True, **self.arguments, **model_kwargs
         )
         hf_model, report = loaded
@@ -86,6 +95,25 @@ class Source:
         if self.is_gguf:
             config.name_or_path = self.model_id
         return config
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    """What loads a model: some language models with an image encoder (Llava, Mistral 3) are no causal language models to transformers.
+
+    Raises:
+        UnsupportedBackboneError: the model is neither.
+    """
+    kind = type(config)
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in (
+        getattr(config, "auto_map", None) or {}
+    ):
+        return AutoModelForCausalLM
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not config.is_encoder_decoder:
+        return AutoModelForImageTextToText
+    name = (config.architectures or [config.model_type])[0]
+    what = "it is an encoder with a decoder" if config.is_encoder_decoder else "it writes no text by itself"
+    msg = f"{name} can't take virtual tokens: {what}; expected a causal language model, as Llama, Qwen or Mistral"
+    raise UnsupportedBackboneError(msg)
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -100,14 +128,24 @@ def find(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> So
     Args:
         backbone: folder, Hub id, `model.gguf`, a folder that holds exactly one GGUF and no other weights, or
             `owner/name:file.gguf`.
-        arguments: those of `SHARED`, and transformers' `gguf_file`; the ones that are None count as not given.
+        arguments: those of `SHARED`, and transformers' `gguf_file`; the ones that are None count as not given. Code that a backbone
+            brings is run with `trust_remote_code=True` only, and transformers never asks.
 
     Raises:
         MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
-        BackendError: it is a GGUF that isn't there or can't be read; says why.
+        BackendError: a folder that isn't there, or a GGUF that isn't or can't be read; says why.
     """
     name = os.fspath(backbone)
-    given = {key: value for key, value in (arguments or {}).items() if value is not None}
+    if os.path.isdir(name):
+        # Recorded like this it is found from every folder, and never taken for a name on the Hub.
+        name = str(Path(name).resolve())
+    elif (os.path.isabs(name) or name.startswith((".", "~"))) and not os.path.exists(
+        os.path.expanduser(name)
+    ):
+        msg = f"there is no folder or file {name!r} to load the backbone from"
+        raise BackendError(msg)
+    given: dict[str, Any] = {"trust_remote_code": False}
+    given |= {key: value for key, value in (arguments or {}).items() if value is not None}
     gguf = gguf_name(name, given.pop("gguf_file", None), given.get("subfolder"))
     if gguf is None:
         return Source(name, name, given)

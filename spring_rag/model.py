@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spring_rag.backends.base import (
@@ -14,10 +14,11 @@ from spring_rag.backends.base import (
     GenerationSettings,
     Request,
 )
-from spring_rag.encoding import Encoded, encode
+from spring_rag.encoding import Encoded, encode, warn_of_control_strings
 from spring_rag.errors import TokensError
 from spring_rag.fitting import fit, room
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt
+from spring_rag.stream import Stream
 from spring_rag.tokens import VirtualTokens
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class SpringModel:
             base_url: of a running vLLM server that has the backbone, as "http://localhost:8000/v1", or of several that take turns.
                 The model isn't loaded then.
             api_key: of the servers.
-            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`, as `device_map` or `quantization_config`; with `base_url` to
+            model_kwargs: go to the model's own `from_pretrained`, as `device_map` or `quantization_config`; with `base_url` to
                 `VLLMBackend.from_pretrained`, as `timeout` or `concurrency`. Those that say where the backbone is found
                 (`subfolder`, `cache_dir`, `local_files_only`, `gguf_file`, …) hold for its tokenizer too.
 
@@ -219,12 +220,12 @@ class SpringModel:
         top_k: int = 0,
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
-    ) -> Generator[str, None, Generation]:
+    ) -> Stream:
         """Answer one prompt in pieces that concatenate to the text that `generate` gives.
 
-        Closing it (`.close()`, or leaving a loop and dropping it) stops the backbone. Its return value (`StopIteration.value`, or
-        what `yield from` gives) is the whole answer. Arguments and errors are those of `generate`; errors in arguments are
-        raised at once, not at the first piece.
+        Iterate over the stream, then ask it for the whole answer (`stream.generation`). Closing it (`.close()`, or leaving a loop
+        and dropping it) stops the backbone. Arguments and errors are those of `generate`; errors in arguments are raised at
+        once, not at the first piece.
         """
         settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
         return self.backend.stream(self._request(prompt, tokens, num_tokens, settings), settings)
@@ -263,11 +264,16 @@ class SpringModel:
     def template(self, tokens: str | None = None) -> RagTemplate:
         """The layout of prompts that a set was trained with; None names the default set.
 
+        Without virtual tokens it is the backbone's own: an instruct model, whose tokenizer has a chat template, gets a chat, since it
+        was trained to end its answers there only.
+
         Raises:
             TokensError: no set has this name.
         """
         attached = self.backend.tokens(tokens)
-        return (attached.template if attached else None) or RagTemplate()
+        if attached is None:
+            return RagTemplate(chat=bool(self.tokenizer.chat_template))
+        return attached.template or RagTemplate()
 
     def _request(
         self, prompt: PromptLike, name: str | None, num_tokens: int | None, settings: GenerationSettings
@@ -280,6 +286,8 @@ class SpringModel:
             has = f"the set has {available}" if attached is not None else "no virtual tokens are attached"
             msg = f"num_tokens is {count}, but {has}; expected a number from 0 to {available}"
             raise TokensError(msg)
+        if isinstance(prompt, str):
+            warn_of_control_strings(prompt, self.tokenizer)
         if isinstance(prompt, RagPrompt):
             budget = room(self.backend.context_length, count, settings.max_new_tokens)
             prompt, encoded = fit(prompt, budget, self.tokenizer)

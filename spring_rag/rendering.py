@@ -85,7 +85,15 @@ def apply_template(
         text = tokenizer.apply_chat_template(
             list(chat), add_generation_prompt=add_generation_prompt, tokenize=False
         )
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         roles = ", ".join(message["role"] for message in chat)
         msg = f"the tokenizer's chat template refuses a chat with the roles {roles}: {error}"
         raise PromptError(msg) from error

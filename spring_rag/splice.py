@@ -1,8 +1,9 @@
 """Ids, a slot and virtual tokens become input embeddings on the backbone's device."""
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 from weakref import WeakSet
@@ -52,6 +53,10 @@ class Embedding(Protocol):
         """Rows in the space of the table, shape `[..., hidden_size]` → embeddings of the same shape."""
         ...
 
+    def table(self) -> AbstractContextManager[Tensor]:
+        """The embedding table, shape `[vocab, hidden_size]`, at hand for the while."""
+        ...
+
 
 class InputEmbedding:
     """A backbone's input embeddings: what turns ids, and virtual tokens, into vectors.
@@ -90,7 +95,7 @@ class InputEmbedding:
         ids, out, self.scale = self._find_scale()
         self.dtype = out.dtype
         if backbone not in _proved:
-            self._prove(backbone, ids[:2])
+            self._prove(backbone, ids)
             _proved.add(backbone)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -135,6 +140,11 @@ class InputEmbedding:
             yield cast(Tensor, self._layer.weight)
 
     def _find_layer(self, backbone: PreTrainedModel) -> nn.Module:
+        if backbone.config.is_encoder_decoder:
+            reason = (
+                "it is an encoder with a decoder; expected a causal language model, which is a decoder alone"
+            )
+            raise self._unsupported(reason)
         try:
             layer = backbone.get_input_embeddings()
         except NotImplementedError:
@@ -148,11 +158,9 @@ class InputEmbedding:
             raise self._unsupported(reason)
         # PEFT's wrapper hands whatever it gets to the model inside, whose signatures tell.
         inner = cast(Any, backbone).get_base_model() if hasattr(backbone, "get_base_model") else backbone
-        for method in ("forward", "prepare_inputs_for_generation"):
-            function = getattr(inner, method, None)
-            if function is None or "inputs_embeds" not in inspect.signature(function).parameters:
-                reason = f"its `{method}` takes no `inputs_embeds`"
-                raise self._unsupported(reason)
+        if "inputs_embeds" not in inspect.signature(inner.forward).parameters:
+            reason = "its `forward` takes no `inputs_embeds`"
+            raise self._unsupported(reason)
         config = backbone.config.get_text_config(decoder=True)
         # Gemma 4 looks ids up again from their embeddings, so proof by trial would pass; a virtual token has no id to find.
         if getattr(config, "hidden_size_per_layer_input", 0):
@@ -164,22 +172,21 @@ class InputEmbedding:
         """Compare some rows with what comes out for them; gives the ids compared, their embeddings and the scale."""
         with self.table() as table, torch.no_grad():
             count = table.shape[0]
-            ids = (
-                torch.linspace(0, count - 1, min(count, _PROBED_ROWS), dtype=torch.float64)
-                .long()
-                .to(table.device)
-            )
-            rows = table[ids].double()
+            ids = torch.linspace(0, count - 1, min(count, _PROBED_ROWS), dtype=torch.float64).long()
+            rows = table[ids.to(table.device)].cpu().double()  # float64 is compared on the CPU: MPS has none
         present = (rows != 0).any(dim=-1)  # rows of padding_idx are zero and tell nothing
         if not present.any():
             reason = "its embedding table holds only zeros; load its weights first"
             raise self._unsupported(reason)
         ids, rows = ids[present], rows[present]
+        if not rows.isfinite().all():
+            reason = "its embedding table holds numbers that aren't finite; save or download it again"
+            raise self._unsupported(reason)
         out = self.embed(ids)
         if out.shape != rows.shape:
             reason = f"its embedding layer turns rows of {rows.shape[-1]} into {tuple(out.shape[1:])}"
             raise self._unsupported(reason)
-        found = out.double().to(rows.device)
+        found = out.cpu().double()
         # Least squares is nearer to the true constant than half a step of `dtype`, so rounding makes it exact.
         scale = ((found * rows).sum() / rows.square().sum()).to(out.dtype).double()
         step = torch.finfo(out.dtype).eps
@@ -189,17 +196,27 @@ class InputEmbedding:
         return ids, out, scale.item()
 
     def _prove(self, backbone: PreTrainedModel, ids: Tensor) -> None:
-        """Make sure that the model needs nothing but the embeddings: some route or hash by ids further in."""
+        """Make sure that the model needs nothing but the embeddings, where some route or hash by ids, and only what stands before a token."""
+        pair = torch.stack([ids[[0, 1]], ids[[0, -1]]]).to(self.device) if len(ids) > 1 else ids[None]
         with evaluating(backbone), torch.no_grad():
-            expected = backbone(input_ids=ids[None]).logits.float()
             try:
-                found = backbone(inputs_embeds=self.embed(ids[None])).logits.float()
+                expected = backbone(input_ids=pair).logits.float()
+            except Exception as error:
+                reason = f"it fails on two tokens: {error}"
+                raise self._unsupported(reason) from error
+            try:
+                found = backbone(inputs_embeds=self.embed(pair)).logits.float()
             except Exception as error:
                 reason = f"it fails on embeddings without ids: {error}"
                 raise self._unsupported(reason) from error
         size = float(expected.abs().nan_to_num().max())
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * size, equal_nan=True):
             reason = "it answers otherwise from the embeddings of ids than from the ids themselves"
+            raise self._unsupported(reason)
+        # Half precision may round two rows of one batch differently.
+        tolerance = 1e-3 if self.dtype == torch.float32 else 0.05
+        if not torch.allclose(found[0, 0], found[-1, 0], rtol=0.0, atol=tolerance * size, equal_nan=True):
+            reason = "what it makes of a token depends on those that follow; expected a causal language model"
             raise self._unsupported(reason)
 
     def _unsupported(self, reason: str) -> UnsupportedBackboneError:
@@ -210,11 +227,23 @@ class TokenBank:
     """Sets of virtual tokens side by side in one small matrix, on the embeddings' device and in their dtype.
 
     Args:
-        embedding: of the backbone that the sets are for; whether they fit it is for the caller to check.
+        embedding: of the backbone that the sets are for.
+        model_id: Hub id or path of the backbone, if it has one.
+        quantization: how it is quantised, if `spring_rag.backbone.quantization_of` its config says so.
+        turn: held while the embedding table is read, which brings that of an offloaded model in.
     """
 
-    def __init__(self, embedding: Embedding) -> None:
+    def __init__(
+        self,
+        embedding: Embedding,
+        *,
+        model_id: str | None = None,
+        quantization: str | None = None,
+        turn: "threading.Lock | None" = None,
+    ) -> None:
         self._embedding = embedding
+        self._model_id, self._quantization = model_id, quantization
+        self._turn = turn or threading.Lock()
         self._sets: dict[str, tuple[VirtualTokens, Tensor]] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -240,14 +269,20 @@ class TokenBank:
 
         Args:
             name: what requests call it.
-            tokens: of the embeddings' hidden size.
+            tokens: trained on this backbone.
+
+        Raises:
+            BackboneMismatchError: the set belongs to another backbone.
         """
-        sets = {known: one for known, (one, _) in self._sets.items()} | {name: tokens}
-        matrix = torch.cat([one.in_table_space(self._embedding.scale) for one in sets.values()])
-        parts = torch.split(
-            matrix.to(self._embedding.device, self._embedding.dtype), [len(one) for one in sets.values()]
-        )
-        self._sets = {known: (one, rows) for (known, one), rows in zip(sets.items(), parts, strict=True)}
+        with self._turn:
+            with self._embedding.table() as table:
+                tokens.check(table, self._model_id, self._quantization)
+            sets = {known: one for known, (one, _) in self._sets.items()} | {name: tokens}
+            matrix = torch.cat([one.in_table_space(self._embedding.scale) for one in sets.values()])
+            parts = torch.split(
+                matrix.to(self._embedding.device, self._embedding.dtype), [len(one) for one in sets.values()]
+            )
+            self._sets = {known: (one, rows) for (known, one), rows in zip(sets.items(), parts, strict=True)}
 
     def rows(self, name: str, k: int | None = None) -> Tensor:
         """The first k rows of a set, all of them for None: a view, shape `[k, hidden_size]`, before any scaling.

@@ -26,6 +26,7 @@ class FakeVLLM(ThreadingHTTPServer):
         embeds: whether it was started with --enable-prompt-embeds.
         refusals: (status, message) for the next completions and chats, None to answer one; the last one stays.
         delay: seconds before an answer.
+        dripping: send a space every so many seconds, and never an answer.
         honest: whether it answers to ids and to embeddings alike, as one that serves the right model.
         log: path and body of every request.
         most_at_once: most requests that it has been answering at one time.
@@ -39,6 +40,7 @@ class FakeVLLM(ThreadingHTTPServer):
         self.model, self.key, self.embeds, self.honest = "tiny", None, True, True
         self.refusals: list[tuple[int, str] | None] = [None]
         self.delay = 0.0
+        self.dripping: float | None = None
         self.log: list[tuple[str, dict[str, Any]]] = []
         self.at_once = self.most_at_once = self.broken_off = 0
         self.counting = threading.Lock()
@@ -72,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        if self._authorised():
+        if self._authorised() and not self._drips():
             model = {"id": self.server.model, "object": "model", "max_model_len": 256}
             self._reply(200, {"object": "list", "data": [model]})
 
@@ -83,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
         try:
-            if self._authorised():
+            if self._authorised() and not self._drips():
                 self._answer(body)
         finally:
             with self.server.counting:
@@ -129,6 +131,20 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(0.02)
         except OSError:
             self.server.broken_off += 1
+
+    def _drips(self) -> bool:
+        if self.server.dripping is None:
+            return False
+        with suppress(OSError):
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            while True:
+                self.wfile.write(b"\n")
+                self.wfile.flush()
+                time.sleep(self.server.dripping)
+        return True
 
     def _authorised(self) -> bool:
         if self.server.key is None or self.headers["Authorization"] == f"Bearer {self.server.key}":

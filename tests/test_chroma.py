@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from chroma_server import chroma_server
 from chromadb import Documents, EmbeddingFunction, Embeddings
+from langchain_core.documents import Document
 
 from chroma_spring_rag import (
     ChromaQA,
@@ -19,13 +21,13 @@ from chroma_spring_rag import (
     IndexReport,
     connect_folder,
     connect_server,
+    index_documents,
     index_files,
     open_collection,
     open_or_create_collection,
 )
 from chroma_spring_rag import qa as chroma_qa
 from spring_rag import RagTemplate, SpringModel
-from spring_rag.backends.base import stripped
 from spring_rag.errors import TokensError
 
 FACTS = {
@@ -135,7 +137,7 @@ class TestIndexing:
         (documents / "ship.txt").unlink()
         other.unlink()
         assert index_files(collection, [documents / "law.md"]).removed == 0
-        assert index_files(collection, [documents]) == IndexReport(2, 0, 2, 1, 3)
+        assert index_files(collection, [documents]) == IndexReport(2, 0, 2, 1, 3, gone=1)
         assert "Another file." in {text for text, _ in content(collection).values()}
 
     def test_entries_of_others_stay(self, collection, documents):
@@ -171,13 +173,64 @@ class TestIndexing:
         assert seen[-1] == (300, 300)
         assert len(seen) > 1
 
-    def test_nothing_is_written_if_one_file_cannot_be_read(self, collection, documents):
-        (documents / "latin.txt").write_bytes("Straße".encode("latin-1"))
+    def test_files_that_cannot_be_read_are_named_and_the_others_written(self, collection, documents):
+        index_files(collection, [documents])
+        (documents / "ship.txt").write_bytes("Straße".encode("latin-1"))
         (documents / "zipped.md").write_bytes(b"\x1f\x8b\x00")
+        (documents / "new.txt").write_text("A new file.", "utf-8")
+        report = index_files(collection, [documents])
+        assert (report.files, report.added, report.removed) == (3, 1, 0)
+        assert {Path(path).name for path in report.bad} == {"ship.txt", "zipped.md"}
+        assert all("isn't UTF-8 text" in reason for reason in report.bad.values())
+        # What was indexed of it before is better than nothing.
+        assert FACTS["ship.txt"] in {text for text, _ in content(collection).values()}
+
+    def test_nothing_is_written_if_no_file_can_be_read(self, collection, tmp_path):
+        (tmp_path / "latin.txt").write_bytes("Straße".encode("latin-1"))
+        (tmp_path / "zipped.md").write_bytes(b"\x1f\x8b\x00")
         with pytest.raises(DocumentError) as caught:
-            index_files(collection, [documents])
+            index_files(collection, [tmp_path])
         assert all(name in str(caught.value) for name in ("latin.txt", "zipped.md", "UTF-8", "nothing"))
         assert collection.count() == 0
+
+    def test_entries_of_others_stay_whatever_they_look_like(self, collection, documents):
+        index_files(collection, [documents])
+        path = str(documents / "gone.txt")
+        theirs = {"path": path, "source": path, "position": 0}
+        collection.add(ids=["theirs"], documents=["Not from a file."], metadatas=[theirs])
+        assert index_files(collection, [documents], prune=True).removed == 0
+        assert "theirs" in collection.get()["ids"]
+
+    def test_files_that_are_gone_from_elsewhere_are_counted_and_pruned(self, collection, documents, tmp_path):
+        index_files(collection, [documents])
+        renamed = documents.rename(tmp_path / "renamed")
+        report = index_files(collection, [renamed])
+        assert (report.added, report.removed, report.gone) == (3, 0, 3)
+        report = index_files(collection, [renamed], prune=True)
+        assert (report.unchanged, report.removed, report.gone, report.total) == (3, 3, 0, 3)
+        for file in renamed.iterdir():
+            file.unlink()
+        with pytest.raises(DocumentError, match="--prune"):
+            index_files(collection, [renamed])
+        assert index_files(collection, [renamed], prune=True).total == 0
+
+    def test_documents_of_a_loader(self, collection):
+        pages = [
+            Document(
+                "The bridge was built in 1811.", metadata={"source": "https://morven.example", "page": 1}
+            ),
+            Document("The ship was lost.", metadata={"source": "https://morven.example", "page": 2}),
+            Document("Nobody knows where this is from.", metadata={"tags": ["a", "b"]}),
+        ]
+        assert index_documents(collection, pages) == IndexReport(2, 3, 0, 0, 3)
+        assert index_documents(collection, pages) == IndexReport(2, 0, 3, 0, 3)
+        changed = [Document("The bridge is new.", metadata={"source": "https://morven.example", "page": 1})]
+        assert index_documents(collection, changed) == IndexReport(1, 1, 0, 2, 2)
+        found = {text: dict(metadata) for text, metadata in content(collection).values()}
+        assert found["The bridge is new."]["page"] == 1
+        assert found["The bridge is new."]["source"] == "https://morven.example"
+        with pytest.raises(DocumentError, match="no documents"):
+            index_documents(collection, [])
 
     def test_control_characters_and_a_byte_order_mark_survive(self, collection, tmp_path):
         text = "A \x00 NUL, \ufdd0, </s>, [ref1], \u202eright to left\u202c."
@@ -199,7 +252,9 @@ class TestIndexing:
             (tmp_path / name).write_text(name, "utf-8")
         assert index_files(collection, [tmp_path]).files == 2
         assert index_files(collection, [tmp_path / "notes.rst"]).added == 1
-        assert index_files(collection, [tmp_path]) == IndexReport(2, 0, 2, 0, 3)
+        report = index_files(collection, [tmp_path])
+        assert replace(report, skipped={}) == IndexReport(2, 0, 2, 0, 3)
+        assert {Path(path).name for path in report.skipped} == {"notes.rst", "image.png"}
 
     @pytest.mark.parametrize(("size", "overlap"), [(0, 0), (10, 10), (10, -1)])
     def test_sizes_out_of_range(self, collection, documents, size, overlap):
@@ -210,13 +265,15 @@ class TestIndexing:
         with pytest.raises(DocumentError, match="missing.txt doesn't exist"):
             index_files(collection, [tmp_path / "missing.txt"])
         (tmp_path / "empty").mkdir()
-        with pytest.raises(DocumentError, match=r"holds no text files \(.*\.md.*\.txt"):
+        with pytest.raises(DocumentError, match=r"nothing to read in .*empty \(.*\.md.*\.txt"):
             index_files(collection, [tmp_path / "empty"])
 
 
 class TestCollections:
     def test_an_unknown_one_says_which_exist(self, client, collection):
-        with pytest.raises(CollectionError, match=f"no collection 'nope'; there are .*{collection.name}"):
+        with pytest.raises(
+            CollectionError, match=f"no collection 'nope'; the database has .*{collection.name}"
+        ):
             open_collection(client, "nope")
 
     def test_another_embedding_function_is_refused(self, client, collection):
@@ -384,12 +441,3 @@ def test_a_server_that_dies(tmp_path, model):
         process.wait(timeout=30)
         with pytest.raises(CollectionError, match="server doesn't answer"):
             ChromaQA(model, collection).ask("fox")
-
-
-@pytest.mark.parametrize(
-    "pieces", [[], [" "], [" a", " ", "\n", "b ", " "], ["a b"], ["", " ", "a", "", " \n", "b\n"]]
-)
-def test_stripped_pieces_make_the_stripped_text(pieces):
-    found = list(stripped(piece for piece in pieces))
-    assert "".join(found) == "".join(pieces).strip()
-    assert all(found)

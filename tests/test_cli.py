@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from chroma_server import chroma_server
 
+import spring_rag
 from spring_rag import VirtualTokens
 from spring_rag.backbone import BackboneRecord
-from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT, DEFAULT_TIMEOUT
 from spring_rag.errors import MissingExtraError
 from spring_rag.extras import extra
 
@@ -24,7 +26,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
         [*MODULE, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "SPRING_RAG_PROGRESS_SECONDS": "600"} | environment,
         timeout=120,
     )
 
@@ -77,6 +79,7 @@ class TestLightness:
             ["tokens", "--help"],
             ["train", "--help"],
             ["data", "make", "--help"],
+            ["collections", "list", "--help"],
         ],
     )
     def test_help_loads_nothing_heavy(self, arguments):
@@ -100,7 +103,11 @@ class TestLightness:
     def test_the_defaults_in_the_help_are_the_librarys(self):
         from chroma_spring_rag import indexing, qa, store
 
-        assert (DEFAULT_COLLECTION, DEFAULT_PORT) == (store.DEFAULT_COLLECTION, store.DEFAULT_PORT)
+        assert (DEFAULT_COLLECTION, DEFAULT_PORT, DEFAULT_TIMEOUT) == (
+            store.DEFAULT_COLLECTION,
+            store.DEFAULT_PORT,
+            store.DEFAULT_TIMEOUT,
+        )
         help_texts = run("index", "--help", COLUMNS="200").stdout + run("ask", "--help", COLUMNS="200").stdout
         for default in (
             indexing.DEFAULT_CHUNK_SIZE,
@@ -109,6 +116,13 @@ class TestLightness:
             qa.DEFAULT_MAX_NEW_TOKENS,
         ):
             assert f"[default: {default};" in help_texts
+
+
+class TestVersion:
+    def test_it_is_that_of_the_distribution(self):
+        version = metadata.version("spring-rag")
+        assert spring_rag.__version__ == version
+        assert run("--version").stdout == f"spring-rag {version}\n"
 
 
 class TestEndings:
@@ -221,11 +235,12 @@ class TestIndex:
         first = run("index", tmp_path / "a.txt", "--db", tmp_path / "db", "--json")
         second = run("index", tmp_path / "a.txt", "--db", tmp_path / "db", "--json")
         report = {"collection": "documents", "files": 1, "added": 1, "unchanged": 0, "removed": 0, "total": 1}
+        report |= {"gone": 0, "bad": {}, "skipped": {}}
         assert json.loads(first.stdout) == report
         assert json.loads(second.stdout) == report | {"added": 0, "unchanged": 1}
         in_words = run("index", tmp_path / "a.txt", "--db", tmp_path / "db").stdout
         assert in_words == (
-            "1 files: 0 chunks added, 1 unchanged, 0 removed; the collection 'documents' holds 1\n"
+            "1 file: 0 chunks added, 1 unchanged, 0 removed; the collection 'documents' holds 1\n"
         )
 
     def test_unreadable_files(self, tmp_path):
@@ -333,7 +348,7 @@ class TestAsk:
     def test_what_is_not_there(self, saved, indexed, tmp_path):
         tokens = ["--tokens", saved / "tokens"]
         assert "doesn't exist; make one with" in fails("ask", "Why?", "--db", tmp_path / "none", *tokens)
-        assert "no collection 'other'; there are 'documents'" in fails(
+        assert "no collection 'other'; the database has 'documents'" in fails(
             "ask", "Why?", "--db", indexed / "db", "--collection", "other", *tokens
         )
         assert "127.0.0.1:9 failed" in fails("ask", "Why?", "--host", "127.0.0.1", "--port", 9, *tokens)

@@ -134,6 +134,25 @@ class TestAttach:
         assert [e.passages[0] for e in examples] == TEXTS
         assert examples[0].answers == ("warm", "x")
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+    def test_the_questions_are_not_overwritten(self, db: Path, tmp_path: Path) -> None:
+        qa, link = tmp_path / "qa.jsonl", tmp_path / "link.jsonl"
+        write_examples(qa, questions())
+        link.symlink_to(qa)
+        before = qa.read_bytes()
+        for output in (qa, tmp_path / "." / "qa.jsonl", link):
+            code, out, err = run("data", "attach", "--qa", qa, "--db", db, "--output", output)
+            assert (code, out) == (2, "")
+            assert "would be overwritten" in err
+        assert qa.read_bytes() == before
+        prompt = tmp_path / "prompt.txt"
+        prompt.write_text("Ask about {passage}")
+        code, _, err = run(
+            "data", "make", "--model", BACKBONE, "--db", db, "--prompt", f"@{prompt}", "--output", prompt
+        )
+        assert code == 2
+        assert "would be overwritten" in err
+
     def test_command_refuses(self, db: Path, tmp_path: Path) -> None:
         qa = tmp_path / "qa.jsonl"
         write_examples(qa, [RagExample("How is it?", ("made of marzipan",))])

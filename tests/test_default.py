@@ -10,11 +10,14 @@ import pytest
 import toy_parts
 
 from chroma_spring_rag import connect_folder, index_files, open_or_create_collection
-from spring_rag.cli.model_options import load_model
+from spring_rag.cli.backbone import BackboneOptions
+from spring_rag.cli.model_options import ModelOptions
 from spring_rag.demo import paths
 from spring_rag.demo.default import HUB_ID, default_backbone
 from spring_rag.errors import BackendError
 from spring_rag.tokens import VirtualTokens
+
+CPU = BackboneOptions(device="cpu")
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -52,7 +55,7 @@ class TestWhereItIsFound:
 @pytest.mark.usefixtures("toy_by_default")
 class TestLoading:
     def test_nothing_named_takes_it_with_its_tokens_and_says_so(self, capsys: pytest.CaptureFixture) -> None:
-        model = load_model(None, None, device="cpu")
+        model = ModelOptions().load(None, CPU)
         assert model.backend.model_id == str(toy_parts.BACKBONE)
         tokens = model.backend.tokens()
         assert tokens is not None
@@ -60,7 +63,7 @@ class TestLoading:
         assert "SmolLM2-135M-Instruct answers" in capsys.readouterr().err
 
     def test_named_alone_it_is_plain(self, capsys: pytest.CaptureFixture) -> None:
-        model = load_model(str(toy_parts.BACKBONE), None, device="cpu")
+        model = ModelOptions(model=str(toy_parts.BACKBONE)).load(None, CPU)
         assert model.backend.tokens() is None
         assert "the plain backbone answers" in capsys.readouterr().err
 
@@ -71,7 +74,7 @@ class TestLoading:
         record = json.loads(config.read_text())
         record["backbone"]["model_id"] = HUB_ID
         config.write_text(json.dumps(record))
-        model = load_model(None, str(tmp_path / "tokens"), device="cpu")
+        model = ModelOptions().load(str(tmp_path / "tokens"), CPU)
         assert model.backend.model_id == str(toy_parts.BACKBONE)
 
 
@@ -104,7 +107,7 @@ def test_another_failure_stays_itself(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("spring_rag.demo.default.default_backbone", lambda: str(tmp_path / "nothing"))
     monkeypatch.setattr(paths, "TOKENS", toy_parts.TOKENS)
     with pytest.raises(BackendError) as caught:
-        load_model(None, None, device="cpu")
+        ModelOptions().load(None, CPU)
     assert "isn't installed" not in str(caught.value)
 
 

@@ -11,7 +11,8 @@ import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from spring_rag.cli.demo import demo, parse_ks
+from chroma_spring_rag import CollectionError, connect_folder, index_files, open_or_create_collection
+from spring_rag.cli.demo import demo
 from spring_rag.cli.train import train
 from spring_rag.demo import paths, run
 from spring_rag.tokens import VirtualTokens
@@ -77,7 +78,7 @@ def folder(
 
     result = CliRunner().invoke(app, [*map(str, arguments), *options, "--skip-bad"], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "1 bad lines skipped, 3 examples kept" in result.stderr
+    assert "1 bad line skipped, 3 examples kept" in result.stderr
     assert result.stdout == f"4 virtual tokens in {root / 'tokens'}\n"
     return root
 
@@ -125,6 +126,17 @@ def test_demo_prints_a_table_and_questions(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_small")
+def test_a_collection_of_ones_own_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("My own notes.")
+    collection = open_or_create_collection(connect_folder(tmp_path / "db", create=True), run.COLLECTION)
+    index_files(collection, [tmp_path / "mine.txt"])
+    result = CliRunner().invoke(app, ["demo", "--db", str(tmp_path / "db"), "--k", "0"])
+    assert isinstance(result.exception, CollectionError)
+    assert "choose another folder with --db" in str(result.exception)
+    assert collection.count() == 1
+
+
+@pytest.mark.usefixtures("_small")
 def test_demo_asks_a_sample_or_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SAMPLE", 1)
     arguments = ["demo", "--db", str(tmp_path / "db"), "--k", "0", "--json"]
@@ -169,10 +181,3 @@ class TestWhatShips:
         assert [plain["n"], trained["n"], found["instructed"]["n"]] == [4, 4, 4]
         assert trained["f1"] > plain["f1"]
         assert trained["answer_tokens"] < plain["answer_tokens"]
-
-
-def test_ks_are_whole_numbers() -> None:
-    assert parse_ks("50, 0,1,50") == [0, 1, 50]
-    for wrong in ("", "1,", "-1", "1.5", "all"):
-        with pytest.raises(typer.BadParameter, match="whole numbers"):
-            parse_ks(wrong)

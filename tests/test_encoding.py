@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -26,7 +28,7 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from spring_rag.encoding import Encoded, control_ids, encode, encode_target
+from spring_rag.encoding import Encoded, control_ids, encode, encode_target, warn_of_control_strings
 from spring_rag.errors import PromptError
 from spring_rag.prompt import SLOT_MARKER, Message, Prompt, RagPrompt, RagTemplate, Slot, Text
 
@@ -698,6 +700,20 @@ class TestChat:
         with pytest.raises(PromptError, match="can't be followed"):
             encode(Prompt(messages=(Message("user", (Text("c"), Slot(), Text("q"))),)), tokenizer)
 
+    @pytest.mark.parametrize(
+        "template",
+        [
+            "{% for i in range(10 ** 9) %}{{ i }}{% endfor %}",
+            "{{ 1 / 0 }}",
+            "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        ],
+        ids=["loops", "divides", "recurs"],
+    )
+    def test_a_template_that_fails_is_an_error(self, tokenizer, monkeypatch, template):
+        monkeypatch.setattr(tokenizer, "chat_template", template)
+        with pytest.raises(PromptError, match="chat template refuses"):
+            encode(Prompt(messages=(Message("user", (Text("q"),)),)), tokenizer)
+
     def test_no_chat_template_is_an_error(self, tokenizer):
         with pytest.raises(PromptError, match="no chat template"):
             encode(Prompt(messages=(Message("user", (Text("q"),)),)), tokenizer)
@@ -765,3 +781,15 @@ class TestTarget:
         tokenizer.eos_token = None
         with pytest.raises(PromptError, match="end-of-sequence"):
             encode_target("Hale", tokenizer)
+
+
+def test_control_strings_in_a_ready_made_text_are_warned_of_once(tokenizer):
+    fresh = copy.deepcopy(tokenizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_control_strings("Who built it? <s", fresh)
+    with pytest.warns(UserWarning, match=r"holds </s>, <s>: ordinary text here.*trusted=True"):
+        warn_of_control_strings("<s>user: Who built it?</s>", fresh)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_control_strings("<s>user: Who lit it?</s>", fresh)

@@ -3,10 +3,13 @@
 import copy
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from errno import ENOSPC
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -177,8 +180,8 @@ def test_several_sets_and_folders(folder: Path) -> None:
 
 def test_table_for_people(folder: Path) -> None:
     out = run("--tokens", folder / "six", "--data", folder / "own.jsonl", "--k", "0,6", "--limit", "2")
-    assert "own: 1 questions" in out
-    assert "chosen on 1 other questions" in out
+    assert "own: 1 question, all passages" in out
+    assert "chosen on 1 other question:" in out
     assert "answers/s" not in out
     assert "k = 6 beside k = 0: exact match" in out
 
@@ -370,3 +373,86 @@ def test_papers_table(
     assert printed.splitlines()[-1].startswith("| hotpotqa | F1 | 3 |")
     assert printed.splitlines()[-1].endswith("| 42.6 |")
     assert json.loads((folder / "results" / "paper.json").read_text())["results"][0]["n"] == 3
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_scores_are_shown_whatever_becomes_of_the_report(
+    folder: Path, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(ENOSPC, "No space left on device", str(tmp_path))
+
+    arguments = ["--tokens", folder / "six", "--data", folder / "own.jsonl", "--k", "0,6", *options]
+    for failure in (interrupt, full):
+        monkeypatch.setattr("spring_rag.evaluation.pages.write_report", failure)
+        result = CliRunner().invoke(app, [*map(str, arguments), "--report", str(tmp_path / "report")])
+        assert result.exit_code != 0
+        if options:
+            assert [row["k"] for row in json.loads(result.stdout)["results"]] == [0, 6]
+            assert json.loads(result.stdout)["report"] is None
+        else:
+            assert "k = 6 beside k = 0: exact match" in result.stdout
+        assert isinstance(result.exception, OSError) == (failure is full)
+    monkeypatch.undo()
+    monkeypatch.setattr("spring_rag.evaluation.ability.plain_difference", interrupt)
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert "interrupted" in result.stderr
+    assert result.stdout
+
+
+def test_an_interrupted_run_shows_the_sets_that_are_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept = []
+
+    def once(*arguments: Any, **settings: Any) -> Any:
+        swept.append(arguments)
+        return sweep(*arguments, **settings) if len(swept) == 1 else interrupt()
+
+    monkeypatch.setattr("spring_rag.evaluation.study.sweep", once)
+    data = ["--data", folder / "own.jsonl", "--data", folder / "nq", "--instruction", ""]
+    arguments = ["--tokens", folder / "six", *data, "--k", "0,6", "--json", "--max-new-tokens", "2"]
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert [part["name"] for part in json.loads(result.stdout)["datasets"]] == ["own"]
+    assert "interrupted" in result.stderr
+    assert result.exit_code != 0
+
+
+def test_the_table_says_how_many_passages_it_is_for(folder: Path) -> None:
+    arguments = ["--tokens", folder / "six", "--data", folder / "own.jsonl", "--k", "6", "--instruction", ""]
+    assert "own: 3 questions, at most 2 passages each" in run(*arguments, "--passages", "1,2")
+    assert "own: 3 questions, all passages" in run(*arguments)
+
+
+def test_a_report_does_not_overwrite_its_questions(folder: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "answers.jsonl"
+    questions.write_text((folder / "own.jsonl").read_text())
+    arguments = ["--tokens", str(folder / "six"), "--data", str(questions), "--report", str(tmp_path)]
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+    assert questions.read_text() == (folder / "own.jsonl").read_text()
+
+
+def test_an_instruct_model_is_scored_in_a_chat(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "backbone", tmp_path / "backbone")
+    (tmp_path / "backbone" / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{{ m.content }}\nassistant:{% endfor %}"
+    )
+    data = ["--data", folder / "own.jsonl", "--instruction", "", "--json"]
+    plain, chat, text = (
+        json.loads(run("--model", tmp_path / "backbone", *data, "--report", tmp_path / str(i), *more))
+        for i, more in enumerate(([], ["--chat"], ["--no-chat"]))
+    )
+    answers = [
+        [
+            json.loads(line)["answer"]
+            for line in (tmp_path / str(i) / "answers.jsonl").read_text().splitlines()
+        ]
+        for i in range(3)
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0] != answers[2]
+    assert plain["results"][0]["n"] == chat["results"][0]["n"] == text["results"][0]["n"] == 3

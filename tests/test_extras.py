@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +45,11 @@ def test_without_its_framework_an_integration_names_its_extra(module, package, e
         done.stdout
         == f"this needs the package {top!r}, which isn't installed: pip install 'spring-rag[{extra}]'\n"
     )
+
+
+def test_an_extra_brings_all_that_it_needs():
+    """transformers loads with bitsandbytes, and unpacks a GGUF, through accelerate."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+    for name in ("quantize", "gguf", "train"):
+        packages = project["optional-dependencies"][name]
+        assert any(package.startswith("accelerate>=") for package in packages), name

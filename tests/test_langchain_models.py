@@ -1,5 +1,6 @@
 import asyncio
 import inspect
+import pickle
 import re
 import textwrap
 import threading
@@ -10,6 +11,7 @@ import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumpd, load
 from langchain_core.messages import (
     AIMessage,
@@ -29,6 +31,7 @@ from langchain_spring_rag import (
     rag_prompt,
     spliced,
     with_virtual_tokens,
+    without_virtual_tokens,
 )
 from spring_rag.errors import BackendError, PromptError, PromptTooLongError, TokensError
 from spring_rag.model import SpringModel
@@ -191,6 +194,26 @@ class TestSettings:
             texts.append("".join(map(text_of, (prompt | models[2]).stream(VALUES))))
             assert texts == [right] * 5
 
+    def test_names_of_other_models(self, spring_model):
+        others = {
+            "max_new_tokens": 3,
+            "temperature": None,
+            "pipeline_kwargs": {"top_k": 5, "do_sample": False},
+            "repetition_penalty": 1.0,
+        }
+        for cls, prompt in ((SpringLLM, rag_prompt()), (ChatSpring, CHAT)):
+            model = cls(model=spring_model, **others)
+            assert (model.max_tokens, model.temperature, model.top_k) == (3, 0.0, 5)
+            per_call = cls(model=spring_model).invoke(prompt.invoke(VALUES), max_completion_tokens=3)
+            assert text_of(per_call) == text_of(model.invoke(prompt.invoke(VALUES)))
+            assert "".join(
+                map(text_of, cls(model=spring_model).stream(prompt.invoke(VALUES), max_new_tokens=3))
+            ) == text_of(per_call)
+            with pytest.raises(ValueError, match="repetition_penalty=1.3 isn't supported"):
+                cls(model=spring_model, repetition_penalty=1.3)
+            with pytest.raises(ValueError, match="repetition_penalty=1.3 isn't supported"):
+                model.invoke("Hi", repetition_penalty=1.3)
+
     def test_stop(self, spring_model, llm, chat):
         for cls, default, prompt, whole in (
             (SpringLLM, llm, rag_prompt(), answer(spring_model)),
@@ -214,8 +237,8 @@ class TestSettings:
         with pytest.raises(ValueError, match="temperature is -1"):
             ChatSpring(model=spring_model, temperature=-1)
         for model in (llm, chat):
-            with pytest.raises(ValueError, match=r"takes no max_new_tokens in a call; it takes num_tokens"):
-                model.invoke("Hi", max_new_tokens=3)
+            with pytest.raises(ValueError, match=r"takes no max_token in a call; it takes num_tokens"):
+                model.invoke("Hi", max_token=3)
             with pytest.raises(TokensError, match="from 0 to 6"):
                 model.invoke("Hi", num_tokens=7)
             with pytest.raises(TokensError, match="nobody"):
@@ -313,6 +336,21 @@ class TestMetadata:
     def test_a_loaded_object_is_not_serialised(self, chat):
         assert dumpd(chat)["type"] == "not_implemented"
 
+    def test_pickling(self, saved, chat):
+        for cls, prompt in ((SpringLLM, rag_prompt()), (ChatSpring, CHAT)):
+            model = cls(
+                model=saved / "backbone", virtual_tokens=saved / "tokens", max_tokens=MAX_TOKENS, num_tokens=3
+            )
+            copied = pickle.loads(pickle.dumps(model))
+            assert copied.spring_model is model.spring_model, "it was loaded twice"
+            assert copied == model
+            chain = pickle.loads(pickle.dumps(prompt | model))
+            assert text_of(chain.invoke(VALUES)) == text_of((prompt | model).invoke(VALUES))
+        with pytest.raises(
+            TypeError, match="made from a loaded SpringModel can't be pickled; make it from names"
+        ):
+            pickle.dumps(chat)
+
 
 class TestCache:
     @pytest.mark.parametrize("kind", ["llm", "chat"])
@@ -405,6 +443,34 @@ class TestChats:
             with pytest.raises(NotImplementedError, match="JsonOutputParser"):
                 model.with_structured_output({"title": "x"})
         assert chat.bind_tools([]).invoke("Hi").content == chat.invoke("Hi").content
+
+
+class TestFallbacks:
+    @pytest.mark.parametrize(
+        "given",
+        [
+            CHAT.invoke(VALUES),
+            CHAT.invoke(VALUES).to_messages(),
+            rag_prompt().invoke(VALUES),
+            rag_prompt().format(**VALUES),
+            [SystemMessage(spliced(VALUES["context"])), ("human", QUESTION)],
+        ],
+    )
+    def test_another_model_gets_no_slot(self, given, chat):
+        seen = []
+
+        class Other(FakeListChatModel):
+            def _call(self, messages, *args, **kwargs):
+                seen.extend(messages)
+                return super()._call(messages, *args, **kwargs)
+
+        other = without_virtual_tokens(Other(responses=["ok"]))
+        too_many = chat.bind(num_tokens=999)
+        assert too_many.with_fallbacks([other]).invoke(given).content == "ok"
+        assert VALUES["context"] in "".join(message.text for message in seen)
+        for message in seen:
+            assert "⟦" not in message.text
+            assert all(part["type"] == "text" for part in message.content if isinstance(part, dict))
 
 
 class TestTogether:

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import pickle
 import re
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from spring_rag.backends.base import Generation, Usage
 from spring_rag.errors import PromptError, PromptTooLongError
 from spring_rag.prompt import SLOT_MARKER, Message, Text
 from spring_rag.rendering import render
+from spring_rag.stream import Stream
 
 RAG = RagPrompt(QUESTION, FACTS[:2])
 MESSAGES = [
@@ -126,6 +128,17 @@ def test_settings_at_construction_and_per_call(model):
     wanted = expected(model, RAG, num_tokens=5, max_new_tokens=5, stop=["e"]).text.strip()
     assert llm.complete(text, **per_call).text == wanted
     assert list(llm.stream_complete(text, **per_call))[-1].text == wanted
+
+
+def test_names_of_other_models(model):
+    llm = SpringLLM(model=model, max_new_tokens=5, temperature=None, generate_kwargs={"top_k": 7})
+    assert (llm.max_tokens, llm.temperature, llm.top_k) == (5, 0.0, 7)
+    short = llm.complete(render_text(RAG), max_new_tokens=3, temperature=None).text
+    assert short == expected(model, RAG, max_new_tokens=3).text.strip()
+    with pytest.raises(ValueError, match="repetition_penalty=1.3 isn't supported"):
+        SpringLLM(model=model, repetition_penalty=1.3)
+    with pytest.raises(ValueError, match="repetition_penalty=1.3 isn't supported"):
+        llm.complete("a", repetition_penalty=1.3)
 
 
 def test_usage_and_finish_reason(llm, model):
@@ -381,14 +394,19 @@ def test_from_pretrained(llm, model, tmp_path, make_tokens):
         )
     assert loaded.complete(render_text(RAG)).text == llm.complete(render_text(RAG)).text
     assert loaded.metadata.model_name == str(tmp_path / "backbone")
+    copied = pickle.loads(pickle.dumps(loaded))
+    assert copied.model is loaded.model, "it was loaded twice"
+    assert copied.complete(render_text(RAG)).text == loaded.complete(render_text(RAG)).text
+    with pytest.raises(TypeError, match="made from a loaded SpringModel can't be pickled"):
+        pickle.dumps(llm)
 
 
 def test_streamed_pieces_make_up_the_stripped_answer():
     def pieces():
         yield from (" ", "", " a", " ", "\n", "b ", " ")
-        return Generation("  a \nb  ", "stop", Usage(1, 2, 3, 4), ())
+        yield Generation("  a \nb  ", "stop", Usage(1, 2, 3, 4), ())
 
-    responses = list(_completions(pieces()))
+    responses = list(_completions(Stream(pieces())))
     assert [each.delta for each in responses] == ["a", " \nb", ""]
     assert [each.text for each in responses] == ["a", "a \nb", "a \nb"]
     assert responses[-1].raw["usage"]["prompt_tokens"] == 6

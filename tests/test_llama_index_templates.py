@@ -23,9 +23,9 @@ from llama_index.core.prompts.default_prompt_selectors import DEFAULT_TEXT_QA_PR
 from llama_index.core.prompts.default_prompts import DEFAULT_REFINE_PROMPT, DEFAULT_TEXT_QA_PROMPT
 from llama_index_parts import SLOT, shown
 
-from llama_index.llms.spring_rag import render_text, slots, templates, with_virtual_tokens
-from llama_index.llms.spring_rag.slots import MARK, split_at_mark
+from llama_index.llms.spring_rag import render_text, templates, with_virtual_tokens
 from spring_rag import RagPrompt, RagTemplate
+from spring_rag.bridge.marks import MARK, split
 from spring_rag.errors import PromptError
 from spring_rag.prompt import SLOT_MARKER
 
@@ -33,12 +33,12 @@ VALUES = {"context_str": "C1\nC2", "query_str": "Q?"}
 
 
 def rendered(template, **values) -> str:
-    return shown(split_at_mark(template.format(**(values or VALUES))))
+    return shown(split(template.format(**(values or VALUES))))
 
 
 def rendered_messages(template, **values) -> list[tuple[str, str]]:
     messages = template.format_messages(**(values or VALUES))
-    return [(message.role.value, shown(split_at_mark(message.content or ""))) for message in messages]
+    return [(message.role.value, shown(split(message.content or ""))) for message in messages]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_unknown_kind_is_refused():
 def test_values_stay_verbatim_and_make_no_slot(context, question):
     template = with_virtual_tokens(PromptTemplate("{context_str}\nQ: {query_str}"))
     text = template.format(context_str=context, query_str=question)
-    assert [getattr(part, "text", None) for part in split_at_mark(text)] == [
+    assert [getattr(part, "text", None) for part in split(text)] == [
         f"{context}\n",
         None,
         f"Q: {question}",
@@ -270,7 +270,7 @@ def test_template_of_another_process_is_given_again():
 
 def test_prompt_made_in_code():
     text = render_text(RagPrompt("Q?", ["P1", "P2"]))
-    assert shown(split_at_mark(text)) == f"[1] P1\n[2] P2\n\n{SLOT}Question: Q?\nAnswer:"
+    assert shown(split(text)) == f"[1] P1\n[2] P2\n\n{SLOT}Question: Q?\nAnswer:"
     with pytest.raises(PromptError, match="chat"):
         render_text(RagPrompt("Q?", ["P1"], template=RagTemplate(chat=True)))
 
@@ -279,7 +279,6 @@ def test_system_role_is_unchanged():
     assert with_virtual_tokens(CHAT_TEXT_QA_PROMPT).message_templates[0].role is MessageRole.SYSTEM
 
 
-@pytest.mark.parametrize("module", [slots, templates])
-def test_docstring_examples(module):
-    assert doctest.testmod(module).attempted
-    assert doctest.testmod(module).failed == 0
+def test_docstring_examples():
+    assert doctest.testmod(templates).attempted
+    assert doctest.testmod(templates).failed == 0

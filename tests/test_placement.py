@@ -5,7 +5,11 @@ import warnings
 
 import pytest
 
-from spring_rag.placement import Place, question_to_repeat, slot_offsets
+from spring_rag.bridge.marks import FOLLOWING_MARK, MARK
+from spring_rag.bridge.placement import Place, Source, put_slot, question_to_repeat, slot_offsets
+from spring_rag.bridge.syntax import BRACES, JINJA, Syntax
+from spring_rag.errors import PromptError
+from spring_rag.prompt import SLOT_MARKER
 
 
 def places(texts, name):
@@ -71,3 +75,48 @@ def test_others_follow_the_best():
 )
 def test_what_asks_the_question_again(texts, repeated):
     assert question_to_repeat(texts, places(texts, "c"), places(texts, "q")) == repeated
+
+
+def source(text: str, syntax: Syntax | None = BRACES) -> Source:
+    return Source(text, syntax)
+
+
+@pytest.mark.parametrize(
+    ("sources", "settings", "expected"),
+    [
+        ([source("{c}\nQ: {q}")], {}, (0, "{c}\n|Q: {q}")),
+        ([source("{c}"), source("Q: {q}")], {}, (1, "|Q: {q}")),
+        ([source("{c}"), source("q", None)], {}, (1, None)),
+        ([source("{c} |"), source("Q: {q}")], {}, (0, "{c} |")),
+        ([source("{q} {c}")], {"repeat_question": True}, (0, "{q} {c}\n|{q}")),
+        ([source("{{ c }}\n\n{{- q }}", JINJA)], {}, (0, "{{ c }}|\n\n{{- q }}")),
+    ],
+)
+def test_putting_a_mark_in(sources, settings, expected):
+    sources = [Source(each.template.replace("|", SLOT_MARKER), each.syntax) for each in sources]
+    index, text = put_slot(sources, ["c"], "q", mark=SLOT_MARKER, **settings)
+    assert (index, text and text.replace(SLOT_MARKER, "|")) == expected
+
+
+def test_a_question_that_follows_has_a_mark_of_its_own():
+    assert put_slot([source("{c} all.")], ["c"], "q", mark=MARK, question_may_follow=True) == (
+        0,
+        f"{{c}} all.{FOLLOWING_MARK}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("sources", "settings", "message"),
+    [
+        ([source("{q}")], {}, "no {c} or {d}.*it uses q: name the right one with context="),
+        ([source("{c}")], {}, "no {q}.*it uses c: name the right one with question="),
+        ([source("a")], {}, "uses no variable"),
+        ([source("c", None), source("{q}")], {}, "the context is a placeholder for messages, 'c'"),
+        ([source("{% if c %}{{ c }} {{ q }}{% endif %}", JINJA)], {}, "in one block of the template"),
+        ([source("q", None), source("{c}")], {"repeat_question": True}, "'q' can't be repeated"),
+        ([source(SLOT_MARKER), source(SLOT_MARKER)], {}, "one slot, this one has 2"),
+    ],
+)
+def test_refusals_say_what_to_do(sources, settings, message):
+    with pytest.raises(PromptError, match=message):
+        put_slot(sources, ["c", "d"], "q", mark=SLOT_MARKER, **settings)

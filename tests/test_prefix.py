@@ -1,14 +1,19 @@
 """Rows of one context in one batch: the context is computed once, and every row answers as it does alone."""
 
+import threading
+
 import pytest
 import torch
 from conftest import FAMILIES
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    DiffLlamaConfig,
+    DiffLlamaForCausalLM,
     GenerationConfig,
     Lfm2Config,
     Lfm2ForCausalLM,
+    LlamaForCausalLM,
     MptConfig,
     MptForCausalLM,
 )
@@ -17,7 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from spring_rag.backends import prefix
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
-from spring_rag.backends.shared_context import RoomyLayer
+from spring_rag.backends.prefix import RoomyLayer
 from spring_rag.encoding import Encoded
 from spring_rag.errors import PromptError
 
@@ -94,11 +99,7 @@ def backend(request, build_model, tokenizer, make_tokens):
     return attach(model, tokenizer, make_tokens)
 
 
-@pytest.mark.parametrize("read_in_place", ["where it pays", "always"])
-def test_rows_answer_as_they_do_without_sharing(backend, make_requests, forwards, monkeypatch, read_in_place):
-    if read_in_place == "always":
-        monkeypatch.setattr(prefix, "_LEAST_IN_PLACE", 0.0)
-        monkeypatch.setattr(prefix, "_EVEN", 100.0)
+def test_rows_answer_as_they_do_without_sharing(backend, make_requests, forwards, monkeypatch):
     requests = make_requests()
     backend.generate(requests, SETTINGS)  # tries once what the model can
     seen = forwards(backend.hf_model)
@@ -162,8 +163,9 @@ def test_slots_at_the_start_and_wrong_ids_are_no_trouble(llama_backend, make_req
 
 
 def test_nothing_to_share_runs_as_one_batch(llama_backend, make_requests, forwards):
-    seen = forwards(llama_backend.hf_model)
     requests = make_requests(ks=())[::3]  # one for each context
+    llama_backend.generate(requests, SETTINGS)  # tries once what the model can
+    seen = forwards(llama_backend.hf_model)
     llama_backend.generate(requests, SETTINGS)
     assert {rows for rows, _ in seen} == {3}
     seen.clear()
@@ -205,11 +207,71 @@ def test_a_recurrent_state_is_not_shared(tokenizer, make_tokens, make_requests):
     assert len(backend.generate(requests, GenerationSettings(max_new_tokens=2))) == 9
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_models_attention_is_left_alone(build_model, tokenizer, make_tokens, make_requests, attention):
+    model = build_model("llama", tied=False)
+    model.set_attn_implementation(attention)
+    used, own = [], dict(vars(model.config))
+
+    def note(module, args):
+        used.append((module.config._attn_implementation, vars(module.config) == own))
+
+    model.model.layers[0].self_attn.register_forward_pre_hook(note)
+    backend = attach(model, tokenizer, make_tokens)
+    requests = make_requests(CONTEXTS[:1])
+    assert backend.generate(requests, SETTINGS) == [
+        backend.generate([request], SETTINGS)[0] for request in requests
+    ]
+    assert set(used) == {(attention, True)}
+
+
+def test_an_attention_that_changes_what_the_cache_gave(tokenizer, make_tokens, make_requests):
+    config = DiffLlamaConfig(
+        vocab_size=352, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        initializer_range=0.2, eos_token_id=2,
+    )  # fmt: skip
+    backend = attach(DiffLlamaForCausalLM(config).eval(), tokenizer, make_tokens)
+    requests, greedy = make_requests(CONTEXTS[:2]), GenerationSettings(max_new_tokens=8)
+    assert backend.generate(requests, greedy) == [backend.generate([one], greedy)[0] for one in requests]
+
+
+def test_many_rows_on_one_context_and_few_on_others(llama_backend, make_requests):
+    same, *others = make_requests(ks=(6,))[::6]
+    requests, greedy = [same] * 8 + others, GenerationSettings(max_new_tokens=8)
+    assert llama_backend.generate(requests, greedy) == [
+        llama_backend.generate([one], greedy)[0] for one in requests
+    ]
+
+
+@pytest.mark.parametrize("models", ["one model", "one config"])
+def test_backends_may_run_at_once(build_model, tokenizer, make_tokens, make_requests, models):
+    model = build_model("llama", tied=False)
+    others = [model if models == "one model" else LlamaForCausalLM(model.config).eval() for _ in range(2)]
+    backends = [attach(one, tokenizer, make_tokens) for one in (model, *others)]
+    requests = [make_requests(CONTEXTS[number : number + 1] * 2) for number in range(len(backends))]
+    greedy = GenerationSettings(max_new_tokens=24)
+    expected = [
+        [backend.generate([one], greedy)[0] for one in some]
+        for backend, some in zip(backends, requests, strict=True)
+    ]
+    found: dict[int, list[object]] = {number: [] for number in range(len(backends))}
+
+    def answer(number):
+        found[number] += [backends[number].generate(requests[number], greedy) for _ in range(4)]
+
+    threads = [threading.Thread(target=answer, args=(number,)) for number in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {number: [one] * 4 for number, one in enumerate(expected)}
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_roomy_layer_holds_what_a_plain_one_does(steps):
     plain, first = DynamicLayer(), (torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4))
     plain.update(*(one[:, :, :7] for one in first))
-    roomy = RoomyLayer(*first, 7)
+    roomy = RoomyLayer(*(one[:, :, :7] for one in first))
     for width in [steps] * 60:
         keys, values = torch.randn(2, 3, width, 4), torch.randn(2, 3, width, 4)
         for expected, found in zip(plain.update(keys, values), roomy.update(keys, values), strict=True):

@@ -95,6 +95,8 @@ class TestCommand:
         assert found[:5] == ["python", "-m", "vllm.entrypoints.openai.api_server", "--model", "m"]
         assert found[5:] == [
             "--enable-prompt-embeds",
+            "--host",
+            "127.0.0.1",
             "--chat-template-content-format",
             "openai",
             "--chat-template",
@@ -109,6 +111,7 @@ class TestCommand:
         found = serving_command("python", "m", Path("t.jinja"), flags)
         assert found.count("--enable-prompt-embeds") == 0
         assert "t.jinja" not in found
+        assert "127.0.0.1" not in serving_command("python", "m", None, ["--host=0.0.0.0"])
 
 
 def serve(*arguments, **environment):

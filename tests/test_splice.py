@@ -6,10 +6,16 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertLMHeadModel,
     Gemma3nTextConfig,
     Gemma4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from spring_rag.encoding import Encoded
@@ -183,6 +189,41 @@ class TestRefusals:
         with pytest.raises(
             UnsupportedBackboneError, match=f"{type(model).__name__} .*every layer of it reads the token ids"
         ):
+            InputEmbedding(model)
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)),
+            BartForConditionalGeneration(
+                BartConfig(
+                    vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+                    decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=32,
+                )
+            ),
+        ],
+        ids=["t5", "bart"],
+    )  # fmt: skip
+    def test_encoder_with_a_decoder(self, model):
+        expected = f"{type(model).__name__} can't take virtual tokens: it is an encoder with a decoder"
+        with pytest.raises(UnsupportedBackboneError, match=expected) as error:
+            InputEmbedding(model)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("is_decoder", [False, True])
+    def test_attention_in_both_directions(self, is_decoder, dtype):
+        config = BertConfig(
+            vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+            initializer_range=0.2, is_decoder=is_decoder,
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = BertLMHeadModel(config).to(dtype)
+        if is_decoder:
+            InputEmbedding(model)
+            return
+        with pytest.raises(UnsupportedBackboneError, match="BertLMHeadModel .*depends on those that follow"):
             InputEmbedding(model)
 
     def test_no_weights(self):

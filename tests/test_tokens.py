@@ -333,13 +333,36 @@ class TestFolder:
 
     def test_refuses_a_missing_tensor(self, tokens: VirtualTokens, tmp_path: Path) -> None:
         tokens.save_pretrained(tmp_path)
-        safetensors.torch.save_file({"weight": rows()}, tmp_path / "virtual_tokens.safetensors")
+        safetensors.torch.safetensors.torch.save_file(
+            {"weight": rows()}, tmp_path / "virtual_tokens.safetensors"
+        )
         refused(tmp_path, "'virtual_tokens'", "'weight'")
 
     def test_refuses_another_matrix_under_this_config(self, tokens: VirtualTokens, tmp_path: Path) -> None:
         tokens.save_pretrained(tmp_path)
         safetensors.torch.save_file({"virtual_tokens": rows(seed=9)}, tmp_path / "virtual_tokens.safetensors")
         refused(tmp_path, "don't belong together")
+
+
+class TestSize:
+    def test_a_description_of_megabytes_is_neither_read_nor_written(self, tmp_path: Path) -> None:
+        tokens = VirtualTokens(rows(), template=RagTemplate())
+        tokens.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["template"]["opening"] = "x" * 20_000_000
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(TokensError, match="config.json describes virtual tokens in more than"):
+            VirtualTokens.from_pretrained(tmp_path)
+        header = {"spring_rag": json.dumps(config)}
+        safetensors.torch.save_file(
+            {"virtual_tokens": rows()}, tmp_path / "alone.safetensors", metadata=header
+        )
+        with pytest.raises(TokensError, match="alone.safetensors describes virtual tokens in more than"):
+            VirtualTokens.from_pretrained(tmp_path / "alone.safetensors")
+        large = VirtualTokens(rows(), template=RagTemplate(opening="x" * 2_000_000))
+        with pytest.raises(TokensError, match="more than"):
+            large.save_pretrained(tmp_path / "large")
+        assert not (tmp_path / "large").exists()
 
 
 class TestLoneFiles:

@@ -1,6 +1,7 @@
 """`spring-rag train`: killed, interrupted, resumed, refused, previewed."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from conftest import FAMILIES
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from spring_rag.cli import main
@@ -225,12 +227,13 @@ def test_dry_run_shows_prompts_and_trains_nothing(folder: Path, tmp_path: Path) 
     [
         ({"patience": 2}, 1, "--eval-share"),
         ({"eval_share": 0.5, "eval_data": "x"}, 2, "exclude each other"),
-        ({"eval_k": "1,x"}, 2, "isn't a list of numbers"),
+        ({"eval_k": "1,x"}, 2, "isn't a list of whole numbers"),
         ({"eval_k": "7", "eval_share": 0.1}, 1, "choose from 0 to 6"),
         ({"eval_share": 0.001}, 1, "0 held out"),
         ({"model": "no/such-model"}, 1, "no/such-model"),
         ({"data": "absent.jsonl"}, 1, "absent.jsonl"),
         ({"init_text": ""}, 1, "no tokens"),
+        ({"learning_rate": 1e38}, 1, "learning_rate = 1e+38; it must be at most 1e+30"),
     ],
 )
 def test_wrong_usage_is_one_line(
@@ -295,3 +298,113 @@ def test_quantising_needs_its_extra(folder: Path, tmp_path: Path, monkeypatch: p
     done = run(command(folder, tmp_path, quantize="4bit"))
     assert done.returncode == 1
     assert "spring-rag[quantize]" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize("link", ["checkpoints/checkpoint-7", "checkpoints"])
+def test_nothing_behind_a_link_is_deleted(link: str, folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "checkpoint-3").mkdir(parents=True)
+    (mine / "checkpoint-3" / "notes.txt").write_text("mine")
+    output = tmp_path / "out"
+    (output / link).parent.mkdir(parents=True)
+    (output / link).symlink_to(mine)
+    done = run(command(folder, output, max_steps=2))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{output / link} is a link" in done.stderr
+    assert (mine / "checkpoint-3" / "notes.txt").read_text() == "mine"
+
+
+def test_a_finished_run_asked_for_again_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
+    arguments = command(folder, tmp_path, max_steps=4)
+    assert run(arguments).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    again = run(arguments)
+    assert again.returncode == 0, again.stderr
+    assert "finished already" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_checkpoints_of_the_run_before_stay_until_the_next_is_finished(folder: Path, tmp_path: Path) -> None:
+    assert run(command(folder, tmp_path, max_steps=4)).returncode == 0
+    kept = {path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")}
+    assert kept
+    failed = run(command(folder, tmp_path, max_steps=4, learning_rate=1e30))
+    assert failed.returncode == 1
+    assert {path.name for path in (tmp_path / "checkpoints" / "before").iterdir()} == kept
+
+
+def test_two_runs_in_one_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with FileLock(tmp_path / "checkpoints" / ".lock"):
+        done = run(command(folder, tmp_path, max_steps=1))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"another run is training in {tmp_path}" in done.stderr
+    assert run(command(folder, tmp_path, max_steps=1)).returncode == 0
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(1e30, 3), (1e30, 12)])
+def test_numbers_that_are_none_any_more_are_not_saved(
+    rate: float, steps: int, folder: Path, tmp_path: Path
+) -> None:
+    done = run(command(folder, tmp_path, learning_rate=rate, max_steps=steps, warmup=0))
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "lower the learning rate" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "virtual_tokens.safetensors").exists()
+
+
+def test_a_backbone_of_nan(folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder / "backbone")
+    shutil.copytree(folder / "backbone", tmp_path / "backbone")
+    for weight in (model.model.norm.weight, model.get_input_embeddings().weight):
+        with torch.no_grad():
+            weight.fill_(float("nan"))
+        model.save_pretrained(tmp_path / "backbone")
+        done = run(command(folder, tmp_path / "out", model=tmp_path / "backbone", max_steps=2))
+        assert (done.returncode, done.stdout) == (1, ""), done.stderr
+        assert "finite" in done.stderr.splitlines()[-1]
+        assert "unexpected" not in done.stderr
+
+
+def test_examples_without_room_are_named_or_skipped(folder: Path, tmp_path: Path) -> None:
+    lines = (folder / "train.jsonl").read_text().splitlines()
+    over = json.dumps(
+        {"question": "Where is " + "very " * 300 + "far?", "target": "Rome", "ret_passages": ["a"]}
+    )
+    data = tmp_path / "train.jsonl"
+    data.write_text("\n".join([lines[0], "", over, *lines[1:], "{bad"]))
+    refused = run(command(folder, tmp_path / "out", data=data, max_steps=1))
+    assert refused.returncode == 1
+    assert "not JSON" in refused.stderr
+    data.write_text("\n".join([lines[0], "", over, *lines[1:]]))
+    refused = run(command(folder, tmp_path / "out", data=data, max_steps=1))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "1 bad line;" in refused.stderr
+    assert "line 3: question and answer are too long for max_length = 200" in refused.stderr
+    skipped = run(command(folder, tmp_path / "out", "--skip-bad", "--json", data=data, max_steps=1))
+    assert skipped.returncode == 0, skipped.stderr
+    assert "1 bad line skipped, 60 examples kept" in skipped.stderr
+    assert json.loads(skipped.stdout)["data"]["examples"] == 60
+    held = run(command(folder, tmp_path / "held", eval_data=data, max_steps=1))
+    assert "line 3: question and answer" in held.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+def test_a_full_disk_is_said_in_one_line(folder: Path, tmp_path: Path) -> None:
+    import resource
+
+    arguments = command(folder, tmp_path, max_steps=4)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # Room for what describes the run, not for a checkpoint.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        done = run(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "unexpected" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "can't be written" in last or last.startswith("error: File too large: ")
+    assert str(tmp_path) in last

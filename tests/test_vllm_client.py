@@ -124,6 +124,40 @@ class TestRefusals:
         with pytest.raises(UnreachableError, match="longer than the timeout"):
             model.generate(PROMPT)
 
+    @pytest.mark.parametrize("fault", ["silent", "dripping"])
+    def test_no_server_holds_a_caller_for_longer_than_the_timeout(self, server, connect, fault):
+        model = connect(server.url, timeout=0.5, max_retries=3)
+        if fault == "silent":
+            server.delay = 30
+        else:
+            server.dripping = 0.1
+        for ask in (lambda: model.generate(PROMPT), lambda: list(model.stream(PROMPT))):
+            start = time.monotonic()
+            with pytest.raises(UnreachableError, match=r"took longer than the timeout of 0\.5 s") as caught:
+                ask()
+            assert time.monotonic() - start < 5
+            assert server.url in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+    def test_a_server_that_drips_from_the_start(self, server, folder):
+        server.dripping = 0.1
+        start = time.monotonic()
+        with pytest.raises(UnreachableError, match="longer than the timeout"):
+            SpringModel.from_pretrained(folder, base_url=server.url, timeout=0.5, max_retries=3)
+        assert time.monotonic() - start < 5
+
+    def test_a_long_stream_may_take_longer_than_the_timeout(self, server, connect):
+        model = connect(server.url, timeout=1.0)
+        stream, start = model.stream(PROMPT), time.monotonic()
+        while time.monotonic() - start < 1.5:
+            assert next(stream)
+        stream.close()
+
+    def test_waits_a_minute_unless_told(self, server, folder, connect):
+        assert [each.timeout for each in connect(server.url).backend._servers.all] == [60.0]
+        with pytest.raises(ValueError, match="timeout is 0; it must be"):
+            SpringModel.from_pretrained(folder, base_url=server.url, timeout=0)
+
     def test_too_long_is_found_out_here(self, server, connect):
         model = connect(server.url)
         sent = len(server.log)

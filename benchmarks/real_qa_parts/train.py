@@ -19,9 +19,9 @@ from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training import TrainingRecipe, train_tokens
 from spring_rag.training.dataset import RagExamples, SampleIndex, SimilarLengths
-from spring_rag.training.objective import Example
 from spring_rag.training.progress import ProgressReport
 from spring_rag.training.trainer import initial_rows
+from spring_rag.training.ways import Example
 
 FACTS = "training.json"
 STATE = "state.pt"

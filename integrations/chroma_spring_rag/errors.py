@@ -8,6 +8,9 @@ from chromadb.errors import ChromaError, InvalidArgumentError, InvalidDimensionE
 
 from spring_rag.errors import SpringError
 
+DATABASE_FILE = "chroma.sqlite3"
+"""What marks a folder as a Chroma database."""
+
 
 class CollectionError(SpringError, ValueError):
     """A Chroma database or collection that can't be opened, written or searched."""
@@ -40,7 +43,7 @@ def chroma_errors(doing: str) -> Iterator[None]:
     except httpx.TransportError as error:
         msg = f"{doing} failed: the Chroma server doesn't answer ({error}); is it running?"
         raise CollectionError(msg) from error
-    except (ChromaError, httpx.HTTPError, ValueError, TypeError) as error:
+    except (ChromaError, httpx.HTTPError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise _failed(doing, error) from error
 
 

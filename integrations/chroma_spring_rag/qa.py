@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from chroma_spring_rag.errors import CollectionError
 from chroma_spring_rag.retrieval import Passage, checked_top_k, search
-from spring_rag.backends.base import stripped
 from spring_rag.prompt import RagPrompt
 
 if TYPE_CHECKING:
@@ -99,7 +98,8 @@ class ChromaQA:
         model: backbone and virtual tokens.
         collection: embedded or on a server. It embeds the questions with its own embedding function.
         top_k: passages per question.
-        template: layout of the prompt; None takes the one that the virtual tokens were trained with.
+        template: layout of the prompt; None takes the one that the virtual tokens were trained with. Without virtual tokens an
+            instruct model, whose tokenizer has a chat template, gets a chat: `RagTemplate(chat=False)` gives it a text.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class ChromaQA:
         pieces = self.model.stream(
             prompt, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens, **settings
         )
-        return AnswerStream(question, passages, stripped(pieces))
+        return AnswerStream(question, passages, pieces.stripped())
 
     def _top_k(self, top_k: int | None) -> int:
         return self.top_k if top_k is None else top_k

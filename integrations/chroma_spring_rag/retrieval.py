@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from chroma_spring_rag.embedding import HashedWords, UnweightedWords
 from chroma_spring_rag.errors import CollectionError, chroma_errors
 from chroma_spring_rag.word_search import search_words
 
 if TYPE_CHECKING:
-    from chromadb import Collection, Where
+    from chromadb import Collection, GetResult, Where
 
 _PAGE = 1000
 
@@ -109,7 +109,7 @@ def _passage(hit: _Hit, name: str) -> Passage:
     if hit.text is None:
         msg = f"the entry {hit.id!r} of the collection {name!r} has no document text to answer from"
         raise CollectionError(msg)
-    return Passage(hit.text, str((hit.metadata or {}).get("source", hit.id)), hit.score)
+    return Passage(hit.text, _source(hit.id, hit.metadata), hit.score)
 
 
 def read_texts(collection: Collection) -> list[str]:
@@ -118,18 +118,41 @@ def read_texts(collection: Collection) -> list[str]:
     Raises:
         CollectionError: an empty collection, an entry without text, or a server that doesn't answer.
     """
-    texts: list[str] = []
-    with chroma_errors(f"reading the collection {collection.name!r}"):
-        count = collection.count()
-        for offset in range(0, count, _PAGE):
-            page = collection.get(include=["documents"], limit=_PAGE, offset=offset)
-            texts += [text for text in page["documents"] or () if text is not None]
+    texts = [
+        text
+        for page in _pages(collection, "documents")
+        for text in page["documents"] or ()
+        if text is not None
+    ]
     if not texts:
         msg = (
             f"the collection {collection.name!r} holds no texts; index files into it first (spring-rag index)"
         )
         raise CollectionError(msg)
     return list(dict.fromkeys(texts))
+
+
+def read_sources(collection: Collection) -> list[str]:
+    """Where each entry comes from: its metadata's `source`, or its id; in the collection's order.
+
+    Raises:
+        CollectionError: Chroma refuses, or a server doesn't answer.
+    """
+    return [
+        _source(id_, metadata)
+        for page in _pages(collection, "metadatas")
+        for id_, metadata in zip(page["ids"], page["metadatas"] or (), strict=True)
+    ]
+
+
+def _pages(collection: Collection, part: Literal["documents", "metadatas"]) -> Iterator[GetResult]:
+    with chroma_errors(f"reading the collection {collection.name!r}"):
+        for offset in range(0, collection.count(), _PAGE):
+            yield collection.get(include=[part], limit=_PAGE, offset=offset)
+
+
+def _source(id_: str, metadata: Mapping[str, Any] | None) -> str:
+    return str((metadata or {}).get("source", id_))
 
 
 def _scoring(collection: Collection) -> Callable[[float], float]:

@@ -1,9 +1,19 @@
 """Opening Chroma databases and collections, with errors that say what there is."""
 
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar, cast
 
 import chromadb
+import httpx
 from chromadb import EmbeddingFunction
 from chromadb.api import ClientAPI
 from chromadb.api.collection_configuration import CreateHNSWConfiguration
@@ -11,16 +21,19 @@ from chromadb.config import Settings
 from chromadb.errors import NotFoundError
 
 from chroma_spring_rag.embedding import HashedWords, UnweightedWords, embedding_named
-from chroma_spring_rag.errors import CollectionError, chroma_errors
+from chroma_spring_rag.errors import DATABASE_FILE, CollectionError, chroma_errors
 
 DEFAULT_COLLECTION = "documents"
 DEFAULT_PORT = 8000
+DEFAULT_TIMEOUT = 60.0
 
 # Chroma's own ef_search of 100 and max_neighbors of 16 lose one in nine of the five closest among sparse vectors; these, one in
 # a hundred, at the same time to index and twice the time to search.
 _HNSW: CreateHNSWConfiguration = {"space": "cosine", "ef_search": 1000, "max_neighbors": 48}
 
-_DATABASE_FILE = "chroma.sqlite3"
+_T = TypeVar("_T")
+
+_log = logging.getLogger("spring_rag.chroma")
 
 
 def connect_folder(folder: Path, *, create: bool = False) -> ClientAPI:
@@ -33,25 +46,126 @@ def connect_folder(folder: Path, *, create: bool = False) -> ClientAPI:
     Raises:
         CollectionError: no database there, or one that Chroma can't open.
     """
-    if not create and not (folder / _DATABASE_FILE).is_file():
+    if not create and not (folder / DATABASE_FILE).is_file():
         what = "holds no Chroma database" if folder.is_dir() else "doesn't exist"
         msg = f"{folder} {what}; make one with: spring-rag index FILES --db {folder}"
         raise CollectionError(msg)
     if folder.exists() and not folder.is_dir():
         msg = f"{folder} is a file; a Chroma database needs a folder"
         raise CollectionError(msg)
+    if not create and not _can_be_written(folder):
+        folder = _copied(folder)
     with chroma_errors(f"opening the Chroma database {folder}"):
         return chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
 
 
-def connect_server(host: str, port: int = DEFAULT_PORT) -> ClientAPI:
+def _can_be_written(folder: Path) -> bool:
+    return os.access(folder, os.W_OK) and os.access(folder / DATABASE_FILE, os.W_OK)
+
+
+def _copied(folder: Path) -> Path:
+    """A copy that lasts as long as this process: Chroma writes into a database even where it only reads."""
+    aside = Path(tempfile.mkdtemp(prefix="spring-rag-chroma-"))
+    atexit.register(shutil.rmtree, aside, ignore_errors=True)
+    _log.info(f"{folder} can't be written to, so a copy of it is used")
+    try:
+        # Not with the modes of the original, which forbid writing.
+        shutil.copytree(folder, aside, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        for path in (aside, *aside.rglob("*")):
+            path.chmod(0o700)
+    except OSError as error:
+        msg = f"{folder} can't be written to, which Chroma needs, nor copied: {error}"
+        raise CollectionError(msg) from error
+    return aside
+
+
+def connect_server(host: str, port: int = DEFAULT_PORT, timeout: float = DEFAULT_TIMEOUT) -> ClientAPI:
     """A client of a running Chroma server.
+
+    Args:
+        host: its name or address.
+        port: where it listens.
+        timeout: seconds after which a request fails, however slowly the server goes on sending.
 
     Raises:
         CollectionError: nothing answers there.
     """
     with chroma_errors(f"connecting to the Chroma server at {host}:{port}"):
-        return chromadb.HttpClient(host, port, settings=Settings(anonymized_telemetry=False))
+        settings = Settings(anonymized_telemetry=False)
+        client = _within(timeout, partial(chromadb.HttpClient, host, port, settings=settings))
+        # Chroma's own client waits for ever, and httpx's time limits start anew with each byte that comes.
+        server: Any = cast(Any, client)._server
+        request = server._make_request
+        server._make_request = lambda *args, **kwargs: _within(timeout, partial(request, *args, **kwargs))
+        return client
+
+
+def _within(seconds: float, call: Callable[[], _T]) -> _T:
+    """What a call returns or raises, if it does so in time.
+
+    Raises:
+        httpx.ReadTimeout: it doesn't; it goes on in a thread that ends with the process.
+    """
+    ended: SimpleQueue[tuple[_T | None, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put((call(), None))
+        except BaseException as error:  # raised again by who waits
+            ended.put((None, error))
+
+    Thread(target=run, daemon=True).start()
+    try:
+        result, error = ended.get(timeout=seconds)
+    except Empty:
+        msg = f"no whole answer within {seconds:g} s"
+        raise httpx.ReadTimeout(msg) from None
+    if error is not None:
+        raise error
+    return cast(_T, result)
+
+
+def list_collections(client: ClientAPI) -> list[chromadb.Collection]:
+    """All collections of a database, by name.
+
+    Raises:
+        CollectionError: Chroma refuses.
+    """
+    with chroma_errors("listing the collections"):
+        return sorted(client.list_collections(), key=lambda each: each.name)
+
+
+def find_collection(client: ClientAPI, name: str) -> chromadb.Collection:
+    """A collection to look at or delete, whatever embeds its texts.
+
+    Raises:
+        CollectionError: there is none of that name; says which exist.
+    """
+    found = _find(client, name)
+    if found is None:
+        existing = ", ".join(repr(each.name) for each in list_collections(client))
+        msg = f"there is no collection {name!r}; " + (
+            f"the database has {existing}" if existing else "the database has none"
+        )
+        raise CollectionError(msg)
+    return found
+
+
+def recorded_embedding(collection: chromadb.Collection) -> str | None:
+    """The name of the embedding function that a collection records; None if it records none."""
+    record = _recorded_embedding(collection)
+    return str(record["name"]) if record else None
+
+
+def delete_collection(client: ClientAPI, name: str) -> None:
+    """Delete a collection with all its entries.
+
+    Raises:
+        CollectionError: there is none of that name, or Chroma refuses.
+    """
+    find_collection(client, name)
+    with chroma_errors(f"deleting the collection {name!r}"):
+        client.delete_collection(name)
 
 
 def open_collection(client: ClientAPI, name: str, embedding: str | None = None) -> chromadb.Collection:
@@ -65,14 +179,7 @@ def open_collection(client: ClientAPI, name: str, embedding: str | None = None) 
     Raises:
         CollectionError: no such collection (says which exist), no embedding function, or not the one it was made with.
     """
-    collection = _find(client, name)
-    if collection is None:
-        with chroma_errors("listing the collections"):
-            existing = ", ".join(sorted(repr(found.name) for found in client.list_collections()))
-        msg = f"there is no collection {name!r}; " + (
-            f"there are {existing}" if existing else "there is none at all"
-        )
-        raise CollectionError(msg)
+    collection = find_collection(client, name)
     recorded = _recorded_embedding(collection)
     if embedding == "hashed-words" and recorded is not None and recorded["name"] == UnweightedWords.name():
         embedding = None  # it was called so when the collection was made
@@ -112,9 +219,24 @@ def open_or_create_collection(
     """
     if _find(client, name) is not None:
         return open_collection(client, name, embedding)
-    function: EmbeddingFunction[Any] = HashedWords() if embedding is None else embedding_named(embedding)
+    function: EmbeddingFunction[Any] = HashedWords() if embedding is None else _tried(embedding)
     with chroma_errors(f"making the collection {name!r}"):
         return client.create_collection(name, embedding_function=function, configuration={"hnsw": _HNSW})
+
+
+def _tried(embedding: str) -> EmbeddingFunction[Any]:
+    """The embedding function of that name, once it has embedded something: a collection that it can't fill had better not be made.
+
+    Raises:
+        CollectionError: it can't be set up, or fails.
+    """
+    function = embedding_named(embedding)
+    try:
+        function(["text"])
+    except Exception as error:  # models that can't be downloaded, services that refuse: errors of any kind
+        msg = f"the embedding function {embedding!r} fails, so no collection was made: {error}"
+        raise CollectionError(msg) from error
+    return function
 
 
 def _find(client: ClientAPI, name: str) -> chromadb.Collection | None:

@@ -11,6 +11,7 @@ with extra("langchain"):
         number_passages,
         rag_prompt,
     )
+    from langchain_spring_rag.fallbacks import without_virtual_tokens
     from langchain_spring_rag.llms import SpringLLM
     from langchain_spring_rag.messages import VIRTUAL_TOKENS, spliced
     from langchain_spring_rag.placement import with_virtual_tokens
@@ -26,4 +27,5 @@ __all__ = [
     "rag_prompt",
     "spliced",
     "with_virtual_tokens",
+    "without_virtual_tokens",
 ]

@@ -8,19 +8,18 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.prompt_values import PromptValue
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict
 
-from langchain_spring_rag.messages import to_prompt
+from langchain_spring_rag.messages import canonical_messages, to_prompt
 from langchain_spring_rag.parameters import SpringParameters, usage_metadata
-from langchain_spring_rag.prompts import MarkedPromptValue, MarkedText
 from spring_rag.backends.base import BATCH_SIZE, Generation
+from spring_rag.bridge.threads import in_thread
+from spring_rag.encoding import warn_of_control_strings
 from spring_rag.prompt import Prompt
-from spring_rag.threads import in_thread
 
 
 class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_stream`'s prompt has a name for both models
@@ -117,10 +116,13 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         at_once: list[RunnableConfig] = [{"max_concurrency": limit, **each} for each in configs]
         return super().batch(inputs, at_once, **kwargs)
 
-    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
-        if isinstance(model_input, MarkedText):
-            return MarkedPromptValue(text=model_input)
-        return super()._convert_input(model_input)
+    def generate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """Answer chats; arguments are those of LangChain's models."""
+        return super().generate([canonical_messages(each) for each in messages], *args, **kwargs)
+
+    async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """The same, in async code."""
+        return await super().agenerate([canonical_messages(each) for each in messages], *args, **kwargs)
 
     def _generate(
         self,
@@ -165,7 +167,11 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         Raises:
             PromptError: they aren't text.
         """
-        return to_prompt(given)
+        prompt = to_prompt(given)
+        if len(given) == 1:
+            # A chat that an app has laid out by itself comes as one message.
+            warn_of_control_strings(prompt.text, self._spring.tokenizer)
+        return prompt
 
     def _metadata(self, generation: Generation) -> dict[str, Any]:
         return {"finish_reason": generation.finish_reason, "model_name": self.model_name}

@@ -8,15 +8,19 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseLLM, LangSmithParams, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
-from langchain_core.prompt_values import ChatPromptValue, PromptValue
+from langchain_core.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
 from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 
+from langchain_spring_rag.messages import with_marks
 from langchain_spring_rag.parameters import _PER_CALL, SpringParameters, usage_metadata
-from langchain_spring_rag.prompts import MarkedPromptValue, mark, marked_buffer
 from spring_rag.backends.base import Generation as Answer
+from spring_rag.bridge.marks import canonical, split
+from spring_rag.bridge.settings import in_our_words
+from spring_rag.bridge.threads import in_thread
+from spring_rag.bridge.usage import token_counts
+from spring_rag.encoding import warn_of_control_strings
 from spring_rag.prompt import Prompt, parse_marked
-from spring_rag.threads import in_thread
 
 
 class SpringLLM(SpringParameters, BaseLLM):
@@ -93,15 +97,14 @@ class SpringLLM(SpringParameters, BaseLLM):
     ) -> LLMResult:
         """Answer texts as one batch; arguments are those of LangChain's models."""
         model, others = self._for_call(stop, kwargs)
-        return super(SpringLLM, model).generate([mark(each) for each in prompts], model.stop, *args, **others)
+        return super(SpringLLM, model).generate(_for_cache(prompts), model.stop, *args, **others)
 
     async def agenerate(
         self, prompts: list[str], stop: list[str] | None = None, *args: Any, **kwargs: Any
     ) -> LLMResult:
         """The same, in async code."""
         model, others = self._for_call(stop, kwargs)
-        texts: list[str] = [mark(each) for each in prompts]
-        return await super(SpringLLM, model).agenerate(texts, model.stop, *args, **others)
+        return await super(SpringLLM, model).agenerate(_for_cache(prompts), model.stop, *args, **others)
 
     def batch(
         self,
@@ -141,19 +144,17 @@ class SpringLLM(SpringParameters, BaseLLM):
         return answers
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
-        """The input with its text marked."""
-        if isinstance(model_input, MarkedPromptValue):
-            return model_input
-        value = model_input if isinstance(model_input, str) else super()._convert_input(model_input)
+        value = super()._convert_input(model_input)
         if isinstance(value, ChatPromptValue):
-            return MarkedPromptValue(text=marked_buffer(value.messages))
-        return MarkedPromptValue(text=mark(value if isinstance(value, str) else value.to_string()))
+            return StringPromptValue(text=ChatPromptValue(messages=with_marks(value.messages)).to_string())
+        return value
 
     def _for_call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> tuple[SpringLLM, dict[str, Any]]:
         """The model with a call's settings, and the call's other arguments.
 
         LangChain's cache keys leave out what a call brings, so that k = 0 would be answered with what k = 50 had cached.
         """
+        kwargs = in_our_words(kwargs)
         changes = {name: value for name, value in kwargs.items() if name in _PER_CALL}
         others = {name: value for name, value in kwargs.items() if name not in _PER_CALL}
         return self._configured(stop, changes), others
@@ -166,12 +167,13 @@ class SpringLLM(SpringParameters, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         model = self._configured(stop, kwargs)
-        found = model._answer([model._prompt(prompt) for prompt in prompts])
+        found = model._answer([self._warned(parse_marked(prompt)) for prompt in prompts])
         generations: list[Any] = [
             [Generation(text=each.text.strip(), generation_info=model._info(each))] for each in found
         ]
         return LLMResult(
             generations=generations,
+            # Under the names that LangChain's callbacks look for.
             llm_output={"token_usage": _total(found), "model_name": model.model_name},
         )
 
@@ -185,7 +187,11 @@ class SpringLLM(SpringParameters, BaseLLM):
         return await in_thread(self._generate, prompts, stop, **kwargs)
 
     def _prompt(self, given: str) -> Prompt:
-        return parse_marked(mark(given))
+        return self._warned(Prompt(parts=split(given)))
+
+    def _warned(self, prompt: Prompt) -> Prompt:
+        warn_of_control_strings(prompt.text, self._spring.tokenizer)
+        return prompt
 
     def _chunk(self, piece: str) -> GenerationChunk:
         return GenerationChunk(text=piece)
@@ -204,18 +210,13 @@ class SpringLLM(SpringParameters, BaseLLM):
         return self._langsmith(super()._get_ls_params(stop=stop, **kwargs), stop, **kwargs)
 
 
+def _for_cache(prompts: Sequence[str]) -> list[str]:
+    """The prompts in a form that is the same in every process."""
+    for prompt in prompts:
+        split(prompt)  # warns of marks that aren't ours, which can't be told apart afterwards
+    return [canonical(prompt) for prompt in prompts]
+
+
 def _total(generations: Sequence[Answer]) -> dict[str, int]:
-    """Numbers of tokens of a batch, under the names that LangChain's callbacks look for."""
-    usages = [each.usage for each in generations]
-    context, virtual, suffix, generated = (
-        sum(getattr(usage, name) for usage in usages)
-        for name in ("context", "virtual", "suffix", "generated")
-    )
-    prompt = context + virtual + suffix
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": generated,
-        "total_tokens": prompt + generated,
-        "context_tokens": context,
-        "virtual_tokens": virtual,
-    }
+    counts = token_counts(each.usage for each in generations)
+    return {**counts, "total_tokens": counts["prompt_tokens"] + counts["completion_tokens"]}

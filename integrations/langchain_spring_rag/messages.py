@@ -1,8 +1,8 @@
-"""LangChain's messages → prompts of the core. A slot is a content part of the type "virtual_tokens"."""
+"""LangChain's messages → prompts of the core. A slot is the mark in a text, or a content part of the type "virtual_tokens"."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -13,17 +13,15 @@ from langchain_core.messages import (
     SystemMessage,
 )
 
+from spring_rag.bridge.chats import chat_prompt
+from spring_rag.bridge.marks import MARK, is_marked, split, without_marks
 from spring_rag.errors import PromptError
-from spring_rag.prompt import Message, Part, Prompt, Slot, Text
+from spring_rag.prompt import Part, Prompt, Slot, Text
 
 VIRTUAL_TOKENS: dict[str, Any] = {"type": "virtual_tokens"}
 """The content part that stands for the slot, as `{"type": "image_url", …}` stands for an image."""
 
-Content = str | list[str | dict[str, Any]]
-"""What a message of LangChain holds."""
-
 _ROLES = {HumanMessage: "user", AIMessage: "assistant", SystemMessage: "system"}
-_ROLE_NAMES = {"human": "user", "ai": "assistant"}
 _THOUGHTS = {"reasoning", "thinking"}
 
 
@@ -44,33 +42,47 @@ def spliced(context: str, question: str = "") -> list[str | dict[str, Any]]:
     return [part for part in parts if part.get("text") != ""]
 
 
-def content_of(parts: Sequence[Part]) -> Content:
-    """The content of a message that holds these parts: a `str` where there is no slot."""
-    if not any(isinstance(part, Slot) for part in parts):
-        return "".join(part.text for part in parts if isinstance(part, Text))
-    return [
-        dict(VIRTUAL_TOKENS) if isinstance(part, Slot) else _text_part(part.text)
-        for part in parts
-        if isinstance(part, Slot) or part.text
-    ]
-
-
 def is_slot(part: object) -> bool:
     """Whether a content part is a slot."""
     return isinstance(part, dict) and part.get("type") == VIRTUAL_TOKENS["type"]
 
 
-def without_slot(message: BaseMessage) -> BaseMessage:
-    """The message without virtual tokens: those of a chat's history were for questions that have been answered."""
-    if isinstance(message.content, str) or not any(map(is_slot, message.content)):
-        return message
-    return message.model_copy(update={"content": [part for part in message.content if not is_slot(part)]})
-
-
 def with_slot_first(message: BaseMessage) -> BaseMessage:
-    """The message with virtual tokens in front of its content."""
-    content = [_text_part(message.content)] if isinstance(message.content, str) else message.content
-    return message.model_copy(update={"content": [dict(VIRTUAL_TOKENS), *content]})
+    """The message with a slot in front of its content."""
+    if isinstance(message.content, str):
+        return message.model_copy(update={"content": MARK + message.content})
+    return message.model_copy(update={"content": [_text_part(MARK), *message.content]})
+
+
+def with_marks(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """The messages with marks in place of content parts, which LangChain drops where it writes a chat as text."""
+    return [
+        _changed(message, lambda part: _text_part(MARK) if is_slot(part) else part) for message in messages
+    ]
+
+
+def without_slots(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """The messages without slots, as another model takes them."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, str):
+            return without_marks(part)
+        if is_slot(part):
+            return None
+        return {**part, "text": without_marks(part["text"])} if part.get("type") == "text" else part
+
+    return [_changed(message, plain) for message in messages]
+
+
+def canonical_messages(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """The messages with content parts in place of marks: the same in every process, for keys of caches."""
+    found = []
+    for message in messages:
+        if is_marked(message.text):
+            content = [_part_of(part) for part in _parts(message)]
+            message = message.model_copy(update={"content": content})
+        found.append(message)
+    return found
 
 
 def to_prompt(messages: Sequence[BaseMessage]) -> Prompt:
@@ -79,16 +91,29 @@ def to_prompt(messages: Sequence[BaseMessage]) -> Prompt:
     Raises:
         PromptError: a message that isn't text (an image, a tool's result), or two slots.
     """
-    return Prompt(messages=tuple(Message(_role(message), tuple(_parts(message))) for message in messages))
+    return chat_prompt([(_role(message), _parts(message)) for message in messages])
 
 
 def _text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
+def _part_of(part: Part) -> dict[str, Any]:
+    return _text_part(part.text) if isinstance(part, Text) else dict(VIRTUAL_TOKENS)
+
+
+def _changed(message: BaseMessage, change: Callable[[Any], Any]) -> BaseMessage:
+    """The message with each part of its content changed, or left out where the change gives None."""
+    if isinstance(message.content, str):
+        content: Any = change(message.content)
+    else:
+        content = [new for part in message.content if (new := change(part)) is not None]
+    return message if content == message.content else message.model_copy(update={"content": content})
+
+
 def _role(message: BaseMessage) -> str:
     if isinstance(message, ChatMessage):
-        return _ROLE_NAMES.get(message.role, message.role)
+        return message.role
     for kind, role in _ROLES.items():
         if isinstance(message, kind):
             return role
@@ -106,11 +131,11 @@ def _parts(message: BaseMessage) -> list[Part]:
     parts: list[Part] = []
     for part in content:
         if isinstance(part, str):
-            parts.append(Text(part))
+            parts += split(part)
         elif is_slot(part):
             parts.append(Slot())
         elif part.get("type") == "text":
-            parts.append(Text(part["text"]))
+            parts += split(part["text"])
         elif not (isinstance(message, AIMessage) and part.get("type") in _THOUGHTS):
             msg = f"a message holds a part of the type {part.get('type')!r}; ChatSpring answers text only"
             raise PromptError(msg)

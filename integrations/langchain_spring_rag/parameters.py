@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Self
-from weakref import WeakValueDictionary
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import UsageMetadata
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
-from spring_rag.backends.base import Generation, GenerationSettings, stripped
+from spring_rag.backends.base import Generation, GenerationSettings
+from spring_rag.bridge.loading import load_shared, not_pickled
+from spring_rag.bridge.settings import in_our_words
+from spring_rag.bridge.threads import iterate_in_thread
 from spring_rag.encoding import encode
 from spring_rag.errors import TokensError
 from spring_rag.model import SpringModel
 from spring_rag.prompt import Prompt
-from spring_rag.threads import iterate_in_thread
+from spring_rag.stream import Stream
 
 _PER_CALL = ("num_tokens", "tokens", "max_tokens", "temperature", "top_p", "top_k", "seed")
 _NETWORK = ("timeout", "max_retries")
 _TOOLS = ("tools", "tool_choice", "functions", "function_call", "response_format")
-
-_loaded: WeakValueDictionary[str, SpringModel] = WeakValueDictionary()
-_loading = threading.Lock()
 
 
 class SpringParameters(BaseModel):
@@ -87,10 +85,11 @@ class SpringParameters(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _take_network_settings(cls, values: Any) -> Any:
-        """Take LangChain's standard parameters, of which two mean nothing to a model in this process."""
+    def _take_other_names(cls, values: Any) -> Any:
+        """Take other models' names for settings, and LangChain's standard parameters, of which two mean nothing to a model in this process."""
         if not isinstance(values, dict):
             return values
+        values = in_our_words(values)
         network = {name: values[name] for name in _NETWORK if values.get(name) is not None}
         others = {name: value for name, value in values.items() if name not in _NETWORK}
         if network and others.get("base_url"):
@@ -182,6 +181,7 @@ class SpringParameters(BaseModel):
             NotImplementedError: the call brings tools or a schema.
             ValueError: it brings something else that isn't known, or a value out of its range.
         """
+        changes = in_our_words(changes)
         if any(changes.get(name) for name in _TOOLS):
             self._refuse_tools()
         known = {name: value for name, value in changes.items() if name in _PER_CALL}
@@ -199,9 +199,9 @@ class SpringParameters(BaseModel):
     def _answer(self, prompts: Sequence[Prompt]) -> list[Generation]:
         return self._spring.generate(prompts, **self._arguments())
 
-    def _pieces(self, prompt: Prompt) -> Generator[str, None, Generation]:
-        """The answer in pieces, without white space at its ends; the whole one as the return value."""
-        return (yield from stripped(self._spring.stream(prompt, **self._arguments())))
+    def _pieces(self, prompt: Prompt) -> Stream:
+        """The answer in pieces, without white space at its ends."""
+        return self._spring.stream(prompt, **self._arguments()).stripped()
 
     def _stream(
         self,
@@ -234,13 +234,9 @@ class SpringParameters(BaseModel):
         """One chunk per piece of the answer, and a last one without text that knows how it ended."""
         model = self._configured(stop, changes)
         with closing(model._pieces(model._prompt(prompt))) as pieces:
-            while True:
-                try:
-                    piece = next(pieces)
-                except StopIteration as end:
-                    yield model._last_chunk(end.value)
-                    return
+            for piece in pieces:
                 yield model._chunk(piece)
+            yield model._last_chunk(pieces.generation)
 
     def _prompt(self, given: Any) -> Prompt:
         """What LangChain gives this kind of model, as a prompt of the core."""
@@ -294,24 +290,26 @@ class SpringParameters(BaseModel):
         return base
 
     def _load(self, backbone: str) -> SpringModel:
-        api_key = self.api_key.get_secret_value() if self.api_key else None
-        named = [backbone, self.virtual_tokens, self.device, self.dtype, self.revision, self.model_kwargs]
-        key = json.dumps([*named, self.base_url, api_key], sort_keys=True, default=repr)
-        with _loading:
-            model = _loaded.get(key)
-            if model is None:
-                model = SpringModel.from_pretrained(
-                    backbone,
-                    tokens=self.virtual_tokens,
-                    device=self.device,
-                    dtype=self.dtype,
-                    revision=self.revision,
-                    base_url=self.base_url,
-                    api_key=api_key,
-                    **self.model_kwargs,
-                )
-                _loaded[key] = model
-        return model
+        return load_shared(
+            backbone,
+            tokens=self.virtual_tokens,
+            device=self.device,
+            dtype=self.dtype,
+            revision=self.revision,
+            base_url=self.base_url,
+            api_key=self.api_key.get_secret_value() if self.api_key else None,
+            **self.model_kwargs,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self.model, SpringModel):
+            name = type(self).__name__
+            raise not_pickled(name, f"{name}(model='…', virtual_tokens='…')")
+        return _unpickled, (type(self), {name: getattr(self, name) for name in self.model_fields_set})
+
+
+def _unpickled(kind: type[SpringParameters], fields: dict[str, Any]) -> SpringParameters:
+    return kind(**fields)
 
 
 def usage_metadata(generation: Generation) -> UsageMetadata:

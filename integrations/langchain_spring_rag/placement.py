@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from itertools import count
 from typing import Any, TypeVar, overload
 
 from langchain_core.messages import BaseMessage
@@ -19,11 +19,14 @@ from langchain_core.prompts import (
 from langchain_spring_rag.messages import is_slot
 from langchain_spring_rag.prompts import QuestionPlaceholder, slotted
 from langchain_spring_rag.served import ServedPromptTemplate
-from langchain_spring_rag.syntax import Use, uses
+from spring_rag.bridge.marks import is_marked
+from spring_rag.bridge.placement import Source, put_slot
+from spring_rag.bridge.syntax import F_STRING, JINJA, MUSTACHE, Syntax
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel
-from spring_rag.placement import Place, question_to_repeat, slot_offsets
 from spring_rag.prompt import SLOT_MARKER
+
+_SYNTAXES = {"f-string": F_STRING, "mustache": MUSTACHE, "jinja2": JINJA}
 
 PromptT = TypeVar("PromptT", bound=BasePromptTemplate[Any])
 
@@ -104,143 +107,50 @@ def with_virtual_tokens(
 
 
 def _with_slot(prompt: PromptT, context: str, question: str, repeat_question: bool) -> PromptT:
-    texts = _texts(prompt)
-    marked = [text for text in texts if SLOT_MARKER in text.template]
-    if len(marked) > 1:
-        msg = f"a prompt can have one slot, {len(marked)} texts of this one hold its marker; leave one"
-        raise PromptError(msg)
-    if not marked and not _has_slot(prompt):
-        place = _place(texts, context, question, repeat_question)
-        if place.text.is_placeholder:
-            return place.text.rebuild(QuestionPlaceholder)  # type: ignore[no-any-return]
-        marked = [place.text.marked(place.position, place.repeated)]
-    made: PromptT = marked[0].rebuild(marked[0].template) if marked else prompt
+    sources: list[Source] = []
+
+    def look(source: Source) -> str:
+        sources.append(source)
+        return source.template
+
+    _visit(prompt, look)
+    if _has_slot(prompt):
+        return prompt
+    chosen, text = put_slot(
+        sources, [context], question, mark=SLOT_MARKER, repeat_question=repeat_question, stacklevel=3
+    )
+    numbers = count()
+    made: PromptT = _visit(prompt, lambda source: text if next(numbers) == chosen else source.template)
     return made
 
 
-@dataclass(frozen=True)
-class _Text:
-    """One string template inside a prompt.
+def _visit(prompt: Any, visit: Callable[[Source], str | None]) -> Any:
+    """The prompt with each of its string templates as `visit` gives it back, asked in the order in which they are rendered.
 
-    Attributes:
-        template: its text; of a placeholder for messages, its variable's name.
-        format: of the template.
-        rebuild: the whole prompt with another text (or another class of placeholder) here, and with a slot.
-    """
-
-    template: str
-    format: str
-    rebuild: Callable[[Any], Any]
-    is_placeholder: bool = False
-
-    def uses(self, name: str) -> list[Use]:
-        """Where it uses a variable."""
-        if self.is_placeholder:
-            return [Use(0, 0, frozenset([name]))] if self.template == name else []
-        return [use for use in uses(self.template, self.format) if name in use.names]
-
-    def marked(self, position: int, repeated: str) -> _Text:
-        """The same with the slot at a position, and what is to be repeated behind it on a line of its own."""
-        slot = f"\n{SLOT_MARKER}{repeated}" if repeated else SLOT_MARKER
-        text = self.template[:position] + slot + self.template[position:]
-        return _Text(text, self.format, self.rebuild)
-
-
-@dataclass(frozen=True)
-class _Place:
-    text: _Text
-    position: int
-    repeated: str = ""
-    """The question's line, if it is to be asked again behind the slot."""
-
-
-def _place(texts: list[_Text], context: str, question: str, repeat_question: bool) -> _Place:
-    """Where the slot goes.
-
-    Raises:
-        PromptError: the variables aren't there, or are part of one block; the question can't be repeated.
-    """
-    contexts = [(i, use) for i, text in enumerate(texts) for use in text.uses(context)]
-    questions = [(i, use) for i, text in enumerate(texts) for use in text.uses(question)]
-    for name, found, argument in ((context, contexts, "context"), (question, questions, "question")):
-        if not found:
-            msg = (
-                f"the prompt doesn't use a variable {name!r}, so there is no telling where virtual tokens go; it uses "
-                f"{', '.join(sorted(_names(texts)))}: name the right one with {argument}=..."
-            )
-            raise PromptError(msg)
-    last, use = contexts[-1]
-    if (last, use) in questions:
-        msg = (
-            f"context and question are in one block of the template, {texts[last].template[use.start : use.end]!r}; put "
-            "spring_rag.prompt.SLOT_MARKER into its text where virtual tokens should go"
-        )
-        raise PromptError(msg)
-    if texts[last].is_placeholder:
-        msg = f"the context is a placeholder for messages, {context!r}; virtual tokens need it as text in a message"
-        raise PromptError(msg)
-    where = (
-        ["" if text.is_placeholder else text.template for text in texts],
-        [Place(i, each.start, each.end) for i, each in contexts],
-        [Place(i, each.start, each.end) for i, each in questions],
-    )
-    if repeat_question and (repeated := question_to_repeat(*where)) is not None:
-        if texts[questions[-1][0]].format != texts[last].format:
-            msg = (
-                f"the question {question!r} can't be repeated after the context: it is messages, or in a template of another format; "
-                "put it at the prompt's end yourself"
-            )
-            raise PromptError(msg)
-        return _Place(texts[last], use.end, repeated)
-    offsets = slot_offsets(*where, stacklevel=4)
-    index, position = offsets[0]
-    first = next((each for i, each in questions if i == index and each.start >= position), None)
-    # A tag that trims the text before it would reach over the slot; right after a context that trims nothing it is safe.
-    if index == last and first is not None and first.trims_before and not use.trims_after:
-        index, position = offsets[-1]
-    return _Place(texts[index], position)
-
-
-def _names(texts: list[_Text]) -> set[str]:
-    names: set[str] = set()
-    for text in texts:
-        if text.is_placeholder:
-            names.add(text.template)
-        else:
-            names.update(*(use.names for use in uses(text.template, text.format)))
-    return names
-
-
-def _has_slot(prompt: Any) -> bool:
-    """Whether a chat prompt holds a slot that isn't in a text."""
-    if isinstance(prompt, ChatPromptTemplate):
-        return any(_has_slot(message) for message in prompt.messages)
-    if isinstance(prompt, BaseMessage):
-        return not isinstance(prompt.content, str) and any(map(is_slot, prompt.content))
-    return isinstance(prompt, QuestionPlaceholder)
-
-
-def _texts(prompt: Any) -> list[_Text]:
-    """The string templates of a prompt, in the order in which they are rendered.
+    One that is given back changed becomes a template with a slot. A placeholder for messages is visited, too; None makes it a
+    `QuestionPlaceholder`.
 
     Raises:
         PromptError: a kind of prompt that can't hold a slot.
     """
     if isinstance(prompt, ChatPromptTemplate):
-        return list(_chat_texts(prompt))
+        messages = [_visit_message(message, visit) for message in prompt.messages]
+        same = all(new is old for new, old in zip(messages, prompt.messages, strict=True))
+        return prompt if same else prompt.model_copy(update={"messages": messages})
     if isinstance(prompt, PromptTemplate):
-        return [_Text(prompt.template, prompt.template_format, lambda text: slotted(prompt, template=text))]
+        text = visit(Source(prompt.template, _syntax(prompt.template_format)))
+        return prompt if text == prompt.template and not _is_marked(text) else slotted(prompt, template=text)
     if isinstance(prompt, FewShotPromptTemplate):
-        return [
-            _Text(getattr(prompt, side), prompt.template_format, _field_setter(prompt, side))
-            for side in ("prefix", "suffix")
-        ]
+        syntax = _syntax(prompt.template_format)
+        texts = {side: visit(Source(getattr(prompt, side), syntax)) for side in ("prefix", "suffix")}
+        return slotted(prompt, **texts)
     if isinstance(prompt, FewShotPromptWithTemplates):
-        return [
-            _Text(inner.template, inner.template_format, _template_setter(prompt, side, inner))
+        sides = {
+            side: _visit(inner, visit)
             for side in ("prefix", "suffix")
             if isinstance(inner := getattr(prompt, side), PromptTemplate)
-        ]
+        }
+        return slotted(prompt, **sides)
     msg = (
         f"a {type(prompt).__name__} can't hold virtual tokens; expected a PromptTemplate, a ChatPromptTemplate, a "
         "FewShotPromptTemplate or a FewShotPromptWithTemplates (examples of a chat: give the whole ChatPromptTemplate)"
@@ -248,63 +158,39 @@ def _texts(prompt: Any) -> list[_Text]:
     raise PromptError(msg)
 
 
-def _field_setter(prompt: Any, name: str) -> Callable[[str], Any]:
-    return lambda text: slotted(prompt, **{name: text})
-
-
-def _template_setter(prompt: Any, name: str, inner: PromptTemplate) -> Callable[[str], Any]:
-    return lambda text: slotted(prompt, **{name: inner.model_copy(update={"template": text})})
-
-
-def _chat_texts(prompt: ChatPromptTemplate) -> Iterator[_Text]:
-    for index, message in enumerate(prompt.messages):
-
-        def rebuild(made: Any, index: int = index) -> ChatPromptTemplate:
-            return _with_message(prompt, index, made)
-
-        if isinstance(message, MessagesPlaceholder):
-            yield _Text(message.variable_name, "", _placeholder_setter(message, rebuild), is_placeholder=True)
-        elif isinstance(message, ChatPromptTemplate):
-            for inner in _chat_texts(message):
-                yield _Text(
-                    inner.template, inner.format, _chained(inner.rebuild, rebuild), inner.is_placeholder
-                )
-        else:
-            yield from _message_texts(message, rebuild)
-
-
-def _message_texts(message: Any, rebuild: Callable[[Any], Any]) -> Iterator[_Text]:
+def _visit_message(message: Any, visit: Callable[[Source], str | None]) -> Any:
+    if isinstance(message, MessagesPlaceholder):
+        return message if visit(Source(message.variable_name, None)) is not None else slotted(message)
+    if isinstance(message, ChatPromptTemplate):
+        return _visit(message, visit)
     inner = getattr(message, "prompt", None)
     if isinstance(inner, PromptTemplate):
-
-        def set_prompt(text: str) -> Any:
-            return rebuild(slotted(message, prompt=slotted(inner, template=text)))
-
-        yield _Text(inner.template, inner.template_format, set_prompt)
-    elif isinstance(inner, list):
-        for index, part in enumerate(inner):
-            if isinstance(part, PromptTemplate):
-
-                def set_part(text: str, index: int = index, part: PromptTemplate = part) -> Any:
-                    parts = [*inner[:index], slotted(part, template=text), *inner[index + 1 :]]
-                    return rebuild(slotted(message, prompt=parts))
-
-                yield _Text(part.template, part.template_format, set_part)
+        made = _visit(inner, visit)
+        return message if made is inner else message.model_copy(update={"prompt": made})
+    if isinstance(inner, list):
+        parts = [_visit(part, visit) if isinstance(part, PromptTemplate) else part for part in inner]
+        same = all(new is old for new, old in zip(parts, inner, strict=True))
+        return message if same else message.model_copy(update={"prompt": parts})
+    return message
 
 
-def _placeholder_setter(
-    message: MessagesPlaceholder, rebuild: Callable[[Any], Any]
-) -> Callable[[type[MessagesPlaceholder]], Any]:
-    fields = {name: getattr(message, name) for name in MessagesPlaceholder.model_fields}
-    return lambda kind: rebuild(kind(**fields))
+def _syntax(template_format: str) -> Syntax:
+    if template_format not in _SYNTAXES:
+        msg = f"the template format is {template_format!r}; expected one of {', '.join(_SYNTAXES)}"
+        raise PromptError(msg)
+    return _SYNTAXES[template_format]
 
 
-def _chained(first: Callable[[Any], Any], then: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda change: then(first(change))
+def _is_marked(text: str | None) -> bool:
+    return text is not None and SLOT_MARKER in text
 
 
-def _with_message(prompt: ChatPromptTemplate, index: int, message: Any) -> ChatPromptTemplate:
-    """A chat prompt with another message at `index`, whose placeholders bring no slots of their own."""
-    messages = [slotted(each) if type(each) is MessagesPlaceholder else each for each in prompt.messages]
-    messages[index] = message
-    return prompt.model_copy(update={"messages": messages})
+def _has_slot(prompt: Any) -> bool:
+    """Whether a chat prompt holds a slot that isn't in a template."""
+    if isinstance(prompt, ChatPromptTemplate):
+        return any(_has_slot(message) for message in prompt.messages)
+    if isinstance(prompt, BaseMessage):
+        return is_marked(prompt.text) or (
+            not isinstance(prompt.content, str) and any(map(is_slot, prompt.content))
+        )
+    return isinstance(prompt, QuestionPlaceholder)

@@ -1,93 +1,31 @@
 """Prompt templates with a slot. Made by `with_virtual_tokens`; each is a subclass of the template that it comes from.
 
-A string template carries the slot as `SLOT_MARKER` in its text. While it is rendered the marker is an unguessable name,
-so that no value can hold it, whatever the format does with values; what comes out is a `MarkedText`.
+Such a template carries the slot as `SLOT_MARKER` in its text, so that it can be saved, pickled and compared anywhere. Only while it is rendered
+the marker becomes the mark, which no value can hold.
 """
 
 from __future__ import annotations
 
-import secrets
-import warnings
-from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from langchain_core.messages import BaseMessage, HumanMessage, get_buffer_string
-from langchain_core.prompt_values import StringPromptValue
+from langchain_core.messages import BaseMessage
 from langchain_core.prompts import (
-    AIMessagePromptTemplate,
-    ChatMessagePromptTemplate,
     FewShotPromptTemplate,
     FewShotPromptWithTemplates,
-    HumanMessagePromptTemplate,
     MessagesPlaceholder,
     PromptTemplate,
     StringPromptTemplate,
-    SystemMessagePromptTemplate,
 )
 from langchain_core.prompts.loading import type_to_loader_dict
-from langchain_core.prompts.message import BaseMessagePromptTemplate
 
-from langchain_spring_rag.messages import content_of, is_slot, with_slot_first, without_slot
+from langchain_spring_rag.messages import with_slot_first
+from spring_rag.bridge.marks import MARK
 from spring_rag.errors import PromptError
-from spring_rag.prompt import SLOT_MARKER, escape, parse_marked
-
-TemplateT = TypeVar("TemplateT", bound=StringPromptTemplate)
-MessageT = TypeVar("MessageT", bound=BaseMessage)
-
-
-class MarkedText(str):
-    """Text in which `SLOT_MARKER` is the slot and everything else is escaped, as `parse_marked` reads it.
-
-    In any other `str` a marker is just text: a question or a document may have brought it.
-    """
-
-    __slots__ = ()
-
-
-def mark(text: str) -> MarkedText:
-    """A text that comes from anywhere, without a slot; `MarkedText` stays as it is."""
-    if isinstance(text, MarkedText):
-        return text
-    if SLOT_MARKER in text:
-        msg = (
-            "a text holds the marker of the slot, but no prompt from with_virtual_tokens rendered it: it is ordinary text and "
-            "gets no virtual tokens. Pass the prompt's value on as it is (prompt | llm), not pieced together with other strings"
-        )
-        warnings.warn(msg, stacklevel=2)
-    return MarkedText(escape(text))
-
-
-class MarkedPromptValue(StringPromptValue):
-    """What a string template with a slot renders to: marked text for an LLM, content parts for a chat model."""
-
-    @classmethod
-    def get_lc_namespace(cls) -> list[str]:
-        """Where the class lives."""
-        return cls.__module__.split(".")
-
-    def to_string(self) -> str:
-        """The marked text."""
-        return MarkedText(self.text)
-
-    def to_messages(self) -> list[BaseMessage]:
-        """One message of the user's, with the slot as a content part."""
-        return [HumanMessage(content_of(parse_marked(self.text).parts))]
-
-
-def marked_buffer(messages: Sequence[BaseMessage]) -> MarkedText:
-    """A chat as LangChain writes it for models that continue text (`Human: …`), with its slot."""
-    name = _secret_name()
-    named = []
-    for message in messages:
-        if not isinstance(message.content, str):
-            content = [{"type": "text", "text": name} if is_slot(part) else part for part in message.content]
-            message = message.model_copy(update={"content": content})
-        named.append(message)
-    return _marked(get_buffer_string(named), name)
+from spring_rag.prompt import SLOT_MARKER
 
 
 class _Slotted(StringPromptTemplate):
-    """A string template that renders to marked text."""
+    """A string template that renders its marker to the mark."""
 
     @classmethod
     def get_lc_namespace(cls) -> list[str]:
@@ -95,25 +33,15 @@ class _Slotted(StringPromptTemplate):
         return cls.__module__.split(".")
 
     def format(self, **kwargs: Any) -> str:
-        """The marked text; see `format` of the class without slot."""
-        name = _secret_name()
-        plain = cast(Any, super(_Slotted, self._named(name)))
-        return _marked(plain.format(**kwargs), name)
+        """The rendered text; see `format` of the class without slot."""
+        return str(cast(Any, super(_Slotted, self._marked())).format(**kwargs))
 
     async def aformat(self, **kwargs: Any) -> str:
         """The same, in async code."""
-        return self.format(**kwargs)
+        return str(await cast(Any, super(_Slotted, self._marked())).aformat(**kwargs))
 
-    def format_prompt(self, **kwargs: Any) -> MarkedPromptValue:
-        """The rendered prompt."""
-        return MarkedPromptValue(text=self.format(**kwargs))
-
-    async def aformat_prompt(self, **kwargs: Any) -> MarkedPromptValue:
-        """The same, in async code."""
-        return MarkedPromptValue(text=await self.aformat(**kwargs))
-
-    def _named(self, name: str) -> _Slotted:
-        """A copy with `name` in the marker's place."""
+    def _marked(self) -> _Slotted:
+        """A copy with the mark in the marker's place."""
         raise NotImplementedError
 
 
@@ -132,8 +60,8 @@ class SpringPromptTemplate(_Slotted, PromptTemplate):
             other = PromptTemplate.from_template(other, template_format=self.template_format)
         return cast(PromptTemplate, slotted(PromptTemplate.__add__(other, self)))
 
-    def _named(self, name: str) -> SpringPromptTemplate:
-        return self.model_copy(update={"template": self.template.replace(SLOT_MARKER, name)})
+    def _marked(self) -> SpringPromptTemplate:
+        return self.model_copy(update={"template": self.template.replace(SLOT_MARKER, MARK)})
 
 
 class SpringFewShotPromptTemplate(_Slotted, FewShotPromptTemplate):
@@ -143,82 +71,31 @@ class SpringFewShotPromptTemplate(_Slotted, FewShotPromptTemplate):
     def _prompt_type(self) -> str:
         return "spring_rag_few_shot"
 
-    async def aformat(self, **kwargs: Any) -> str:
-        """The marked text; the example selector is awaited."""
-        name = _secret_name()
-        return _marked(await super(_Slotted, self._named(name)).aformat(**kwargs), name)
-
-    def _named(self, name: str) -> SpringFewShotPromptTemplate:
-        sides = {side: getattr(self, side).replace(SLOT_MARKER, name) for side in ("prefix", "suffix")}
+    def _marked(self) -> SpringFewShotPromptTemplate:
+        sides = {side: getattr(self, side).replace(SLOT_MARKER, MARK) for side in ("prefix", "suffix")}
         return self.model_copy(update=sides)
 
 
 class SpringFewShotPromptWithTemplates(_Slotted, FewShotPromptWithTemplates):
     """A `FewShotPromptWithTemplates` with a slot in its prefix or suffix."""
 
-    async def aformat(self, **kwargs: Any) -> str:
-        """The marked text; the example selector is awaited."""
-        name = _secret_name()
-        return _marked(await super(_Slotted, self._named(name)).aformat(**kwargs), name)
-
-    def _named(self, name: str) -> SpringFewShotPromptWithTemplates:
+    def _marked(self) -> SpringFewShotPromptWithTemplates:
         sides = {}
         for side in ("prefix", "suffix"):
             prompt = getattr(self, side)
             if isinstance(prompt, PromptTemplate):
-                text = prompt.template.replace(SLOT_MARKER, name)
+                text = prompt.template.replace(SLOT_MARKER, MARK)
                 sides[side] = prompt.model_copy(update={"template": text})
         return self.model_copy(update=sides)
 
 
-class _SlottedMessage(BaseMessagePromptTemplate):
-    """A message template, one of whose string templates has a slot, that renders to content parts."""
-
-    @classmethod
-    def get_lc_namespace(cls) -> list[str]:
-        """Where the class lives."""
-        return cls.__module__.split(".")
-
-    def format(self, **kwargs: Any) -> BaseMessage:
-        """The message, with the slot as a content part."""
-        return _with_parts(cast(BaseMessage, cast(Any, super()).format(**kwargs)))
-
-    async def aformat(self, **kwargs: Any) -> BaseMessage:
-        """The same, in async code."""
-        return _with_parts(cast(BaseMessage, await cast(Any, super()).aformat(**kwargs)))
-
-
-class SpringHumanMessagePromptTemplate(_SlottedMessage, HumanMessagePromptTemplate):
-    """A `HumanMessagePromptTemplate` with a slot."""
-
-
-class SpringAIMessagePromptTemplate(_SlottedMessage, AIMessagePromptTemplate):
-    """An `AIMessagePromptTemplate` with a slot."""
-
-
-class SpringSystemMessagePromptTemplate(_SlottedMessage, SystemMessagePromptTemplate):
-    """A `SystemMessagePromptTemplate` with a slot."""
-
-
-class SpringChatMessagePromptTemplate(_SlottedMessage, ChatMessagePromptTemplate):
-    """A `ChatMessagePromptTemplate` with a slot."""
-
-
-class HistoryPlaceholder(MessagesPlaceholder):
-    """A placeholder beside a slot: the messages that fill it bring none of their own."""
-
-    @classmethod
-    def get_lc_namespace(cls) -> list[str]:
-        """Where the class lives."""
-        return cls.__module__.split(".")
-
-    def format_messages(self, **kwargs: Any) -> list[BaseMessage]:
-        """The messages, without slots."""
-        return [without_slot(message) for message in super().format_messages(**kwargs)]
-
-
-class QuestionPlaceholder(HistoryPlaceholder):
+class QuestionPlaceholder(MessagesPlaceholder):
     """A placeholder whose last message is the question: the slot stands in front of it."""
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Where the class lives."""
+        return cls.__module__.split(".")
 
     def format_messages(self, **kwargs: Any) -> list[BaseMessage]:
         """The messages, the last one with the slot in front."""
@@ -230,11 +107,7 @@ _SLOTTED: dict[type, type] = {
     PromptTemplate: SpringPromptTemplate,
     FewShotPromptTemplate: SpringFewShotPromptTemplate,
     FewShotPromptWithTemplates: SpringFewShotPromptWithTemplates,
-    HumanMessagePromptTemplate: SpringHumanMessagePromptTemplate,
-    AIMessagePromptTemplate: SpringAIMessagePromptTemplate,
-    SystemMessagePromptTemplate: SpringSystemMessagePromptTemplate,
-    ChatMessagePromptTemplate: SpringChatMessagePromptTemplate,
-    MessagesPlaceholder: HistoryPlaceholder,
+    MessagesPlaceholder: QuestionPlaceholder,
 }
 
 
@@ -255,30 +128,6 @@ def slotted(prompt: Any, /, **changes: Any) -> Any:
         msg = "a prompt can have one slot, this one would have two; put virtual tokens into one of the templates only"
         raise PromptError(msg)
     return made
-
-
-def _secret_name() -> str:
-    return f"slot{secrets.token_hex(16)}"
-
-
-def _marked(rendered: str, name: str) -> MarkedText:
-    return MarkedText(SLOT_MARKER.join(escape(piece) for piece in rendered.split(name)))
-
-
-def _with_parts(message: MessageT) -> MessageT:
-    """A message whose marked texts became content parts."""
-    if isinstance(message.content, str):
-        content = content_of(parse_marked(message.content).parts)
-        return message.model_copy(update={"content": content})
-    parts: list[Any] = []
-    for part in message.content:
-        text = part.get("text") if isinstance(part, dict) else None
-        if not isinstance(text, MarkedText):
-            parts.append(part)
-            continue
-        content = content_of(parse_marked(text).parts)
-        parts += [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return message.model_copy(update={"content": parts})
 
 
 def _register(plain: str, with_slot: str) -> None:

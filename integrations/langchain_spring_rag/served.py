@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.prompt_values import ChatPromptValue, PromptValue
+from langchain_core.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
 from langchain_core.prompts import BasePromptTemplate
 from pydantic import ConfigDict, Field, SkipValidation
 
 from langchain_spring_rag.messages import to_prompt
-from langchain_spring_rag.prompts import MarkedPromptValue
-from spring_rag.backends.base import Request
-from spring_rag.encoding import encode
+from spring_rag.bridge.marks import split
+from spring_rag.bridge.served import served_messages
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel
-from spring_rag.prompt import Prompt, parse_marked
+from spring_rag.prompt import Prompt
 
 _KINDS: dict[str, type[BaseMessage]] = {"user": HumanMessage, "assistant": AIMessage, "system": SystemMessage}
 
@@ -76,19 +75,10 @@ class ServedPromptTemplate(BasePromptTemplate[Any]):
         return self.prompt.partial(**bound) if bound else self.prompt
 
     def _served(self, value: PromptValue) -> PromptValue:
-        from spring_rag.backends.vllm import VLLMBackend
-
-        backend = self.model.backend
-        if not isinstance(backend, VLLMBackend):
-            msg = "on_vllm needs a model on a vLLM server: SpringModel.from_pretrained(…, base_url=…)"
-            raise PromptError(msg)
-        prompt: Prompt = (
-            parse_marked(value.to_string())
-            if isinstance(value, MarkedPromptValue)
-            else to_prompt(value.to_messages())
-        )
-        request = Request(encode(prompt, self.model.tokenizer), self.tokens, self.num_tokens, prompt)
-        return ChatPromptValue(messages=[_message(each) for each in backend.messages(request)])
+        is_text = isinstance(value, StringPromptValue)
+        prompt = Prompt(parts=split(value.to_string())) if is_text else to_prompt(value.to_messages())
+        found = served_messages(self.model.backend, prompt, self.tokens, self.num_tokens)
+        return ChatPromptValue(messages=[_message(each) for each in found])
 
 
 def _message(message: dict[str, Any]) -> BaseMessage:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
     from transformers import PreTrainedTokenizerBase
 
     from spring_rag.encoding import Encoded
     from spring_rag.prompt import Prompt
+    from spring_rag.splice import TokenBank
+    from spring_rag.stream import Stream
     from spring_rag.tokens import VirtualTokens
 
 DEFAULT_TOKENS = "default"
@@ -130,11 +133,12 @@ class Request:
     prompt: Prompt | None = None
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """A backbone with sets of virtual tokens, local or on a server.
 
     Attributes:
         tokenizer: the backbone's own; its state is never changed.
+        bank: the sets of virtual tokens that are attached.
         model_id: Hub id or path of the backbone, if it has one.
         hidden_size: width of a virtual token.
         context_length: most tokens of prompt and answer together, virtual ones included; None if unknown.
@@ -143,6 +147,7 @@ class Backend(Protocol):
     """
 
     tokenizer: PreTrainedTokenizerBase
+    bank: TokenBank
     model_id: str | None
     hidden_size: int
     context_length: int | None
@@ -154,7 +159,7 @@ class Backend(Protocol):
         Raises:
             BackboneMismatchError: the set belongs to another backbone.
         """
-        ...
+        self.bank.add(name, tokens)
 
     def tokens(self, name: str | None = None) -> VirtualTokens | None:
         """The set of that name; None for the default set where none is attached.
@@ -162,46 +167,24 @@ class Backend(Protocol):
         Raises:
             TokensError: no set has this name.
         """
-        ...
+        if name is None and DEFAULT_TOKENS not in self.bank:
+            return None
+        return self.bank[name or DEFAULT_TOKENS]
 
+    @abstractmethod
     def generate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
         """Answer all requests, results in their order.
 
         Raises:
             PromptTooLongError: prompt and `max_new_tokens` don't fit the context; says by how much.
+            PromptError: an empty prompt, or one that another tokenizer encoded.
             TokensError: an unknown set, or more virtual tokens than it has.
             BackendError: the backend can't answer.
         """
-        ...
 
-    def stream(self, request: Request, settings: GenerationSettings) -> Generator[str, None, Generation]:
+    @abstractmethod
+    def stream(self, request: Request, settings: GenerationSettings) -> Stream:
         """Answer one request in pieces of text that concatenate to the text that `generate` gives.
 
-        Closing the generator stops the backbone. Its return value (`StopIteration.value`, or what `yield from` gives) is the
-        whole answer. Raises what `generate` raises.
+        Closing the stream stops the backbone. Raises what `generate` raises, some of it at once.
         """
-        ...
-
-
-def stripped(pieces: Generator[str, None, Generation]) -> Generator[str, None, Generation]:
-    """The pieces of an answer without the white space at its ends, which is held back until more text follows.
-
-    Closing the generator closes `pieces`. It returns what `pieces` returns.
-    """
-    held: str | None = None
-    try:
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration as end:
-                generation: Generation = end.value
-                return generation
-            text = piece.lstrip() if held is None else held + piece
-            body = text.rstrip()
-            if body:
-                held = text[len(body) :]
-                yield body
-            elif held is not None:
-                held = text
-    finally:
-        pieces.close()

@@ -1,4 +1,4 @@
-"""What backends share: their sets of virtual tokens, which of them a request means, and whether all fits."""
+"""What backends share: which virtual tokens a request means, and whether all fits."""
 
 import torch
 from torch import Tensor
@@ -6,18 +6,6 @@ from torch import Tensor
 from spring_rag.backends.base import DEFAULT_TOKENS, GenerationSettings, Request
 from spring_rag.errors import PromptTooLongError
 from spring_rag.splice import TokenBank
-from spring_rag.tokens import VirtualTokens
-
-
-def attached(bank: TokenBank, name: str | None) -> VirtualTokens | None:
-    """The set of that name; None for the default set where none is attached.
-
-    Raises:
-        TokensError: no set has this name.
-    """
-    if name is None and DEFAULT_TOKENS not in bank:
-        return None
-    return bank[name or DEFAULT_TOKENS]
 
 
 def virtual_rows(bank: TokenBank, request: Request, hidden_size: int) -> Tensor:

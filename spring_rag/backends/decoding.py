@@ -1,5 +1,7 @@
 """How a local model decodes: what transformers' `generate` is told, when it stops, and how its ids become text."""
 
+import copy
+import inspect
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     TemperatureLogitsWarper,
@@ -20,7 +23,8 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from spring_rag.backends.base import GenerationSettings
-from spring_rag.errors import BackendError
+from spring_rag.errors import BackendError, UnsupportedBackboneError
+from spring_rag.splice import InputEmbedding
 
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (None,),
@@ -86,6 +90,61 @@ def generation_arguments(
         "output_scores": False,
         "output_logits": False,
     }
+
+
+def check_generates(hf_model: PreTrainedModel, embedding: InputEmbedding) -> None:
+    """Make sure that a model's `generate` works from embeddings, once it is `accepting_embeddings`.
+
+    Raises:
+        UnsupportedBackboneError: its `prepare_inputs_for_generation` doesn't hand them on.
+    """
+    if _names_embeddings(hf_model):
+        return
+    reason = "its `prepare_inputs_for_generation` hands no `inputs_embeds` on"
+    if hasattr(hf_model, "get_base_model"):
+        reason = "its `generate` takes embeddings only without PEFT's wrapper; call merge_and_unload() first"
+    else:
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=embedding.device)
+        embeddings = embedding.embed(ids)
+        try:
+            prepared = cast(Any, hf_model).prepare_inputs_for_generation(
+                ids, inputs_embeds=embeddings, attention_mask=torch.ones_like(ids), is_first_iteration=True
+            )
+        except Exception:  # a family that doesn't expect them may fail anyhow
+            prepared = {}
+        found = prepared.get("inputs_embeds")
+        if found is not None and torch.equal(found, embeddings) and prepared.get("input_ids") is None:
+            return
+    msg = f"{type(hf_model).__name__} can't answer with virtual tokens: {reason}"
+    raise UnsupportedBackboneError(msg)
+
+
+def accepting_embeddings(hf_model: PreTrainedModel) -> PreTrainedModel:
+    """The model as one whose `generate` takes embeddings.
+
+    `generate` looks for `inputs_embeds` among the named parameters of `prepare_inputs_for_generation`. Some families hand on whatever they
+    get without naming it (Gemma 3 with its image encoder, Bamba, Falcon-H1, Nemotron-H, Zamba): they come back as a shallow
+    copy that does name it. Weights and modules are the model's own, which stays as it is.
+    """
+    if _names_embeddings(hf_model):
+        return hf_model
+
+    def prepare(input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
+        prepared: dict[str, Any] = cast(Any, hf_model).prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, **kwargs
+        )
+        return prepared
+
+    accepting = copy.copy(hf_model)
+    accepting.__dict__["prepare_inputs_for_generation"] = prepare
+    return accepting
+
+
+def _names_embeddings(hf_model: PreTrainedModel) -> bool:
+    # PEFT's wrapper hands whatever it gets to the model inside, whose signature tells.
+    inner: Any = cast(Any, hf_model).get_base_model() if hasattr(hf_model, "get_base_model") else hf_model
+    prepare = getattr(inner, "prepare_inputs_for_generation", None)
+    return prepare is not None and "inputs_embeds" in inspect.signature(prepare).parameters
 
 
 class Sampler(LogitsProcessor):

@@ -18,31 +18,33 @@ from transformers import (
 )
 
 from spring_rag.backbone import quantization_of
-from spring_rag.backends.base import Generation, GenerationSettings, Request, Usage
-from spring_rag.backends.checks import attached, check_length, virtual_rows
+from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request, Usage
+from spring_rag.backends.batching import together
+from spring_rag.backends.checks import check_length, virtual_rows
 from spring_rag.backends.decoding import (
     Cancellation,
     Sampler,
     StopStrings,
     TextStreamer,
+    accepting_embeddings,
+    check_generates,
     cut,
     decoder,
     generation_arguments,
 )
 from spring_rag.backends.gathering import Gathering
 from spring_rag.backends.prefix import parts
-from spring_rag.backends.shared_context import attending
 from spring_rag.encoding import Encoded
-from spring_rag.errors import BackendError, MissingExtraError, PromptTooLongError
-from spring_rag.limits import context_length, longest_decides_positions, position_switch
+from spring_rag.errors import BackendError, MissingExtraError, PromptTooLongError, UnsupportedBackboneError
+from spring_rag.limits import context_length, position_switch
 from spring_rag.loading import find, split_arguments
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
-from spring_rag.tokens import VirtualTokens
+from spring_rag.stream import Stream
 
 _POLL_SECONDS = 0.05
 
 
-class LocalBackend:
+class LocalBackend(Backend):
     """Any causal language model of transformers, with virtual tokens in its input embeddings.
 
     The model and the tokenizer are used as they are, quantised or spread over devices, and never changed. Several threads may
@@ -70,13 +72,19 @@ class LocalBackend:
         self.hf_model = hf_model
         self.tokenizer = tokenizer
         self.embedding = InputEmbedding(hf_model)
-        self.model_id: str | None = hf_model.config.name_or_path or None
+        check_generates(hf_model, self.embedding)
+        self.model_id = hf_model.config.name_or_path or None
         self.hidden_size = self.embedding.hidden_size
         self.context_length = context_length(hf_model.config)
-        self.concurrency: int | None = None
-        self._bank = TokenBank(self.embedding)
-        self._decode = decoder(tokenizer)
+        self.concurrency = None
         self._lock = threading.Lock()
+        self.bank = TokenBank(
+            self.embedding,
+            model_id=self.model_id,
+            quantization=quantization_of(hf_model.config),
+            turn=self._lock,
+        )
+        self._decode = decoder(tokenizer)
         self._gathering = Gathering(self._run, self._lock)
 
     @classmethod
@@ -97,13 +105,13 @@ class LocalBackend:
             device: "auto" takes CUDA, else MPS, else the CPU. Without effect on quantised models and with `device_map`.
             dtype: "auto" takes the checkpoint's on an accelerator and float32 on the CPU.
             revision: branch, tag or commit on the Hub.
-            model_kwargs: go to `AutoModelForCausalLM.from_pretrained`, as `device_map` or `quantization_config`;
+            model_kwargs: go to the model's own `from_pretrained`, as `device_map` or `quantization_config`;
                 those that say where it is found (`subfolder`, `cache_dir`, `gguf_file`, …) hold for the tokenizer too.
 
         Raises:
             MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
             BackendError: it can't be loaded; says why.
-            UnsupportedBackboneError: it can't work from embeddings.
+            UnsupportedBackboneError: it is no causal language model, or can't work from embeddings.
         """
         target = _device(device)
         placed = "device_map" in model_kwargs
@@ -116,7 +124,7 @@ class LocalBackend:
             hf_model, report = source.model(dtype=dtype, **model_kwargs)
             if not placed and getattr(hf_model, "hf_quantizer", None) is None:
                 cast(Any, hf_model).to(target)
-        except (BackendError, MissingExtraError):
+        except (BackendError, MissingExtraError, UnsupportedBackboneError):
             raise
         except (
             Exception
@@ -132,27 +140,8 @@ class LocalBackend:
             raise BackendError(msg)
         return cls(hf_model, tokenizer)
 
-    def add_tokens(self, name: str, tokens: VirtualTokens) -> None:
-        """Attach a set under a name; a set of that name is replaced.
-
-        Raises:
-            BackboneMismatchError: the set belongs to another backbone.
-        """
-        with self._lock:
-            with self.embedding.table() as table:
-                tokens.check(table, self.model_id, quantization_of(self.hf_model.config))
-            self._bank.add(name, tokens)
-
-    def tokens(self, name: str | None = None) -> VirtualTokens | None:
-        """The set of that name; None for the default set where none is attached.
-
-        Raises:
-            TokensError: no set has this name.
-        """
-        return attached(self._bank, name)
-
     def generate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
-        """Answer all requests as one batch, results in their order.
+        """Answer all requests, as one batch where no answer depends on its neighbours; results in their order.
 
         Raises:
             PromptTooLongError: prompt and `max_new_tokens` don't fit the context; says by how much.
@@ -163,23 +152,22 @@ class LocalBackend:
         if not requests:
             return []
         rows = self._rows_for(requests, settings)
-        if settings.greedy and not longest_decides_positions(self.hf_model.config):
+        if settings.greedy:
             return self._gathering.answer(requests, rows, settings)
         with self._lock:
             return self._run(requests, rows, settings)
 
-    def stream(self, request: Request, settings: GenerationSettings) -> Generator[str, None, Generation]:
+    def stream(self, request: Request, settings: GenerationSettings) -> Stream:
         """Answer one request in pieces of text that concatenate to the text that `generate` gives.
 
-        Closing the generator stops the model. The generator's return value (`StopIteration.value`) is the whole answer.
-        Raises what `generate` raises, some of it at once.
+        Closing the stream stops the model. Raises what `generate` raises, some of it at once.
         """
         rows = self._rows_for([request], settings)
-        return self._stream(request, rows, settings)
+        return Stream(self._items(request, rows, settings))
 
-    def _stream(
+    def _items(
         self, request: Request, rows: Sequence[Tensor], settings: GenerationSettings
-    ) -> Generator[str, None, Generation]:
+    ) -> Generator[str | Generation, None, None]:
         items: SimpleQueue[str | Generation | BaseException] = SimpleQueue()
         cancelled = threading.Event()
         streamer = TextStreamer(self.tokenizer, settings.stop, items.put)
@@ -200,7 +188,7 @@ class LocalBackend:
                 raise item
             if rest := streamer.rest(item.text):
                 yield rest
-            return item
+            yield item
         finally:
             cancelled.set()
             if worker is not threading.current_thread():  # where a forgotten stream may be collected
@@ -220,29 +208,23 @@ class LocalBackend:
 
     def _rows_for(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Tensor]:
         """The virtual tokens of each request, shape `[k, hidden_size]`, once it is known that they fit the context."""
-        rows = [virtual_rows(self._bank, request, self.hidden_size) for request in requests]
+        rows = [virtual_rows(self.bank, request, self.hidden_size) for request in requests]
         for request, virtual in zip(requests, rows, strict=True):
             check_length(request, len(virtual), settings, self.context_length)
-        self._check_rope_switch(requests, rows, settings)
+            self._check_rope_switch(request, len(virtual), settings)
         return rows
 
-    def _check_rope_switch(
-        self, requests: Sequence[Request], rows: Sequence[Tensor], settings: GenerationSettings
-    ) -> None:
-        """Refuse answers that grow over the length at which Phi-3's kin change their positions.
+    def _check_rope_switch(self, request: Request, virtual: int, settings: GenerationSettings) -> None:
+        """Refuse an answer that grows over the length at which Phi-3's kin change their positions.
 
         transformers then computes the whole prompt again, from ids, which would quietly drop the virtual tokens.
         """
         switch = position_switch(self.hf_model.config)
-        if switch is None or not any(len(virtual) for virtual in rows):
-            return
-        longest = max(
-            len(request.encoded.ids) + len(virtual) for request, virtual in zip(requests, rows, strict=True)
-        )
-        if longest <= switch < longest + settings.max_new_tokens - 1:
+        length = len(request.encoded.ids) + virtual
+        if switch is not None and virtual and length <= switch < length + settings.max_new_tokens - 1:
             msg = (
                 f"{type(self.hf_model).__name__} changes its positions at {switch} tokens, and an answer with virtual tokens can't "
-                f"grow over that: the prompt has {longest} tokens, so max_new_tokens may be {switch - longest + 1} at most"
+                f"grow over that: the prompt has {length} tokens, so max_new_tokens may be {switch - length + 1} at most"
             )
             raise PromptTooLongError(msg)
 
@@ -256,17 +238,31 @@ class LocalBackend:
     ) -> list[Generation]:
         """Generate; the caller has the lock."""
         answers: dict[int, Generation] = {}
-        with torch.no_grad(), evaluating(self.hf_model):
-            encoded = [request.encoded for request in requests]
-            for part in parts(self.hf_model, self.embedding, encoded, rows, settings.max_new_tokens):
-                prompts, virtual = [encoded[row] for row in part.rows], [rows[row] for row in part.rows]
-                found = self._decode_part(prompts, virtual, part.cache, settings, streamer, cancelled)
-                answers.update(zip(part.rows, found, strict=True))
-                del part  # or its cache would stay while that of the next is made
+        model = accepting_embeddings(self.hf_model)
+        encoded = [request.encoded for request in requests]
+        lengths = [len(prompt.ids) + len(virtual) for prompt, virtual in zip(encoded, rows, strict=True)]
+        new = settings.max_new_tokens
+        with torch.no_grad(), evaluating(model):
+            for batch in together(model, self.embedding, lengths, new):
+                prompts, virtual = [encoded[row] for row in batch], [rows[row] for row in batch]
+                for part in parts(model, self.embedding, prompts, virtual, new):
+                    chosen = [batch[at] for at in part.rows]
+                    found = self._decode_part(
+                        model,
+                        [encoded[row] for row in chosen],
+                        [rows[row] for row in chosen],
+                        part.cache,
+                        settings,
+                        streamer,
+                        cancelled,
+                    )
+                    answers.update(zip(chosen, found, strict=True))
+                    del part  # or its cache would stay while that of the next is made
         return [answers[row] for row in range(len(requests))]
 
     def _decode_part(
         self,
+        model: PreTrainedModel,
         encoded: Sequence[Encoded],
         rows: Sequence[Tensor],
         cache: Cache | None,
@@ -286,19 +282,17 @@ class LocalBackend:
         criteria: list[StoppingCriteria] = [stops] if stops else []
         if cancelled is not None:
             criteria.append(Cancellation(cancelled))
-        assert self.hf_model.generation_config is not None
-        generate: Callable[..., Tensor] = cast(Any, self.hf_model).generate
-        with attending(self.hf_model, cache):
-            sequences = generate(
-                plain_ids,
-                inputs_embeds=batch.inputs_embeds,
-                attention_mask=batch.attention_mask,
-                logits_processor=self._samplers(settings, len(encoded)),
-                stopping_criteria=StoppingCriteriaList(criteria),
-                streamer=streamer,
-                **({} if cache is None else {"past_key_values": cache}),
-                **generation_arguments(self.hf_model.generation_config, settings, eos_ids),
-            )
+        assert model.generation_config is not None
+        sequences: Tensor = cast(Any, model).generate(
+            plain_ids,
+            inputs_embeds=batch.inputs_embeds,
+            attention_mask=batch.attention_mask,
+            logits_processor=self._samplers(settings, len(encoded)),
+            stopping_criteria=StoppingCriteriaList(criteria),
+            streamer=streamer,
+            **({} if cache is None else {"past_key_values": cache}),
+            **generation_arguments(model.generation_config, settings, eos_ids),
+        )
         generated = sequences[:, plain_ids.shape[1] :].tolist()
         ends = stops.ends if stops else [None] * len(encoded)
         return [

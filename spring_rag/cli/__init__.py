@@ -7,15 +7,18 @@ name it below. Modules import torch, transformers and chromadb inside their func
 import os
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 
-from spring_rag.cli import ask, data, demo, index, serve, tokens, train
+from spring_rag import __version__
+from spring_rag.cli import ask, collections, data, demo, index, serve, tokens, train
 from spring_rag.cli import eval as eval_command
-from spring_rag.cli.console import note, show_log, show_warnings_in_one_line
+from spring_rag.cli.console import forgive_encodings, note, say, show_log, show_warnings_in_one_line
 from spring_rag.errors import SpringError
 
 __all__ = ["app", "main"]
+
 
 # Plain help: in rich's markup a "[1]" or "[chroma]" of a help text would vanish.
 app = typer.Typer(
@@ -27,8 +30,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"spring-rag {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _without_command(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before any command."""
+
+
 app.command("demo")(demo.demo)
 app.command("index")(index.index)
+app.add_typer(collections.app, name="collections")
 app.command("ask")(ask.ask)
 app.command("train")(train.train)
 app.add_typer(data.app, name="data")
@@ -39,6 +59,7 @@ app.add_typer(tokens.app, name="tokens")
 
 def main() -> None:
     """Run the command line; exits with 0 when done, 1 when it failed, 2 on wrong usage, 130 when interrupted."""
+    forgive_encodings()
     show_warnings_in_one_line()
     show_log()
     try:

@@ -3,35 +3,26 @@
 import json as json_module
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spring_rag.cli.backbone import placement
-from spring_rag.cli.chroma_options import (
-    DEFAULT_COLLECTION,
-    DEFAULT_PORT,
-    CollectionName,
-    Db,
-    Embedding,
-    Host,
-    Port,
-    connect,
-)
-from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision
-from spring_rag.cli.console import print_json, quiet_libraries
-from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, Tokens, load_model
+from spring_rag.cli.backbone import BackboneOptions
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
+from spring_rag.cli.console import Progress, print_json, quiet_libraries, say
+from spring_rag.cli.model_options import ModelOptions, PromptOptions, Tokens
+from spring_rag.cli.options import Json, grouped
 
 if TYPE_CHECKING:
     from chroma_spring_rag import Passage
 
 
+@grouped
 def ask(
     question: Annotated[str, typer.Argument(help="The question, in words.")],
-    db: Db = None,
-    host: Host = None,
-    port: Port = DEFAULT_PORT,
+    *,
+    chroma: ChromaOptions,
     collection: CollectionName = DEFAULT_COLLECTION,
     embedding: Embedding = None,
     where: Annotated[
@@ -43,10 +34,8 @@ def ask(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 5,
-    model: Model = None,
+    model: ModelOptions,
     tokens: Tokens = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
     num_tokens: Annotated[
         int | None,
         typer.Option(
@@ -58,14 +47,24 @@ def ask(
             show_default=False,
         ),
     ] = None,
+    prompt: PromptOptions,
+    instruction: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Words between the passages and the question.", show_default=False),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the likeliest words; more lets answers vary.")
+    ] = 0.0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="End the answer before this text. May be repeated.", show_default=False
+        ),
+    ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
     show_passages: Annotated[bool, typer.Option("--show-passages", help="Print the passages too.")] = False,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    backbone: BackboneOptions,
     json: Json = False,
 ) -> None:
     """Answer a question from the documents of a Chroma collection."""
@@ -75,32 +74,44 @@ def ask(
     if not question.strip():
         msg = "the question is empty"
         raise typer.BadParameter(msg, param_hint="QUESTION")
+    if stop and "" in stop:
+        msg = "the text is empty"
+        raise typer.BadParameter(msg, param_hint="--stop")
     condition = _parse_where(where)
     with quiet_libraries():
-        client = connect(db, host, port)
-        from chroma_spring_rag import ChromaQA, open_collection
-
-        placed = placement(
-            device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
-        )
         # The collection first: its errors come at once, a model takes its time to load.
-        opened = open_collection(client, collection, embedding)
-        qa = ChromaQA(load_model(model, tokens, base_url, api_key, **placed), opened, top_k=top_k)
+        with Progress("opening the collection"):
+            client = chroma.connect()
+            from chroma_spring_rag import ChromaQA, open_collection
+
+            opened = open_collection(client, collection, embedding)
+        loaded = model.load(tokens, backbone)
+        template = prompt.template(loaded)
+        if instruction is not None:
+            template = replace(template, instruction=f"{instruction}\n")
+        qa = ChromaQA(loaded, opened, top_k=top_k, template=template)
+        settings: dict[str, Any] = {
+            "where": condition,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "stop": stop,
+        }
         if stream:
-            pieces = qa.stream(question, num_tokens, where=condition, max_new_tokens=max_new_tokens)
+            pieces = qa.stream(question, num_tokens, **settings)
         else:
-            answer = qa.ask(question, num_tokens, where=condition, max_new_tokens=max_new_tokens)
+            with Progress("answering"):
+                answer = qa.ask(question, num_tokens, **settings)
     if stream:
         for piece in pieces:
-            print(piece, end="", flush=True)
-        print()
+            say(piece, end="")
+        say("")
         passages = pieces.passages
     else:
         passages = answer.passages
         if json:
             print_json(asdict(answer) | {"answer": answer.text})
             return
-        print(answer.text)
+        say(answer.text)
     if show_passages:
         _print_passages(passages)
 
@@ -121,5 +132,5 @@ def _parse_where(where: str | None) -> dict[str, Any] | None:
 
 def _print_passages(passages: "Sequence[Passage]") -> None:
     for number, passage in enumerate(passages, 1):
-        print(f"\n[{number}] {passage.source} (score {passage.score:.3f})")
-        print(textwrap.indent(passage.text, "    "))
+        say(f"\n[{number}] {passage.source} (score {passage.score:.3f})")
+        say(textwrap.indent(passage.text, "    "))

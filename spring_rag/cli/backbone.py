@@ -1,7 +1,10 @@
-"""Loading the backbone that a training command names."""
+"""The options of every command that loads a backbone."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from spring_rag.extras import extra
 
@@ -9,57 +12,69 @@ if TYPE_CHECKING:
     from spring_rag.backends.local import LocalBackend
 
 
-def load_backbone(
-    model: str,
-    *,
-    device: str,
-    dtype: str,
-    revision: str | None,
-    quantize: str | None,
-    device_map: str | None,
-) -> "LocalBackend":
-    """The backbone, on this process's device.
+@dataclass(frozen=True)
+class BackboneOptions:
+    """Where a backbone runs, and in how many bits."""
 
-    Args:
-        model: Hub id, folder or GGUF.
-        device: "auto" takes the process's own GPU under torchrun and accelerate launch.
-        dtype: as `LocalBackend.from_pretrained` takes it.
-        revision: on the Hub.
-        quantize: "8bit", "4bit" or None.
-        device_map: as transformers takes it, or None.
+    device: Annotated[str, typer.Option(help="auto takes CUDA, else MPS, else the CPU.")] = "auto"
+    dtype: Annotated[str, typer.Option(help="Of the backbone: auto, float32, bfloat16, float16.")] = "auto"
+    quantize: Annotated[
+        Literal["8bit", "4bit"] | None,
+        typer.Option(help="Load the backbone in fewer bits, by bitsandbytes.", show_default=False),
+    ] = None
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|balanced|…",
+            help="Spread one copy of the backbone over all devices, when it doesn't fit on one (one process).",
+            show_default=False,
+        ),
+    ] = None
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the backbone.", show_default=False)
+    ] = None
 
-    Raises:
-        MissingExtraError: bitsandbytes isn't installed, or gguf for a GGUF.
-        BackendError: the backbone can't be loaded.
-    """
-    from spring_rag.backends.local import LocalBackend
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Run the Python code that the backbone brings: only if you trust it."
+        ),
+    ] = False
 
-    placed = placement(
-        device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
-    )
-    return LocalBackend.from_pretrained(model, **placed)
+    def where(self) -> dict[str, Any]:
+        """What says which files are read, and how, for tokenizer and model alike."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
+    def arguments(self) -> dict[str, Any]:
+        """What `from_pretrained` takes for them. Under torchrun and accelerate launch, "auto" is the process's own GPU.
 
-def placement(
-    *, device: str, dtype: str, revision: str | None, quantize: str | None, device_map: str | None
-) -> dict[str, Any]:
-    """What `from_pretrained` takes for these options, which are those of `load_backbone`.
+        Raises:
+            MissingExtraError: bitsandbytes isn't installed.
+        """
+        import torch
 
-    Raises:
-        MissingExtraError: bitsandbytes isn't installed.
-    """
-    import torch
+        device = self.device
+        options: dict[str, Any] = {}
+        if self.device_map is not None:
+            options["device_map"] = self.device_map
+        if self.quantize is not None:
+            options["quantization_config"] = _bits(self.quantize)
+        if device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            if self.quantize is not None and self.device_map is None:
+                options["device_map"] = {"": device}
+        return {"device": device, "dtype": self.dtype, **self.where(), **options}
 
-    options: dict[str, Any] = {}
-    if device_map is not None:
-        options["device_map"] = device_map
-    if quantize is not None:
-        options["quantization_config"] = _bits(quantize)
-    if device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        if quantize is not None and device_map is None:
-            options["device_map"] = {"": device}
-    return {"device": device, "dtype": dtype, "revision": revision, **options}
+    def load(self, model: str) -> "LocalBackend":
+        """Load the backbone that a training command names.
+
+        Raises:
+            MissingExtraError: bitsandbytes isn't installed, or gguf for a GGUF.
+            BackendError: the backbone can't be loaded.
+        """
+        from spring_rag.backends.local import LocalBackend
+
+        return LocalBackend.from_pretrained(model, **self.arguments())
 
 
 def _bits(quantize: str) -> Any:

@@ -1,5 +1,6 @@
 """The options of every command that works on a Chroma collection."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,15 +9,10 @@ import typer
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
-Db = Annotated[
-    Path | None,
-    typer.Option("--db", metavar="DIR", help="Folder of the Chroma database.", show_default=False),
-]
-Host = Annotated[
-    str | None,
-    typer.Option("--host", help="Use a running Chroma server instead of --db.", show_default=False),
-]
-Port = Annotated[int, typer.Option("--port", help="Port of the Chroma server.", min=1, max=65535)]
+DEFAULT_PORT = 8000
+DEFAULT_TIMEOUT = 60.0
+DEFAULT_COLLECTION = "documents"
+
 Embedding = Annotated[
     str | None,
     typer.Option(
@@ -27,30 +23,48 @@ Embedding = Annotated[
 ]
 CollectionName = Annotated[str, typer.Option("--collection", help="Name of the collection.")]
 
-DEFAULT_PORT = 8000
-DEFAULT_COLLECTION = "documents"
 
+@dataclass(frozen=True)
+class ChromaOptions:
+    """Which Chroma database: a folder or a server."""
 
-def connect(db: Path | None, host: str | None, port: int, *, create: bool = False) -> "ClientAPI":
-    """The client that `--db`, `--host` and `--port` ask for.
+    db: Annotated[
+        Path | None,
+        typer.Option("--db", metavar="DIR", help="Folder of the Chroma database.", show_default=False),
+    ] = None
+    host: Annotated[
+        str | None,
+        typer.Option("--host", help="Use a running Chroma server instead of --db.", show_default=False),
+    ] = None
+    port: Annotated[int, typer.Option("--port", help="Port of the Chroma server.", min=1, max=65535)] = (
+        DEFAULT_PORT
+    )
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout", min=0.1, metavar="SECONDS", help="Longest that the Chroma server may take to answer."
+        ),
+    ] = DEFAULT_TIMEOUT
 
-    Args:
-        db: folder of an embedded database.
-        host: of a running server.
-        port: of a running server.
-        create: make a new embedded database where there is none.
+    @property
+    def given(self) -> bool:
+        """Whether a database is named at all."""
+        return self.db is not None or self.host is not None
 
-    Raises:
-        typer.BadParameter: neither or both of `--db` and `--host`.
-        MissingExtraError: Chroma isn't installed.
-        CollectionError: no such database or server.
-    """
-    if (db is None) == (host is None):
-        msg = "give either --db DIR or --host HOST"
-        raise typer.BadParameter(msg)
-    from chroma_spring_rag import connect_folder, connect_server
+    def connect(self, *, create: bool = False) -> "ClientAPI":
+        """A client of the database; `create` makes a new embedded one where there is none.
 
-    if db is not None:
-        return connect_folder(db, create=create)
-    assert host is not None
-    return connect_server(host, port)
+        Raises:
+            typer.BadParameter: neither or both of `--db` and `--host`.
+            MissingExtraError: Chroma isn't installed.
+            CollectionError: no such database or server.
+        """
+        if (self.db is None) == (self.host is None):
+            msg = "give either --db DIR or --host HOST"
+            raise typer.BadParameter(msg)
+        from chroma_spring_rag import connect_folder, connect_server
+
+        if self.db is not None:
+            return connect_folder(self.db, create=create)
+        assert self.host is not None
+        return connect_server(self.host, self.port, self.timeout)

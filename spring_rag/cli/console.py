@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from errno import EACCES, EISDIR, ENOTDIR
+from io import TextIOWrapper
 from pathlib import Path
 from threading import TIMEOUT_MAX, Event, Thread
 from typing import TYPE_CHECKING, Any, Self
@@ -16,21 +17,60 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress as RichProgress
 
 _EVERY = "SPRING_RAG_PROGRESS_SECONDS"
 """Environment variable: seconds between two lines of progress, 30 if it isn't set."""
 
 
+# Artifacts, documents and models write what they like: a terminal must not take it for commands, nor show it in another order.
+_COMMANDS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
+_COMMANDS |= {ord("\r"): "", 0x7F: "␡"} | dict.fromkeys(
+    [*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "�"
+)
+
+
+def clean(text: str) -> str:
+    """The text with control characters made visible; only line ends and tabs stay as they are."""
+    return text.translate(_COMMANDS)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print a result on stdout."""
+    print(clean(text), end=end, flush=True)
+
+
+def show(renderable: "RenderableType") -> None:
+    """Print one of rich's tables or panels on stdout."""
+    from rich.console import Console
+    from rich.segment import Segment, Segments
+
+    console = Console()
+    # rich's own colours are added afterwards.
+    segments = [Segment(clean(each.text), each.style, each.control) for each in console.render(renderable)]
+    console.print(Segments(segments), end="")
+
+
 def note(message: str) -> None:
-    """One line for the human in front of it, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line for the human in front of it, on stderr."""
+    print(clean(message), file=sys.stderr, flush=True)
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """The one object of `--json`, on stdout."""
-    print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    """Print the one object of `--json` on stdout; what the terminal can't show, or would obey, is escaped."""
+    text = json.dumps(result, ensure_ascii=False, allow_nan=False)
+    encoding = sys.stdout.encoding or "utf-8"
+    if clean(text) != text or text.encode(encoding, "replace").decode(encoding) != text:
+        text = json.dumps(result, allow_nan=False).replace("\x7f", "\\u007f")
+    print(text)
+
+
+def forgive_encodings() -> None:
+    """Let a stream that can't write a character, such as an ASCII one, write its code in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
@@ -157,10 +197,15 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+class _Clean(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record))
+
+
 def show_log() -> None:
     """Let what the library logs be read on stderr: what takes long and happens once."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Clean("%(message)s"))
     logger = logging.getLogger("spring_rag")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -171,7 +216,7 @@ def show_warnings_in_one_line() -> None:
     """A warning is for the user of the command, who has no use for a line of source code."""
 
     def one_line(message: Warning | str, *_: object, **__: object) -> str:
-        return f"warning: {' '.join(str(message).split())}\n"
+        return clean(f"warning: {' '.join(str(message).split())}") + "\n"
 
     warnings.formatwarning = one_line
 
@@ -189,12 +234,17 @@ def check_folder(folder: Path) -> None:
         raise PermissionError(EACCES, "Can't be written to", str(existing))
 
 
-def check_file(file: Path) -> None:
-    """The same for a file, which is replaced if it exists.
+def check_file(file: Path, *sources: Path | str | None) -> None:
+    """The same for a file, which is replaced if it exists, but for those that the result is made from.
 
     Raises:
         OSError: it can't be written.
+        typer.BadParameter: it is one of the sources.
     """
+    for source in sources:
+        if source is not None and file.exists() and Path(source).exists() and file.samefile(source):
+            msg = f"{file} is read, and would be overwritten; name another file to write"
+            raise typer.BadParameter(msg)
     if file.is_dir():
         raise IsADirectoryError(EISDIR, "A folder; expected a file to write", str(file))
     check_folder(file.parent)

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spring_rag.cli.backbone import placement
-from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, DEFAULT_PORT, Db, Embedding, Host, Port, connect
-from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, Seed, SkipBad
-from spring_rag.cli.console import Progress, check_file, note, print_json, quiet_libraries
+from spring_rag.cli.backbone import BackboneOptions
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, Embedding
+from spring_rag.cli.console import Progress, check_file, note, print_json, quiet_libraries, say
+from spring_rag.cli.options import Json, Seed, SkipBad, grouped
+from spring_rag.errors import counted
 
 if TYPE_CHECKING:
     from chromadb import Collection
@@ -44,7 +45,9 @@ MixOption = Annotated[
 
 
 @app.command()
+@grouped
 def attach(
+    *,
     qa: Annotated[
         Path,
         typer.Option(
@@ -52,9 +55,7 @@ def attach(
         ),
     ],
     output: Output,
-    db: Db = None,
-    host: Host = None,
-    port: Port = DEFAULT_PORT,
+    chroma: ChromaOptions,
     collection: Collections = None,
     embedding: Embedding = None,
     top_k: TopK = 5,
@@ -79,9 +80,9 @@ def attach(
         from spring_rag.data import attach as attach_passages
         from spring_rag.data.examples import load_examples, write_examples
 
-        check_file(output)
+        check_file(output, qa)
         loaded = load_examples(qa, skip_bad=skip_bad)
-        opened = _open(db, host, port, collection, embedding)
+        opened = _open(chroma, collection, embedding)
         with Progress("retrieving") as tell:
             attached = attach_passages(
                 loaded.examples,
@@ -98,12 +99,14 @@ def attach(
         )
         write_examples(output, attached.examples)
     if loaded.bad:
-        note(f"{len(loaded.bad)} bad lines skipped")
+        note(f"{counted(len(loaded.bad), 'bad line')} skipped")
     _report(attached, output, {"left_out": len(attached.left_out)}, json=json)
 
 
 @app.command()
+@grouped
 def make(
+    *,
     model: Annotated[
         str,
         typer.Option(
@@ -112,9 +115,7 @@ def make(
         ),
     ],
     output: Output,
-    db: Db = None,
-    host: Host = None,
-    port: Port = DEFAULT_PORT,
+    chroma: ChromaOptions,
     collection: Collections = None,
     embedding: Embedding = None,
     per_passage: Annotated[int, typer.Option(min=1, help="Questions to write about each passage.")] = 1,
@@ -155,11 +156,7 @@ def make(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run at once.")] = 16,
     seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    backbone: BackboneOptions,
     json: Json = False,
 ) -> None:
     """Let the backbone write questions and answers from your documents, and keep those that survive a round trip.
@@ -176,18 +173,16 @@ def make(
         from spring_rag.data import make_pairs
         from spring_rag.data.examples import RagExample, write_examples
 
-        check_file(output)
-        opened = _open(db, host, port, collection, embedding)
-        placed = placement(
-            device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
-        )
+        check_file(output, prompt[1:] if prompt and prompt.startswith("@") else None)
+        opened = _open(chroma, collection, embedding)
+        placed = backbone.arguments()
         passages = list(dict.fromkeys(text for one in opened for text in read_texts(one)))
         if limit is not None and limit < len(passages):
             passages = Random(f"{seed}:passages").sample(passages, limit)
-        backbone = SpringModel.from_pretrained(model, **placed)
+        writer = SpringModel.from_pretrained(model, **placed)
         with Progress("writing questions") as tell:
             made = make_pairs(
-                backbone,
+                writer,
                 passages,
                 per_passage=per_passage,
                 prompt=request,
@@ -233,10 +228,8 @@ def _finding_back(attached: "Attached", own: dict[str, str]) -> "Attached":
     return Attached(kept, attached.left_out, 1.0 if kept else 0.0)
 
 
-def _open(
-    db: Path | None, host: str | None, port: int, names: list[str] | None, embedding: str | None
-) -> "list[Collection]":
-    client = connect(db, host, port)
+def _open(chroma: ChromaOptions, names: list[str] | None, embedding: str | None) -> "list[Collection]":
+    client = chroma.connect()
     from chroma_spring_rag import open_collection
 
     return [open_collection(client, name, embedding) for name in dict.fromkeys(names or [DEFAULT_COLLECTION])]
@@ -283,5 +276,6 @@ def _report(attached: "Attached", output: Path, more: dict[str, object], *, json
         )
         return
     left = more.get("left_out")
-    print(f"{len(attached.examples)} examples in {output}" + (f", {left} questions left out" if left else ""))
-    print(f"an accepted answer stands in the passages of {attached.found:.1%} of them")
+    dropped = f", {counted(left, 'question')} left out" if isinstance(left, int) and left else ""
+    say(f"{counted(len(attached.examples), 'example')} in {output}{dropped}")
+    say(f"with an accepted answer in the passages: {attached.found:.1%}")

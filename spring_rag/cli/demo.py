@@ -5,24 +5,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spring_rag.cli.common_options import Json
-from spring_rag.cli.console import Progress, note, print_json, quiet_libraries
-from spring_rag.cli.model_options import load_model
+from spring_rag.cli.backbone import BackboneOptions
+from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say, show
+from spring_rag.cli.model_options import ModelOptions
+from spring_rag.cli.options import Json, Numbers, grouped, parse_numbers
+from spring_rag.errors import counted
 
 if TYPE_CHECKING:
     from spring_rag.evaluation import Sweep
 
+_KS = Numbers([0, 1, 10, 50])
 _SHOWN_QUESTIONS = {"with_answer": 2, "without_answer": 1}
 
 
+@grouped
 def demo(
+    *,
     db: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the Chroma database.")] = Path(
         "spring-rag-demo"
     ),
     top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 5,
     k: Annotated[
-        str, typer.Option("--k", metavar="K,K,…", help="Numbers of virtual tokens to compare.")
-    ] = "0,1,10,50",
+        Numbers,
+        typer.Option(
+            "--k",
+            parser=parse_numbers,
+            metavar="K,K,…",
+            help="Numbers of virtual tokens to compare.",
+            show_default="0,1,10,50",
+        ),
+    ] = _KS,
     questions: Annotated[
         int | None,
         typer.Option(
@@ -40,46 +52,40 @@ def demo(
     Indexes the demo's documents into Chroma, retrieves passages for its questions, and answers each question with every number of
     virtual tokens, and once more with none, told in the best words we know. Needs no network where the default backbone is installed.
     """
-    ks = parse_ks(k)
     if all_questions and questions is not None:
         msg = "--all and --questions exclude each other"
         raise typer.BadParameter(msg)
     with quiet_libraries():
         from spring_rag.demo import run
 
-        model = load_model(None, None)
+        model = ModelOptions().load(None, BackboneOptions())
         with Progress("indexing") as report:
             qa = run.build_index(model, db, top_k, report)
         with Progress("retrieving") as report:
             asked = run.load_questions(limit=None if all_questions else questions or run.SAMPLE)
             examples, retrieved = run.retrieve(qa, asked, report)
         with Progress("answering") as report:
-            result, parts = run.answer(model, asked, examples, retrieved, ks, report)
+            result, parts = run.answer(model, asked, examples, retrieved, k, report)
     if json:
         print_json(result.to_dict())
         return
-    from rich.console import Console
-
     from spring_rag.evaluation import score_table, side_by_side, telling_examples
 
-    console = Console()
-    console.print(score_table(result, title=f"{len(examples)} questions, {top_k} passages each"))
+    show(score_table(result, title=f"{counted(len(examples), 'question')}, {counted(top_k, 'passage')} each"))
     if run.WITH in parts:
-        console.print(
-            _exact_matches(f"{len(parts[run.WITH].examples)} that a document answers", parts[run.WITH])
-        )
-        console.print(f"A passage of that document was retrieved for {retrieved:.1%} of these.")
+        say(_exact_matches(f"{len(parts[run.WITH].examples)} that a document answers", parts[run.WITH]))
+        say(f"A passage of that document was retrieved for {retrieved:.1%} of these.")
     if run.WITHOUT in parts:
-        console.print(
+        say(
             _exact_matches(
                 f"{len(parts[run.WITHOUT].examples)} that none answers, where the answer is “not stated”",
                 parts[run.WITHOUT],
             )
         )
-    console.print()
+    say("")
     for name, part in parts.items():
         for index in telling_examples(part, _SHOWN_QUESTIONS[name]):
-            console.print(side_by_side(part, index))
+            show(side_by_side(part, index))
     note(f'ask your own: spring-rag ask "{examples[0].question}" --db {db}')
 
 
@@ -90,16 +96,3 @@ def _exact_matches(which: str, part: "Sweep") -> str:
         for run in part.all_runs
     )
     return f"Exact match of the {which}: {', '.join(scores)}."
-
-
-def parse_ks(text: str, option: str = "--k") -> list[int]:
-    """The numbers of an option such as `0,1,10,50`, each once, ascending.
-
-    Raises:
-        typer.BadParameter: something else than whole numbers from 0.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        msg = f"{text!r} isn't a list of whole numbers such as 0,1,10,50"
-        raise typer.BadParameter(msg, param_hint=option)
-    return sorted({int(part) for part in parts})

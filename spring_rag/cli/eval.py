@@ -1,6 +1,6 @@
 """`spring-rag eval`: what virtual tokens bring on questions with known answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spring_rag.cli.backbone import placement
-from spring_rag.cli.chroma_options import (
-    DEFAULT_COLLECTION,
-    DEFAULT_PORT,
-    CollectionName,
-    Db,
-    Host,
-    Port,
-    connect,
+from spring_rag.cli.backbone import BackboneOptions
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName
+from spring_rag.cli.console import (
+    Progress,
+    check_file,
+    check_folder,
+    note,
+    print_json,
+    quiet_libraries,
+    say,
+    show,
 )
-from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, SkipBad
-from spring_rag.cli.console import Progress, check_folder, note, print_json, quiet_libraries
-from spring_rag.cli.demo import parse_ks
-from spring_rag.cli.model_options import ApiKey, BaseUrl, Model, load_model
-from spring_rag.errors import DataError, TokensError
+from spring_rag.cli.model_options import ModelOptions, PromptOptions
+from spring_rag.cli.options import Json, Numbers, SkipBad, grouped, parse_numbers
+from spring_rag.errors import DataError, TokensError, counted
 from spring_rag.extras import extra
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ _KS = (0, 1, 5, 10, 25, 50)
 _COMPARED_LOGITS = 16
 
 
+@grouped
 def evaluate(
+    *,
     data: Annotated[
         list[Path],
         typer.Option(
@@ -45,7 +47,7 @@ def evaluate(
             help='JSON lines {"question", "target", "ret_passages"} or FlashRAG\'s; or a folder in FlashRAG\'s layout. May be repeated.',
         ),
     ],
-    model: Model = None,
+    model: ModelOptions,
     tokens: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,8 +56,6 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -69,22 +69,25 @@ def evaluate(
     ] = None,
     skip_bad: SkipBad = False,
     k: Annotated[
-        str | None,
+        Numbers | None,
         typer.Option(
             "--k",
+            parser=parse_numbers,
             metavar="K,K,…",
             help="Numbers of virtual tokens; 0 is what the others are tested against. Default: of 0,1,5,10,25,50 what there is, and all.",
             show_default=False,
         ),
     ] = None,
     passages: Annotated[
-        str | None,
+        Numbers | None,
         typer.Option(
+            parser=parse_numbers,
             metavar="M,M,…",
             help="Numbers of passages, each of them tried. Default: all that there are.",
             show_default=False,
         ),
     ] = None,
+    layout: PromptOptions,
     instruction: Annotated[
         str | None,
         typer.Option(
@@ -108,9 +111,7 @@ def evaluate(
             show_default="a tenth of --data, 20 to 50 questions, half at most",
         ),
     ] = None,
-    db: Db = None,
-    host: Host = None,
-    port: Port = DEFAULT_PORT,
+    chroma: ChromaOptions,
     collection: CollectionName = DEFAULT_COLLECTION,
     top_k: Annotated[
         int,
@@ -146,11 +147,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-    device_map: DeviceMap = None,
-    revision: Revision = None,
+    backbone: BackboneOptions,
     json: Json = False,
 ) -> None:
     """Score a model's answers with and without virtual tokens.
@@ -160,8 +157,7 @@ def evaluate(
     left out of all scores. Scores are those of SQuAD, with 95 % intervals, and tested against k = 0 on the same questions. The data is
     checked before the backbone is loaded.
     """
-    ks = parse_ks(k) if k is not None else None
-    counts = parse_ks(passages, "--passages") if passages is not None else []
+    counts: list[int] = passages or []
     with quiet_libraries():
         from spring_rag.evaluation import ability
         from spring_rag.evaluation.datasets import load_dataset
@@ -174,16 +170,15 @@ def evaluate(
         own_prompt = read_prompt(prompt) if prompt is not None else None
         for dataset in (*datasets, *dev_sets):
             if dataset.skipped:
-                note(f"{dataset.name}: {dataset.skipped} bad lines skipped")
+                note(f"{dataset.name}: {counted(dataset.skipped, 'bad line')} skipped")
         if report is not None:
             check_folder(report)
+            for name in ("answers.jsonl", "results.json", "report.md", "report.html"):
+                check_file(report / name, *data, *(dev or []), prompt)
             with extra("train"):
                 import_module("matplotlib")
-        placed = placement(
-            device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
-        )
-        client = connect(db, host, port) if db is not None or host is not None else None
-        loaded, sets = _load(model, tokens or [], base_url, api_key, placed)
+        client = chroma.connect() if chroma.given else None
+        loaded, sets = _load(model, tokens or [], backbone)
         if client is not None:
             from chroma_spring_rag import ChromaQA, open_collection
 
@@ -191,15 +186,15 @@ def evaluate(
             qa = ChromaQA(loaded, opened, top_k=max([top_k, *counts]))
             datasets, dev_sets = _retrieve(qa, datasets), _retrieve(qa, dev_sets)
         _check_passages(datasets, counts)
-        asked = _ks(loaded, sets, ks)
+        asked = _ks(loaded, sets, k)
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         names = sets if len(sets) > 1 else None
-        layout = loaded.template(names[0] if names else None)
+        template = layout.template(loaded, names[0] if names else None)
         ways: list[WordsWay] = []
         if instruction != "":
-            ways += word_ways(layout, loaded.tokenizer, f"{instruction}\n" if instruction else BRIEF)
+            ways += word_ways(template, loaded.tokenizer, f"{instruction}\n" if instruction else BRIEF)
         if prompt is not None and own_prompt is not None:
-            ways += prompt_ways(prompt.name, own_prompt, layout, loaded.tokenizer)
+            ways += prompt_ways(prompt.name, own_prompt, template, loaded.tokenizer)
         trials: list[Trial] = []
         if len(ways) > 1:
             datasets, chosen_on = _dev_part(datasets, dev_sets)
@@ -215,30 +210,42 @@ def evaluate(
                 datasets,
                 asked,
                 counts,
+                template=template if layout.given else None,
                 words=words,
                 tokens=names,
                 timed=timed,
                 progress=tell,
                 **settings,
             )
-        examples = [example for dataset in datasets for example in dataset.examples]
-        bare = None
-        if without_passages:
-            with Progress("answering without passages") as tell:
-                bare = ability.without_passages(
-                    loaded, examples, without_passages, asked, tokens=names, progress=tell, **settings
-                )
-        difference = ability.plain_difference(loaded, examples[:_COMPARED_LOGITS])
-        found = replace(found, plain_difference=difference, trials=tuple(trials), without_passages=bare)
-        if report is not None:
-            from spring_rag.evaluation.pages import write_report
+        found = replace(found, trials=tuple(trials))
+        # What was answered is shown, whatever becomes of the rest.
+        failed: BaseException | None = KeyboardInterrupt() if found.interrupted else None
+        try:
+            examples = [example for part in found.datasets for example in part.main.examples]
+            if without_passages and not failed:
+                with Progress("answering without passages") as tell:
+                    bare = ability.without_passages(
+                        loaded, examples, without_passages, asked, tokens=names, progress=tell, **settings
+                    )
+                found = replace(found, without_passages=bare)
+            if not failed:
+                difference = ability.plain_difference(loaded, examples[:_COMPARED_LOGITS])
+                found = replace(found, plain_difference=difference)
+            if report is not None:
+                from spring_rag.evaluation.pages import write_report
 
-            write_report(found, report, _about(loaded, sets, data))
+                write_report(found, report, _about(loaded, sets, data))
+        except (Exception, KeyboardInterrupt) as error:
+            failed = error
         result = found.to_dict()
     if json:
-        print_json({**result, "report": str(report) if report else None})
+        print_json({**result, "report": str(report) if report and not failed else None})
     else:
         _print(found, result)
+    if failed is not None:
+        if isinstance(failed, KeyboardInterrupt):
+            note("interrupted: these are the scores of what was answered before")
+        raise failed
     if report is not None:
         note(f"report: {report / 'report.html'}")
 
@@ -255,14 +262,10 @@ def _named_apart(datasets: "Sequence[Dataset]") -> "list[Dataset]":
 
 
 def _load(
-    model: str | None,
-    tokens: Sequence[str],
-    base_url: list[str] | None,
-    api_key: str | None,
-    placed: Mapping[str, Any],
+    model: ModelOptions, tokens: Sequence[str], backbone: BackboneOptions
 ) -> "tuple[SpringModel, list[str]]":
     """The model with all sets attached, and their names; the first is the default one, too."""
-    loaded = load_model(model, tokens[0] if tokens else None, base_url, api_key, **placed)
+    loaded = model.load(tokens[0] if tokens else None, backbone)
     names = [
         source if tokens.count(source) == 1 else f"{source} ({at})" for at, source in enumerate(tokens, 1)
     ]
@@ -345,7 +348,7 @@ def _check_passages(datasets: "Sequence[Dataset]", counts: Sequence[int]) -> Non
         msg = f"--passages asks for {max(counts)}, but no question has more than {max(numbers)}: lower it, or retrieve with --db"
         raise DataError(msg)
     if without := numbers.count(0):
-        note(f"{without} of {len(numbers)} questions have no passages; --db retrieves some")
+        note(f"{without} of {counted(len(numbers), 'question')} without passages; --db retrieves some")
 
 
 def _about(model: "SpringModel", sets: Sequence[str], data: Sequence[Path]) -> dict[str, Any]:
@@ -359,32 +362,31 @@ def _about(model: "SpringModel", sets: Sequence[str], data: Sequence[Path]) -> d
 
 
 def _print(found: "Study", result: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from spring_rag.evaluation import score_table
 
-    console = Console()
     for dataset in found.datasets:
-        title = f"{dataset.name}: {len(dataset.main.examples)} questions"
-        console.print(score_table(dataset.main, title=title))
+        title = f"{dataset.name}: {counted(len(dataset.main.examples), 'question')}, {found.counted}"
+        show(score_table(dataset.main, title=title))
     if len(found.datasets) > 1:
-        console.print(score_table(found.overall.main, title=f"all: {result['n']} questions"))
+        show(
+            score_table(found.overall.main, title=f"all: {counted(result['n'], 'question')}, {found.counted}")
+        )
     if found.trials:
         best = found.trials[0]
-        print(
-            f"Best of {len(found.trials)} ways in words, chosen on {len(best.answers)} other questions: {best.way.name} "
+        say(
+            f"Best of {len(found.trials)} ways in words, chosen on {counted(len(best.answers), 'other question')}: {best.way.name} "
             f"(F1 {best.mean('f1'):.1%} there)."
         )
     if found.without_passages is not None:
         scores = ", ".join(f"{run.mean('f1'):.1%} ({run.label})" for run in found.without_passages.runs)
-        print(f"F1 of {len(found.without_passages.examples)} questions without passages: {scores}.")
-    print(f"An accepted answer stands in the passages of {result['retrieved']:.1%} of the questions.")
+        say(f"F1 of {counted(len(found.without_passages.examples), 'question')} without passages: {scores}.")
+    say(f"An accepted answer stands in the passages of {result['retrieved']:.1%} of the questions.")
     for row in result["results"]:
         if "beside_plain" in row:
             gain = row["beside_plain"]["exact_match"]
             name = f", {row['tokens']}" if "tokens" in row else ""
             between = f"{gain['interval']['low']:+.1%} to {gain['interval']['high']:+.1%}"
             p = "< 0.001" if gain["p"] < 0.001 else f"= {gain['p']:.3f}"
-            print(
+            say(
                 f"k = {row['k']}{name} beside k = 0: exact match {gain['gain']:+.1%} (95 %: {between}), p {p}"
             )

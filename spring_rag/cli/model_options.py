@@ -1,24 +1,19 @@
 """The options of every command that needs a backbone with virtual tokens."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spring_rag.cli.console import note
+from spring_rag.cli.backbone import BackboneOptions
+from spring_rag.cli.console import Progress, note
 from spring_rag.errors import BackendError, TokensError
 
 if TYPE_CHECKING:
-    from spring_rag import SpringModel
+    from spring_rag import RagTemplate, SpringModel
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        metavar="M",
-        help="Backbone: Hub id, folder, model.gguf or owner/name:file.gguf. Default: the one that the tokens were trained on, else SmolLM2-135M-Instruct.",
-        show_default=False,
-    ),
-]
 Tokens = Annotated[
     str | None,
     typer.Option(
@@ -27,65 +22,113 @@ Tokens = Annotated[
         show_default=False,
     ),
 ]
-BaseUrl = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="URL",
-        help="A vLLM server that has the backbone (http://localhost:8000/v1), in place of this process; several take turns.",
-        show_default=False,
-    ),
-]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KEY", help="Of the server. Default: VLLM_API_KEY or OPENAI_API_KEY.", show_default=False
-    ),
-]
 
 
-def load_model(
-    model: str | None,
-    tokens: str | None,
-    base_url: list[str] | None = None,
-    api_key: str | None = None,
-    **placed: Any,
-) -> "SpringModel":
-    """The model that `--model`, `--tokens` and `--base-url` ask for.
+@dataclass(frozen=True)
+class PromptOptions:
+    """How prompts are laid out, other than the virtual tokens were trained with."""
 
-    Args:
-        model: None takes the backbone that the tokens record, the default one where there are no tokens either.
-        tokens: None takes none, but the default backbone's where there is no model either.
-        base_url: of vLLM servers that have the backbone; none runs it here.
-        api_key: of the servers.
-        placed: what `spring_rag.cli.backbone.placement` gives.
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Put the prompt into the tokenizer's chat template, or don't. Default: as the virtual tokens were trained; without them,"
+            " if there is one.",
+            show_default=False,
+        ),
+    ] = None
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="System message of the chat.", show_default=False),
+    ] = None
 
-    Raises:
-        TokensError: tokens that don't record their backbone, without a model.
-        BackendError: the backbone can't be loaded, or a server can't be reached.
-    """
-    from spring_rag import SpringModel, VirtualTokens
-    from spring_rag.demo.default import HUB_ID, default_backbone
+    @property
+    def given(self) -> bool:
+        """Whether they change anything."""
+        return self.chat is not None or self.system is not None
 
-    if base_url and placed.keys() & {"device_map", "quantization_config"}:
-        msg = (
-            "--quantize and --device-map say how the backbone is loaded here; with --base-url a server has it"
-        )
-        raise typer.BadParameter(msg)
-    where = {**placed, **({"base_url": base_url, "api_key": api_key} if base_url else {})}
-    if model is None and tokens is None:
-        return _load_default(where)
-    if tokens is None:
-        assert model is not None
-        note("no virtual tokens given (--tokens): the plain backbone answers")
-        return SpringModel.from_pretrained(model, tokens=None, **where)
-    loaded = VirtualTokens.from_pretrained(tokens)
-    backbone = model or (loaded.backbone.model_id if loaded.backbone else None)
-    if backbone is None:
-        msg = f"the virtual tokens {tokens!r} don't record which backbone they were trained on; name it with --model"
-        raise TokensError(msg)
-    if model is None and backbone == HUB_ID:
-        backbone = default_backbone()
-    return SpringModel.from_pretrained(backbone, tokens=loaded, **where)
+    def template(self, model: "SpringModel", tokens: str | None = None) -> "RagTemplate":
+        """The layout for a set of virtual tokens, changed as the options say.
+
+        Raises:
+            typer.BadParameter: a system message without a chat.
+        """
+        template = model.template(tokens)
+        if self.chat is not None:
+            template = replace(template, chat=self.chat, system=template.system if self.chat else None)
+        if self.system is not None and not template.chat:
+            msg = "--system needs a chat; add --chat"
+            raise typer.BadParameter(msg)
+        return replace(template, system=self.system) if self.system is not None else template
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which backbone, and whether it runs here or on servers."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M",
+            help="Backbone: Hub id, folder, model.gguf or owner/name:file.gguf. Default: the one that the tokens were trained on, else"
+            " SmolLM2-135M-Instruct.",
+            show_default=False,
+        ),
+    ] = None
+    base_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="A vLLM server that has the backbone (http://localhost:8000/v1), in place of this process; several take turns.",
+            show_default=False,
+        ),
+    ] = None
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Of the server. Default: VLLM_API_KEY or OPENAI_API_KEY.", show_default=False
+        ),
+    ] = None
+
+    def load(self, tokens: str | None, backbone: BackboneOptions) -> "SpringModel":
+        """The backbone with virtual tokens.
+
+        Without `--model` it is the backbone that the tokens record, or the default one where there are no tokens either. Without tokens
+        there are none, but for the default backbone's where there is no `--model` either.
+
+        Raises:
+            TokensError: tokens that don't record their backbone, without a model.
+            BackendError: the backbone can't be loaded, or a server can't be reached.
+        """
+        with Progress(f"loading {self.model or 'the backbone'}"):
+            return self._load(tokens, backbone)
+
+    def _load(self, tokens: str | None, backbone: BackboneOptions) -> "SpringModel":
+        from spring_rag import SpringModel, VirtualTokens
+        from spring_rag.backbone import is_hub_id
+        from spring_rag.demo.default import HUB_ID, default_backbone
+
+        if self.base_url and (backbone.quantize or backbone.device_map):
+            msg = "--quantize and --device-map say how the backbone is loaded here; with --base-url a server has it"
+            raise typer.BadParameter(msg)
+        servers = {"base_url": self.base_url, "api_key": self.api_key} if self.base_url else {}
+        where = {**backbone.arguments(), **servers}
+        if tokens is None:
+            if self.model is None:
+                return _load_default(where)
+            note("no virtual tokens given (--tokens): the plain backbone answers")
+            return SpringModel.from_pretrained(self.model, tokens=None, **where)
+        loaded = VirtualTokens.from_pretrained(tokens)
+        name = self.model or (loaded.backbone.model_id if loaded.backbone else None)
+        if name is None:
+            msg = f"the virtual tokens {tokens!r} don't record which backbone they were trained on; name it with --model"
+            raise TokensError(msg)
+        if self.model is None and name == HUB_ID:
+            name = default_backbone()
+        if self.model is None and not (Path(name).exists() or is_hub_id(name) or ":" in name):
+            msg = f"the virtual tokens {tokens!r} were trained on {name!r}, which isn't here; say with --model where it is"
+            raise TokensError(msg)
+        return SpringModel.from_pretrained(name, tokens=loaded, **where)
 
 
 def _load_default(where: Mapping[str, Any]) -> "SpringModel":

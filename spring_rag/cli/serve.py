@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spring_rag.cli.console import note, quiet_libraries
+from spring_rag.cli.console import note, quiet_libraries, say
 
 EXTRA_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of the command: what it doesn't know is vLLM's."""
@@ -33,8 +33,9 @@ def serve(
 
     For example: spring-rag serve --model mistralai/Mistral-7B-Instruct-v0.1 --port 8000 --tensor-parallel-size 2
 
-    vLLM gets --enable-prompt-embeds, --chat-template-content-format openai and a chat template that lays chats out as the model's own
-    does, and takes prompts that are laid out already. A --chat-template of yours is used as it is.
+    It listens on this machine only, unless --host names another address (0.0.0.0: all networks). vLLM gets --enable-prompt-embeds,
+    --chat-template-content-format openai and a chat template that lays chats out as the model's own does, and takes prompts that are
+    laid out already. A --chat-template of yours is used as it is.
     """
     with quiet_libraries():
         from spring_rag.backends.vllm.serving import check_version, serving_command, write_template
@@ -45,11 +46,12 @@ def serve(
             check_version(python)
         own = any(flag.split("=")[0].replace("_", "-") == "--chat-template" for flag in flags)
         revision = _revision(flags)
-        place = find(model, {"revision": revision}).place
-        template = None if own else write_template(place, revision=revision)
+        where = {"revision": revision, "trust_remote_code": "--trust-remote-code" in flags}
+        place = find(model, where).place
+        template = None if own else write_template(place, where)
         command = serving_command(python, place, template, flags)
     if only_print:
-        print(shlex.join(command))
+        say(shlex.join(command))
         return
     note(shlex.join(command))
     os.execvp(command[0], command)

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from spring_rag.cli.common_options import Json
-from spring_rag.cli.console import print_json, quiet_libraries
+from spring_rag.cli.console import check_file, print_json, quiet_libraries, say
+from spring_rag.cli.options import Json
+from spring_rag.errors import counted
 
 app = typer.Typer(
     help="Look into virtual tokens, or convert them.", no_args_is_help=True, rich_markup_mode=None
@@ -44,11 +45,11 @@ def show(
         return
     for name, value in facts.items():
         if isinstance(value, dict):
-            print(f"{name}:")
+            say(f"{name}:")
             for key, entry in value.items():
-                print(f"    {key}: {entry!r}")
+                say(f"    {key}: {entry!r}")
         else:
-            print(f"{name}: {'not recorded' if value is None else value}")
+            say(f"{name}: {'not recorded' if value is None else value}")
 
 
 @app.command()
@@ -62,9 +63,10 @@ def export(
     if out.suffix != ".pt":
         msg = f"{out} must end in .pt"
         raise typer.BadParameter(msg, param_hint="OUT.pt")
+    check_file(out, src)
     with quiet_libraries():
         from spring_rag.tokens import VirtualTokens
 
         tokens = VirtualTokens.from_pretrained(src)
         tokens.save_pt(out)
-    print(f"{len(tokens)} virtual tokens of hidden size {tokens.hidden_size} written to {out}")
+    say(f"{counted(len(tokens), 'virtual token')} of hidden size {tokens.hidden_size} written to {out}")

@@ -2,25 +2,31 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spring_rag.cli.backbone import load_backbone
-from spring_rag.cli.common_options import Device, DeviceMap, Dtype, Json, Quantize, Revision, Seed, SkipBad
-from spring_rag.cli.console import Progress, note, print_json, quiet_libraries
+from spring_rag.cli.backbone import BackboneOptions
+from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say
+from spring_rag.cli.options import Json, Numbers, SkipBad, grouped, parse_numbers
+from spring_rag.errors import counted
 from spring_rag.extras import extra
+from spring_rag.recipe import INIT_TEXT, TrainingRecipe
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from spring_rag.data.examples import Loaded, RagExample
     from spring_rag.tokens import VirtualTokens
     from spring_rag.training import Preview
 
 
+@grouped
 def train(
+    *,
     model: Annotated[
         str, typer.Option(metavar="M", help="Backbone: Hub id, folder or GGUF. It stays frozen.")
     ],
@@ -55,9 +61,12 @@ def train(
         typer.Option(min=0, max=1, help="Hold out this share of --data for that, instead of --eval-data."),
     ] = 0.0,
     eval_k: Annotated[
-        str | None,
+        Numbers | None,
         typer.Option(
-            metavar="K,K,…", help="Numbers of virtual tokens to answer them with.", show_default="1 and n"
+            parser=parse_numbers,
+            metavar="K,K,…",
+            help="Numbers of virtual tokens to answer them with.",
+            show_default="1 and n",
         ),
     ] = None,
     patience: Annotated[
@@ -68,19 +77,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    num_tokens: Annotated[
-        int,
-        typer.Option(
-            "-n", "--num-tokens", min=1, help="Virtual tokens; more can say more, a sweep shows if it helps."
-        ),
-    ] = 50,
-    init_text: Annotated[
-        str | None,
-        typer.Option(
-            help="Text whose token embeddings the rows start from; an instruction is half of what they are to say.",
-            show_default="an instruction",
-        ),
-    ] = None,
+    recipe: TrainingRecipe,
     init_tokens: Annotated[
         str | None,
         typer.Option(
@@ -89,82 +86,6 @@ def train(
             show_default=False,
         ),
     ] = None,
-    learning_rate: Annotated[
-        float,
-        typer.Option(help="AdamW's peak; far above that of a model's weights, since only some rows move."),
-    ] = 1e-2,
-    scheduler: Annotated[
-        Literal["linear", "cosine", "constant_with_warmup"],
-        typer.Option(help="How the rate falls; to nothing, so that the last rows settle, or not at all."),
-    ] = "linear",
-    warmup: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the steps in which the rate rises: AdamW's first steps are its wildest.",
-        ),
-    ] = 0.05,
-    weight_decay: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Of AdamW; 0 because it would pull rows to zero, away from real embeddings."
-        ),
-    ] = 0.0,
-    max_grad_norm: Annotated[
-        float, typer.Option(help="Clip gradients to this norm: one odd example shouldn't undo many steps.")
-    ] = 1.0,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
-    max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimizer steps, instead of --epochs.", show_default=False)
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples per forward pass.")] = 8,
-    accumulation: Annotated[
-        int, typer.Option(min=1, help="Forward passes per optimizer step: larger batches, no more memory.")
-    ] = 1,
-    precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Arithmetic; the tokens themselves are float32.")
-    ] = "float32",
-    max_length: Annotated[
-        int, typer.Option(min=1, help="Most tokens of an example; its lowest-ranked passages go first.")
-    ] = 1024,
-    min_passages: Annotated[int, typer.Option(min=0, help="Fewest passages of an example.")] = 1,
-    max_passages: Annotated[
-        int, typer.Option(min=0, help="Most passages of an example; varied, so that any number works later.")
-    ] = 5,
-    retrieval_free: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of examples without passages, so that the tokens do no harm without retrieval.",
-        ),
-    ] = 0.0,
-    k_schedule: Annotated[
-        Literal["uniform", "small", "sandwich"],
-        typer.Option(
-            help="How many of the first rows a batch uses. uniform: the authors' way. small: few more often, since one must learn"
-            " what fifty can share. sandwich: one, all and one number between, on one cached context."
-        ),
-    ] = "small",
-    unanswerable: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of examples that lose the passages which hold the answer, and are trained to say so instead of guessing.",
-        ),
-    ] = 0.0,
-    unanswerable_answer: Annotated[
-        str, typer.Option(help="What to answer where the passages don't.")
-    ] = "not stated",
-    chat: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Share of examples in the tokenizer's chat template; as you will use them."
-        ),
-    ] = 0.0,
-    seed: Seed = 0,
     save_steps: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")
@@ -172,10 +93,7 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard logs to --output/logs.")
     ] = False,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-    device_map: DeviceMap = None,
+    backbone: BackboneOptions,
     shard: Annotated[
         bool,
         typer.Option(
@@ -183,7 +101,6 @@ def train(
             help="Under torchrun or accelerate launch: split the backbone's layers over the processes (FSDP).",
         ),
     ] = False,
-    revision: Revision = None,
     json: Json = False,
 ) -> None:
     """Train virtual tokens for a backbone.
@@ -194,65 +111,42 @@ def train(
     if eval_data is not None and eval_share:
         msg = "--eval-data and --eval-share exclude each other"
         raise typer.BadParameter(msg)
-    if init_text is not None and init_tokens is not None:
+    if recipe.init_text != INIT_TEXT and init_tokens is not None:
         msg = "--init-text and --init-tokens exclude each other"
         raise typer.BadParameter(msg)
-    eval_ks = _parse_ks(eval_k)
     with quiet_libraries():
         from spring_rag.data.examples import hold_out, load_examples
 
         loaded = load_examples(data, skip_bad=skip_bad)
-        examples = loaded.examples
         evaluated = load_examples(eval_data, skip_bad=skip_bad) if eval_data else None
-        held_out = evaluated.examples if evaluated else None
+        with extra("train"):
+            # transformers' Trainer needs it, and says so only when it is made.
+            import_module("accelerate")
+        from spring_rag.loading import load_tokenizer
+
+        tokenizer = load_tokenizer(model, backbone.where())
+        loaded = _fitting(loaded, data, tokenizer, recipe, skip_bad=skip_bad)
+        examples, held_out = loaded.examples, None
+        if evaluated and eval_data:
+            evaluated = _fitting(evaluated, eval_data, tokenizer, recipe, skip_bad=skip_bad)
+            held_out = evaluated.examples
         if eval_share:
-            examples, held_out = hold_out(examples, eval_share, seed)
+            examples, held_out = hold_out(examples, eval_share, recipe.seed)
         if _is_first_process():
             _note_data(loaded, "")
             if evaluated:
                 _note_data(evaluated, "to evaluate on: ")
             if resume and not any(output.glob("checkpoints/checkpoint-*")):
                 note(f"there is no checkpoint in {output} to go on from: training begins")
-        with extra("train"):
-            # transformers' Trainer needs it, and says so only when it is made.
-            import_module("accelerate")
         from spring_rag.tokens import VirtualTokens
-        from spring_rag.training import TrainingRecipe, preview, shard_backbone, train_tokens
+        from spring_rag.training import preview, shard_backbone, train_tokens
         from spring_rag.training.progress import ProgressReport
-        from spring_rag.training.recipe import INIT_TEXT
 
-        recipe = TrainingRecipe(
-            num_tokens=num_tokens,
-            init_text=INIT_TEXT if init_text is None else init_text,
-            learning_rate=learning_rate,
-            scheduler=scheduler,
-            weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
-            warmup=warmup,
-            epochs=epochs,
-            max_steps=max_steps,
-            batch_size=batch_size,
-            accumulation=accumulation,
-            precision=precision,
-            max_length=max_length,
-            min_passages=min_passages,
-            max_passages=max_passages,
-            retrieval_free=retrieval_free,
-            k_schedule=k_schedule,
-            unanswerable=unanswerable,
-            unanswerable_answer=unanswerable_answer,
-            chat=chat,
-            seed=seed,
-        )
         begun = VirtualTokens.from_pretrained(init_tokens) if init_tokens is not None else None
         if dry_run:
-            from spring_rag.loading import load_tokenizer
-
-            seen = preview(examples, load_tokenizer(model, {"revision": revision}), recipe)
+            seen = preview(examples, tokenizer, recipe)
         else:
-            backend = load_backbone(
-                model, device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
-            )
+            backend = backbone.load(model)
             if shard:
                 shard_backbone(backend.hf_model)
             with Progress("training", shown=_is_first_process(), stays=True) as report:
@@ -264,7 +158,7 @@ def train(
                         recipe,
                         output,
                         held_out,
-                        eval_ks=eval_ks,
+                        eval_ks=eval_k,
                         save_steps=save_steps,
                         patience=patience,
                         tensorboard=tensorboard,
@@ -279,12 +173,37 @@ def train(
         _print_result(tokens, output, json=json)
 
 
+def _fitting(
+    loaded: "Loaded",
+    path: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    recipe: TrainingRecipe,
+    *,
+    skip_bad: bool,
+) -> "Loaded":
+    """The examples that have room; without `skip_bad` all must.
+
+    Raises:
+        DataError: some haven't, or none has; names the lines.
+    """
+    from spring_rag.training import RagExamples
+
+    data = RagExamples(loaded.examples, tokenizer, recipe)
+    over_long = data.over_long()
+    kept = loaded.without(over_long, data.too_long)
+    if over_long and (not skip_bad or not kept.examples):
+        replace(kept, bad=kept.bad[len(loaded.bad) :]).refuse_bad(path)
+    return kept
+
+
 def _note_data(loaded: "Loaded", which: str) -> None:
     if loaded.bad:
-        note(f"{which}{len(loaded.bad)} bad lines skipped, {len(loaded.examples)} examples kept")
+        note(
+            f"{which}{counted(len(loaded.bad), 'bad line')} skipped, {counted(len(loaded.examples), 'example')} kept"
+        )
     if without := sum(not example.passages for example in loaded.examples):
         note(
-            f"{which}{without} of {len(loaded.examples)} examples have no passages; spring-rag data attach retrieves some"
+            f"{which}{without} of {counted(len(loaded.examples), 'example')} without passages; spring-rag data attach retrieves some"
         )
 
 
@@ -301,31 +220,21 @@ def _is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _parse_ks(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(k) for k in text.split(",") if k.strip()]
-    except ValueError as error:
-        msg = f"{text!r} isn't a list of numbers such as 1,10,50"
-        raise typer.BadParameter(msg, param_hint="--eval-k") from error
-
-
 def _print_preview(seen: "Preview", held_out: "Sequence[RagExample] | None") -> None:
     for number, prompt in enumerate(seen.prompts, 1):
-        lost = f", {prompt.dropped} passages had no room" if prompt.dropped else ""
-        print(
+        lost = f", {counted(prompt.dropped, 'passage')} without room" if prompt.dropped else ""
+        say(
             f"--- prompt {number}: {prompt.context} tokens before the slot, {prompt.suffix} after it, "
             f"{prompt.target} to answer{lost}"
         )
-        print(prompt.text)
-    print("---")
-    print(f"{seen.examples} examples to train on, {len(held_out or [])} held out")
-    print(
+        say(prompt.text)
+    say("---")
+    say(f"{counted(seen.examples, 'example')} to train on, {len(held_out or [])} held out")
+    say(
         f"{seen.losing_passages} of {seen.looked_at} examples looked at lose passages to the maximal length; "
         f"they take {seen.mean_length:.0f} tokens on average, {seen.longest} at most"
     )
-    print(f"{seen.steps} optimizer steps on one device")
+    say(f"{counted(seen.steps, 'optimizer step')} on one device")
 
 
 def _print_result(tokens: "VirtualTokens", output: Path, *, json: bool) -> None:
@@ -334,7 +243,7 @@ def _print_result(tokens: "VirtualTokens", output: Path, *, json: bool) -> None:
         facts = {key: value for key, value in training.items() if key != "recipe"}
         print_json({"output": str(output), "num_tokens": len(tokens), "digest": tokens.digest, **facts})
         return
-    print(f"{len(tokens)} virtual tokens in {output}")
+    say(f"{counted(len(tokens), 'virtual token')} in {output}")
     if "kept_step" in training:
         scores = training["evaluation"]
-        print(f"those of step {training['kept_step']}: F1 {scores['eval_f1']:.1%} on the held-out examples")
+        say(f"those of step {training['kept_step']}: F1 {scores['eval_f1']:.1%} on the held-out examples")

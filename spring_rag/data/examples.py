@@ -7,13 +7,13 @@ the rows of a data set that Hugging Face's `datasets` saved to disk.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from spring_rag.errors import DataError
+from spring_rag.errors import DataError, counted
 from spring_rag.extras import extra
 from spring_rag.files import replace_files
 
@@ -42,10 +42,35 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file's examples, and its bad lines (none unless they were to be skipped)."""
+    """A file's examples, its bad lines (none unless they were to be skipped), and the line of each example."""
 
     examples: list[RagExample]
     bad: list[BadLine]
+    lines: list[int] = field(default_factory=list)
+
+    def without(self, indices: Collection[int], reason: str) -> "Loaded":
+        """The same without some of the examples, which count as bad lines."""
+        kept = [index for index in range(len(self.examples)) if index not in indices]
+        return Loaded(
+            [self.examples[index] for index in kept],
+            [*self.bad, *(BadLine(self.lines[index], reason) for index in sorted(indices))],
+            [self.lines[index] for index in kept],
+        )
+
+    def refuse_bad(self, path: str | Path) -> None:
+        """Accept no bad lines.
+
+        Raises:
+            DataError: there are some; they are named, of very many the first.
+        """
+        if not self.bad:
+            return
+        what = "row" if Path(path).is_dir() else "line"
+        shown = "\n".join(f"  {what} {bad.number}: {bad.reason}" for bad in self.bad[:_SHOWN_PROBLEMS])
+        more = len(self.bad) - _SHOWN_PROBLEMS
+        rest = f"\n  and {more} more" if more > 0 else ""
+        msg = f"{path} has {counted(len(self.bad), f'bad {what}')}; mend what is wrong, or skip it (--skip-bad):\n{shown}{rest}"
+        raise DataError(msg)
 
 
 def load_examples(path: str | Path, *, skip_bad: bool = False) -> Loaded:
@@ -61,14 +86,8 @@ def load_examples(path: str | Path, *, skip_bad: bool = False) -> Loaded:
     """
     what = "row" if Path(path).is_dir() else "line"
     loaded = _load_rows(Path(path)) if what == "row" else load_lines(_lines(path))
-    if loaded.bad and not skip_bad:
-        shown = "\n".join(f"  {what} {bad.number}: {bad.reason}" for bad in loaded.bad[:_SHOWN_PROBLEMS])
-        more = len(loaded.bad) - _SHOWN_PROBLEMS
-        rest = f"\n  and {more} more" if more > 0 else ""
-        msg = (
-            f"{path} has {len(loaded.bad)} bad {what}s; mend them, or skip them (--skip-bad):\n{shown}{rest}"
-        )
-        raise DataError(msg)
+    if not skip_bad:
+        loaded.refuse_bad(path)
     if not loaded.examples:
         expected = "one JSON object a line" if what == "line" else "rows with a question and its answers"
         msg = f"{path} holds no examples; expected {expected}"
@@ -134,6 +153,7 @@ def _load_rows(folder: Path) -> Loaded:
 def _sort_in(loaded: Loaded, number: int, record: Any) -> None:
     try:
         loaded.examples.append(_example(record))
+        loaded.lines.append(number)
     except DataError as error:
         loaded.bad.append(BadLine(number, str(error)))
 

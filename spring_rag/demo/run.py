@@ -5,7 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chroma_spring_rag import ChromaQA, connect_folder, index_files, open_or_create_collection
+from chroma_spring_rag import (
+    ChromaQA,
+    CollectionError,
+    connect_folder,
+    index_files,
+    open_or_create_collection,
+    read_sources,
+)
 from spring_rag.data.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.demo import paths
 from spring_rag.evaluation import Run, Sweep, sweep, word_ways
@@ -48,8 +55,16 @@ def load_questions(limit: int | None = None) -> list[DemoQuestion]:
 
 
 def build_index(model: SpringModel, db: Path, top_k: int, progress: Progress | None = None) -> ChromaQA:
-    """The demo's documents in an embedded Chroma database; a second time, what is there already stays."""
+    """The demo's documents in an embedded Chroma database; a second time, what is there already stays.
+
+    Raises:
+        CollectionError: the database's collection holds documents of someone's own.
+    """
     collection = open_or_create_collection(connect_folder(db, create=True), COLLECTION)
+    own = {path.name for path in paths.DOCUMENTS.iterdir()}
+    if any(Path(source).name not in own for source in read_sources(collection)):
+        msg = f"the collection {COLLECTION!r} in {db} holds other documents than the demo's; choose another folder with --db"
+        raise CollectionError(msg)
     index_files(collection, [paths.DOCUMENTS], progress=progress)
     return ChromaQA(model, collection, top_k=top_k)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from spring_rag.errors import counted
 from spring_rag.evaluation.datasets import Dataset, answer_retrieved
 from spring_rag.evaluation.runner import Run, Sweep, sweep
 from spring_rag.evaluation.statistics import Comparison, compare, interval
@@ -49,6 +50,7 @@ class Study:
         plain_difference: largest difference of a logit between the plain backbone and k = 0; None if not compared.
         trials: how the ways in words did on the questions that the best one was chosen on, best first.
         without_passages: some of the questions, answered without passages; None if not asked.
+        interrupted: whether some of the questions were left out, at Ctrl-C.
     """
 
     datasets: tuple[DatasetSweeps, ...]
@@ -56,6 +58,13 @@ class Study:
     plain_difference: float | None = None
     trials: tuple[Trial, ...] = ()
     without_passages: Sweep | None = None
+    interrupted: bool = False
+
+    @property
+    def counted(self) -> str:
+        """With how many passages the questions of `DatasetSweeps.main` were answered."""
+        most = self.passages[-1]
+        return "all passages" if most is None else f"at most {counted(most, 'passage')} each"
 
     @property
     def overall(self) -> DatasetSweeps:
@@ -103,6 +112,9 @@ def study(
         progress: called with the number of answers so far, and of all.
         settings: further arguments of `runner.sweep`.
 
+    Returns:
+        All that was answered; after Ctrl-C the sets of questions that were done by then, if there are any.
+
     Raises:
         DataError: no questions.
         TokensError: more virtual tokens than any set has.
@@ -117,14 +129,19 @@ def study(
             each = total // len(examples)
             progress(each * before + done, each * questions)
 
-    found = []
-    for dataset in datasets:
-        sweeps = []
-        for count in counts:
-            examples = [replace(one, passages=one.passages[:count]) for one in dataset.examples]
-            sweeps.append(sweep(model, examples, ks, progress=answered, **settings))
-            before += len(examples)
-        found.append(DatasetSweeps(dataset.name, tuple(sweeps)))
+    found: list[DatasetSweeps] = []
+    try:
+        for dataset in datasets:
+            sweeps = []
+            for count in counts:
+                examples = [replace(one, passages=one.passages[:count]) for one in dataset.examples]
+                sweeps.append(sweep(model, examples, ks, progress=answered, **settings))
+                before += len(examples)
+            found.append(DatasetSweeps(dataset.name, tuple(sweeps)))
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        return Study(tuple(found), counts, interrupted=True)
     return Study(tuple(found), counts)
 
 

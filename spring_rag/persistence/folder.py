@@ -35,12 +35,18 @@ FILES_TO_READ = (TENSOR_FILE, CONFIG_FILE, ADAPTER_CONFIG_FILE, *ADAPTER_FILES)
 _HEADER_KEY = "spring_rag"
 _ADAPTER_TENSOR = "prompt_embeddings"
 
+_MOST_BYTES = 2**20
+"""Of a description. A template of megabytes would be laid out for every question."""
+
 
 def write_folder(artifact: Artifact, folder: Path) -> None:
     """Write an artifact; see `VirtualTokens.save_pretrained`."""
     refuse_empty(artifact)
     refuse_foreign(folder)
     config = _config(artifact)
+    _parsed(
+        json.dumps(config, ensure_ascii=False, indent=2).encode(), folder / CONFIG_FILE
+    )  # as it will be read
     tensor = safetensors.torch.save(
         {TENSOR_NAME: artifact.matrix}, metadata={"format": "pt", _HEADER_KEY: json.dumps(config)}
     )
@@ -206,10 +212,14 @@ def _read_adapter(folder: Path) -> Artifact:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return _parsed(path.read_bytes(), path)
+    with path.open("rb") as file:
+        return _parsed(file.read(_MOST_BYTES + 1), path)
 
 
 def _parsed(text: bytes, origin: Path) -> dict[str, Any]:
+    if len(text) > _MOST_BYTES:
+        msg = f"{origin} describes virtual tokens in more than {_MOST_BYTES:,} bytes, which is refused: a few thousand do"
+        raise TokensError(msg)
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from heapq import nlargest
-from itertools import cycle, islice, product
+from itertools import cycle, islice
 from random import Random
 
 from torch.utils.data import Dataset, Sampler
@@ -12,12 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from spring_rag.data.examples import RagExample
 from spring_rag.data.matching import holds
-from spring_rag.encoding import encode_target
-from spring_rag.errors import DataError, PromptTooLongError
+from spring_rag.encoding import encode, encode_target
+from spring_rag.errors import DataError
 from spring_rag.fitting import fit
 from spring_rag.prompt import RagPrompt, RagTemplate
-from spring_rag.training.objective import Example
-from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.recipe import TrainingRecipe
+from spring_rag.training.ways import Example
 
 _CHECKED = 200
 _STEPS_SORTED_TOGETHER = 16
@@ -133,26 +132,47 @@ class RagExamples(Dataset[Item]):
         return self.recipe.max_length - self.recipe.num_tokens - len(target)
 
     def check(self) -> None:
-        """Make sure that the longest questions fit without their passages, before a long run starts.
+        """Make sure that all questions fit without their passages, before a long run starts.
 
         Raises:
             DataError: one doesn't; it is named.
         """
+        if over := self.over_long():
+            example = self.examples[over[0]]
+            msg = f"{len(over)} of {len(self.examples)} examples: {self.too_long}, the first is {example.question[:200]!r}"
+            raise DataError(msg)
+
+    @property
+    def too_long(self) -> str:
+        """What is wrong with an example of `over_long`."""
+        return (
+            f"question and answer are too long for max_length = {self.recipe.max_length} beside "
+            f"{self.recipe.num_tokens} virtual tokens; raise it, or leave them out"
+        )
+
+    def over_long(self) -> list[int]:
+        """Indices of the examples that don't fit, not even without their passages."""
+        by_length = sorted(range(len(self.examples)), key=self._characters, reverse=True)
+        # Where all of the longest fit, the others do.
+        if all(map(self._fits, by_length[:_CHECKED])):
+            return []
+        return sorted(index for index in by_length if not self._fits(index))
+
+    def _characters(self, index: int) -> int:
+        example = self.examples[index]
+        return len(example.question) + len(example.answers[0])
+
+    def _fits(self, index: int) -> bool:
+        example = self.examples[index]
         templates = {self.recipe.template}
         if self.recipe.chat > 0:
             templates.add(replace(self.recipe.template, chat=True))
-        longest = nlargest(_CHECKED, self.examples, key=lambda e: len(e.question) + len(e.answers[0]))
-        for example, template in product(longest, templates):
-            alone = RagPrompt(question=example.question, passages=(), template=template)
-            answer = max([example.answers[0], *self._instead], key=len)
-            try:
-                fit(alone, self._budget(self._target(answer, template)), self.tokenizer)
-            except PromptTooLongError as error:
-                msg = (
-                    f"a question and its answer are too long for max_length = {self.recipe.max_length} beside "
-                    f"{self.recipe.num_tokens} virtual tokens; raise it, or leave this one out: {example.question[:200]!r}"
-                )
-                raise DataError(msg) from error
+        answer = max([example.answers[0], *self._instead], key=len)
+        return all(
+            len(encode(RagPrompt(example.question, (), template), self.tokenizer).ids)
+            <= self._budget(self._target(answer, template))
+            for template in templates
+        )
 
 
 def _same_passages(examples: Sequence[RagExample]) -> list[int]:

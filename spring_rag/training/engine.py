@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
@@ -21,11 +22,17 @@ from transformers import (
 )
 
 from spring_rag.errors import TrainingError
+from spring_rag.recipe import TrainingRecipe
 from spring_rag.splice import InputEmbedding
 from spring_rag.training.dataset import Item, RagExamples, SimilarLengths
 from spring_rag.training.heldout import HeldOut
-from spring_rag.training.objective import Example, objectives
-from spring_rag.training.recipe import TrainingRecipe
+from spring_rag.training.objective import objectives
+from spring_rag.training.ways import Example
+
+LOWER = (
+    "lower the learning rate, train in another precision, or look whether the backbone's weights are finite"
+)
+"""What to do about numbers that are none any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +131,22 @@ class TokenTrainer(Trainer):
         """
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
-                msg = (
-                    f"the loss became {logs['loss']} by step {self.state.global_step}; lower the learning rate, "
-                    "or train in another precision"
-                )
+                msg = f"the loss became {logs['loss']} by step {self.state.global_step}; {LOWER}"
                 raise TrainingError(msg)
             logs["tokens_per_second"] = round(self._tokens / (time.perf_counter() - self._since), 1)
             self._tokens, self._since = 0, time.perf_counter()
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save, or say in one line why it can't be done; each of the files in a checkpoint has a writer with errors of its own."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            msg = (
+                f"the checkpoint of step {self.state.global_step} can't be written to {self.args.output_dir}: "
+                f"{' '.join(str(error).split())[:300]}; make room and go on from the one before (--resume)"
+            )
+            raise TrainingError(msg) from error
 
     def evaluate(self, *_: object, **__: object) -> dict[str, float]:
         """Loss and scores on the held-out examples, under names that begin with `eval_`."""

@@ -14,11 +14,11 @@ from spring_rag.evaluation.metrics import exact_match, f1
 from spring_rag.fitting import fit, room
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt
+from spring_rag.recipe import TrainingRecipe
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.dataset import RagExamples, SampleIndex
 from spring_rag.training.objective import objective
-from spring_rag.training.recipe import TrainingRecipe
 
 _SPARE_TOKENS = 8
 BEST = "f1"

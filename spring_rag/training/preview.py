@@ -7,8 +7,8 @@ from statistics import mean
 from transformers import PreTrainedTokenizerBase
 
 from spring_rag.data.examples import RagExample
+from spring_rag.recipe import TrainingRecipe
 from spring_rag.training.dataset import Item, RagExamples, SampleIndex
-from spring_rag.training.recipe import TrainingRecipe
 
 _LOOKED_AT = 1000
 SLOT = "⟨virtual tokens⟩"

@@ -1,16 +1,24 @@
 """Checkpoints of a run: which is the last whole one, and whether it belongs to the run that wants to go on."""
 
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from spring_rag.errors import TrainingError
 from spring_rag.files import replace_files
+from spring_rag.persistence.folder import TENSOR_FILE
 
 _RUN_FILE = "run.json"
 _STATE_FILE = "trainer_state.json"
+_LOCK_FILE = ".lock"
+_BEFORE = "before"
+"""Folder for the checkpoints of the run before, until this one is finished."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +33,32 @@ class CheckpointFolder:
     folder: Path
     description: Mapping[str, Any]
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other runs out of the folder meanwhile.
+
+        Raises:
+            TrainingError: one is at work there.
+        """
+        self._refuse_links()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / _LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            msg = (
+                f"another run is training in {self.folder.parent}; wait for its end, or choose another folder"
+            )
+            raise TrainingError(msg) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def begin(self, *, resume: bool) -> Path | None:
-        """Claim the folder; only one process may call it, before the others read.
+        """Make room for the run; only one process may call it, before the others read.
+
+        A finished run stays as it is when it is asked for again. The checkpoints of another that is finished are put aside.
 
         Returns:
             The checkpoint to go on from; None to begin at the beginning.
@@ -48,18 +80,20 @@ class CheckpointFolder:
                 "choose another folder, or delete this one"
             )
             raise TrainingError(msg)
-        for checkpoint in self._checkpoints():
-            _remove(checkpoint)
+        elif self.is_finished() and recorded.get("run") == self._as_json():
+            return None
+        self._put_aside(whole)
         self._write(finished=False)
         return None
 
     def finish(self) -> None:
         """Mark the run as done: the next one may begin anew in this folder."""
         self._write(finished=True)
+        shutil.rmtree(self.folder / _BEFORE, ignore_errors=True)
 
     def is_finished(self) -> bool:
-        """Whether the run is done, as far as its record says."""
-        return bool(self._recorded().get("finished"))
+        """Whether the run is done, as its record says, and what it made is there."""
+        return bool(self._recorded().get("finished")) and (self.folder.parent / TENSOR_FILE).is_file()
 
     def last_checkpoint(self) -> Path | None:
         """The latest checkpoint that was written to its end and has steps ahead.
@@ -68,6 +102,32 @@ class CheckpointFolder:
         artifact repeats the steps between its last two.
         """
         return next((one for one in reversed(self._checkpoints()) if _has_steps_ahead(_state(one))), None)
+
+    def _refuse_links(self) -> None:
+        """What is deleted, or written, behind a link may be anyone's.
+
+        Raises:
+            TrainingError: the folder of checkpoints or one in it is a link.
+        """
+        for path in (self.folder, self.folder / _BEFORE, *self._checkpoints()):
+            if path.is_symlink():
+                msg = f"{path} is a link, and training deletes old checkpoints; remove the link, or choose another folder"
+                raise TrainingError(msg)
+
+    def _put_aside(self, whole: Sequence[Path]) -> None:
+        aside = self.folder / _BEFORE
+        if whole and aside.exists():
+            shutil.rmtree(aside)
+        for checkpoint in self._checkpoints():
+            if checkpoint in whole:
+                aside.mkdir(exist_ok=True)
+                checkpoint.rename(aside / checkpoint.name)
+            else:
+                shutil.rmtree(checkpoint)
+
+    def _as_json(self) -> Any:
+        """The description as JSON gives it back: tuples have become lists."""
+        return json.loads(json.dumps(self.description))
 
     def _checkpoints(self) -> list[Path]:
         found = [p for p in self.folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
@@ -92,13 +152,11 @@ class CheckpointFolder:
         if not isinstance(before, Mapping):
             msg = f"{self.folder} holds checkpoints, but {_RUN_FILE}, which says of what run, is missing or damaged; begin anew in another folder"
             raise TrainingError(msg)
-        # As JSON gives it back: tuples have become lists.
-        now = json.loads(json.dumps(self.description))
-        differences = list(_differences(before, now))
+        differences = list(_differences(before, self._as_json()))
         if differences:
             msg = (
                 f"the run in {self.folder.parent} can't go on under other conditions than it began with: {'; '.join(differences)}. "
-                "Repeat the call of then with --resume, or begin anew in another folder"
+                "Give what it began with beside --resume, or begin anew in another folder"
             )
             raise TrainingError(msg)
 
@@ -132,9 +190,3 @@ def _state(checkpoint: Path) -> dict[str, Any]:
 
 def _has_steps_ahead(state: Mapping[str, Any]) -> bool:
     return bool(state) and state["global_step"] < state["max_steps"]
-
-
-def _remove(checkpoint: Path) -> None:
-    for file in checkpoint.iterdir():
-        file.unlink()
-    checkpoint.rmdir()

@@ -1,8 +1,11 @@
 """The training run, from examples to a saved artifact."""
 
+import logging
+import math
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +26,18 @@ from spring_rag.backbone import BackboneRecord, quantization_of
 from spring_rag.data.examples import RagExample, digest
 from spring_rag.errors import TrainingError
 from spring_rag.extras import extra
-from spring_rag.limits import context_length, position_switch
-from spring_rag.persistence.folder import TENSOR_FILE, refuse_foreign
+from spring_rag.limits import context_length
+from spring_rag.persistence.folder import refuse_foreign
+from spring_rag.recipe import TrainingRecipe
 from spring_rag.splice import InputEmbedding
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.dataset import RagExamples
-from spring_rag.training.engine import Collator, EvaluateAtTheEnd, TokenModule, TokenTrainer
+from spring_rag.training.engine import LOWER, Collator, EvaluateAtTheEnd, TokenModule, TokenTrainer
 from spring_rag.training.heldout import BEST, HeldOut
 from spring_rag.training.interrupt import StopOnInterrupt
-from spring_rag.training.recipe import TrainingRecipe
 from spring_rag.training.resuming import CheckpointFolder
+
+_logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
@@ -71,7 +76,7 @@ def train_tokens(
         save_steps: optimizer steps between checkpoints (a few hundred kilobytes each; the last two and the best are kept).
         patience: stop after so many evaluations in a row that were no better than the best.
         tensorboard: write TensorBoard logs to `output_dir/logs`.
-        resume: go on from the last checkpoint in `output_dir`, if there is one; a finished run is left as it is.
+        resume: go on from the last checkpoint in `output_dir`, if there is one. A finished run is left as it is, resumed or not.
         init_tokens: tokens of this backbone whose first n rows training starts from, in place of the recipe's `init_text`: to go
             on with other data or another recipe.
         callbacks: more callbacks for the `Trainer`, for progress and logs.
@@ -82,8 +87,8 @@ def train_tokens(
     Raises:
         TokensError: `output_dir` holds a config.json or README.md of something else.
         BackboneMismatchError: `init_tokens` belong to another backbone.
-        TrainingError: no examples, fewer than n `init_tokens`, a recipe that this backbone can't follow, a loss that isn't finite, or a folder with the
-            checkpoints of another run.
+        TrainingError: no examples, fewer than n `init_tokens`, a recipe that this backbone can't follow, a loss that isn't finite, or a folder
+            with the checkpoints of another run, where one is at work, or that can't be written.
         DataError: an example that doesn't fit the recipe's `max_length`.
         UnsupportedBackboneError: the backbone's input embeddings can't be spliced.
         KeyboardInterrupt: after Ctrl-C; the text says where the checkpoint is. A second Ctrl-C doesn't wait for it.
@@ -134,43 +139,51 @@ def train_tokens(
             "processes": trainer.args.world_size,
         },
     )
-    checkpoint = None
-    with trainer.args.main_process_first(desc="looking for checkpoints"):
-        if trainer.is_world_process_zero():
-            checkpoint = run.begin(resume=resume)
-        elif resume:
-            checkpoint = run.last_checkpoint()
-    if resume and run.is_finished() and (output / TENSOR_FILE).is_file():
-        return VirtualTokens.from_pretrained(output)
-    started = time.perf_counter()
-    with interrupt:
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if interrupt.stopped_at is not None:
-        msg = (
-            f"stopped after step {interrupt.stopped_at} of {trainer.state.max_steps}; the checkpoint is in {run.folder}. "
-            "Go on with the same call and resume (--resume)"
+    with run.claimed() if trainer.is_world_process_zero() else nullcontext():
+        checkpoint = None
+        with trainer.args.main_process_first(desc="looking for checkpoints"):
+            if trainer.is_world_process_zero():
+                checkpoint = run.begin(resume=resume)
+            elif resume:
+                checkpoint = run.last_checkpoint()
+        if run.is_finished():
+            if not resume:
+                _logger.info(
+                    "this run is finished already, and nothing was trained; another seed or folder trains again"
+                )
+            return VirtualTokens.from_pretrained(output)
+        started = time.perf_counter()
+        with interrupt:
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if interrupt.stopped_at is not None:
+            msg = (
+                f"stopped after step {interrupt.stopped_at} of {trainer.state.max_steps}; the checkpoint is in {run.folder}. "
+                "Go on with the same call and resume (--resume)"
+            )
+            raise KeyboardInterrupt(msg)
+        if not (math.isfinite(result.training_loss) and module.matrix.square().sum().isfinite()):
+            msg = f"the virtual tokens or their loss ({result.training_loss}) are no finite numbers any more; {LOWER}"
+            raise TrainingError(msg)
+        tokens = VirtualTokens(
+            module.matrix.detach().cpu(),
+            backbone=record,
+            template=recipe.answer_template,
+            training={
+                "recipe": recipe.to_dict(),
+                **began,
+                "data": data,
+                "steps": result.global_step,
+                "loss": round(result.training_loss, 6),
+                "seconds": round(time.perf_counter() - started, 1),
+                # Of loss and seconds, `Trainer` knows those since then only.
+                **({"resumed_after_step": int(checkpoint.name.rpartition("-")[2])} if checkpoint else {}),
+                **_evaluated(trainer),
+            },
         )
-        raise KeyboardInterrupt(msg)
-    tokens = VirtualTokens(
-        module.matrix.detach().cpu(),
-        backbone=record,
-        template=recipe.answer_template,
-        training={
-            "recipe": recipe.to_dict(),
-            **began,
-            "data": data,
-            "steps": result.global_step,
-            "loss": round(result.training_loss, 6),
-            "seconds": round(time.perf_counter() - started, 1),
-            # Of loss and seconds, `Trainer` knows those since then only.
-            **({"resumed_after_step": int(checkpoint.name.rpartition("-")[2])} if checkpoint else {}),
-            **_evaluated(trainer),
-        },
-    )
-    if trainer.is_world_process_zero():
-        tokens.save_pretrained(output)
-        run.finish()
-    return tokens
+        if trainer.is_world_process_zero():
+            tokens.save_pretrained(output)
+            run.finish()
+        return tokens
 
 
 def initial_rows(
@@ -220,13 +233,6 @@ def _check(
     longest = context_length(hf_model.config)
     if longest is not None and recipe.max_length > longest:
         msg = f"max_length = {recipe.max_length}, but {type(hf_model).__name__} reads at most {longest} tokens; lower it"
-        raise TrainingError(msg)
-    switch = position_switch(hf_model.config)
-    if switch is not None and recipe.max_length > switch:
-        msg = (
-            f"max_length = {recipe.max_length}, but {type(hf_model).__name__} changes its positions at {switch} tokens, also those of a "
-            f"context that was read before; lower it to {switch}"
-        )
         raise TrainingError(msg)
 
 

@@ -106,13 +106,7 @@ class TestSameAnswers:
     def test_streamed(self, local, remote):
         for prompt, k in zip(toy_prompts(4), KS, strict=True):
             stream = remote.stream(prompt, num_tokens=k, max_new_tokens=NEW)
-            pieces = []
-            while True:
-                try:
-                    pieces.append(next(stream))
-                except StopIteration as end:
-                    answer = end.value
-                    break
+            pieces, answer = list(stream), stream.generation
             assert same([answer], local.generate(prompt, num_tokens=k, max_new_tokens=NEW)) is None
             assert "".join(pieces) == answer.text
 

@@ -14,32 +14,31 @@ import openai
 import torch
 
 from spring_rag.backbone import quantization_of
-from spring_rag.backends.base import Generation, GenerationSettings, Request, Usage
-from spring_rag.backends.checks import attached, check_length, virtual_rows
+from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request, Usage
+from spring_rag.backends.checks import check_length, virtual_rows
 from spring_rag.backends.decoding import TextStreamer, cut, decoder
 from spring_rag.backends.vllm import loop
 from spring_rag.backends.vllm.calls import Call, Reply, pack, server_settings
 from spring_rag.backends.vllm.checkpoint import CheckpointEmbedding, load_checkpoint
 from spring_rag.backends.vllm.failures import RefusedError, UnreachableError, all_answered
 from spring_rag.backends.vllm.layouts import ServerTokenizer
-from spring_rag.backends.vllm.server import Server, Servers
+from spring_rag.backends.vllm.server import Server, Servers, in_time
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, PromptError
 from spring_rag.loading import split_arguments
 from spring_rag.splice import TokenBank, splice_batch
+from spring_rag.stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
-
-    from spring_rag.tokens import VirtualTokens
 
 Wish = Literal["auto", "light", "exact"]
 
 BROKEN_OFF = "the vLLM server broke off its answer; look at its log"
 
 
-class VLLMBackend:
+class VLLMBackend(Backend):
     """A backbone on one vLLM server, or on several that take turns.
 
     Of the checkpoint only tokenizer, config and the rows of the embedding table that occur are read here. Prompts travel in the lightest
@@ -66,7 +65,7 @@ class VLLMBackend:
         served_model: what the servers call it; may be left out where they serve one model.
         dtype: of the embeddings that are sent. "auto" is float32, which any server rounds to its own; its own dtype ("bfloat16")
             halves the traffic, and repeats the server's rounding where it scales embeddings (Gemma).
-        timeout: seconds to wait for an answer, or for the next piece of a stream.
+        timeout: seconds that an answer may take, tries again included, or the next token of a stream.
         max_retries: how often a request is tried again after a failed connection, a time-out or an overloaded server.
         concurrency: requests in flight at each server.
         form: "light" or "exact" allow this form only, for prompts with virtual tokens.
@@ -87,21 +86,20 @@ class VLLMBackend:
         model_id: str | None = None,
         served_model: str | None = None,
         dtype: str | torch.dtype = "auto",
-        timeout: float = 600.0,
+        timeout: float = 60.0,
         max_retries: int = 3,
         concurrency: int = 64,
         form: Wish = "auto",
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
-        _check(urls, concurrency, form)
+        _check(urls, concurrency, form, timeout)
         self.tokenizer = tokenizer
         self.model_id = model_id
-        self._quantization = quantization_of(config)
         self.embedding = CheckpointEmbedding(table, config, _dtype(dtype))
         self.hidden_size = self.embedding.hidden_size
-        self.concurrency: int | None = concurrency * len(urls)
+        self.concurrency = concurrency * len(urls)
         self._form = form
-        self._bank = TokenBank(self.embedding)
+        self.bank = TokenBank(self.embedding, model_id=model_id, quantization=quantization_of(config))
         self._server_tokenizer = ServerTokenizer(tokenizer)
         self._decode = decoder(tokenizer)
         eos = tokenizer.eos_token_id
@@ -110,8 +108,8 @@ class VLLMBackend:
         self._servers = Servers(
             [_server(url, key, served_model, timeout) for url in urls], self._ask, max_retries
         )
-        self._slots = asyncio.Semaphore(self.concurrency or 1)
-        self.context_length: int | None = loop.run(self._servers.run(_context_length))
+        self._slots = asyncio.Semaphore(self.concurrency)
+        self.context_length = loop.run(self._servers.run(_context_length))
 
     @classmethod
     def from_pretrained(
@@ -143,24 +141,6 @@ class VLLMBackend:
             tokenizer, config, table, base_url, model_id=config.name_or_path or str(backbone), **settings
         )
 
-    def add_tokens(self, name: str, tokens: VirtualTokens) -> None:
-        """Attach a set under a name; a set of that name is replaced. Nothing is sent to a server.
-
-        Raises:
-            BackboneMismatchError: the set belongs to another backbone.
-        """
-        with self.embedding.table() as table:
-            tokens.check(table, self.model_id, self._quantization)
-        self._bank.add(name, tokens)
-
-    def tokens(self, name: str | None = None) -> VirtualTokens | None:
-        """The set of that name; None for the default set where none is attached.
-
-        Raises:
-            TokensError: no set has this name.
-        """
-        return attached(self._bank, name)
-
     def generate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
         """Answer all requests, `concurrency` at once, results in their order.
 
@@ -176,18 +156,18 @@ class VLLMBackend:
         """The same, in async code of any event loop. Cancelling it drops the requests on the server too."""
         return await asyncio.wrap_future(loop.submit(self._all(requests, settings)))
 
-    def stream(self, request: Request, settings: GenerationSettings) -> Generator[str, None, Generation]:
+    def stream(self, request: Request, settings: GenerationSettings) -> Stream:
         """Answer one request in pieces of text that concatenate to the text that `generate` gives.
 
-        Closing the generator closes the connection, which stops the server's work on it. The generator's return value
-        (`StopIteration.value`) is the whole answer. Raises what `generate` raises, some of it at once.
+        Closing the stream closes the connection, which stops the server's work on it. Raises what `generate` raises, some of it at
+        once.
         """
         rows = self._rows(request, settings)
-        return self._stream(request, rows, settings)
+        return Stream(self._items(request, rows, settings))
 
-    def _stream(
+    def _items(
         self, request: Request, rows: Tensor, settings: GenerationSettings
-    ) -> Generator[str, None, Generation]:
+    ) -> Generator[str | Generation, None, None]:
         items: SimpleQueue[str | Generation | BaseException] = SimpleQueue()
         work = loop.Forwarding(self._pieces(request, rows, settings), items.put, _is_answer)
         try:
@@ -195,7 +175,7 @@ class VLLMBackend:
                 yield item
             if isinstance(item, BaseException):
                 raise item
-            return item
+            yield item
         finally:
             work.stop()
 
@@ -234,7 +214,7 @@ class VLLMBackend:
         if request.encoded.slot is None:
             msg = "this prompt has no slot for virtual tokens; give it one, or send it without them"
             raise PromptError(msg)
-        rows = virtual_rows(self._bank, request, self.hidden_size)
+        rows = virtual_rows(self.bank, request, self.hidden_size)
 
         async def on(server: Server, client: openai.AsyncOpenAI) -> list[dict[str, Any]]:  # noqa: ARG001
             if server.refusal is not None:
@@ -252,7 +232,7 @@ class VLLMBackend:
 
     def _rows(self, request: Request, settings: GenerationSettings) -> Tensor:
         """The virtual tokens of a request, shape `[k, hidden_size]`, once it is known that they fit the context."""
-        rows = virtual_rows(self._bank, request, self.hidden_size)
+        rows = virtual_rows(self.bank, request, self.hidden_size)
         check_length(request, len(rows), settings, self.context_length)
         return rows
 
@@ -293,7 +273,8 @@ class VLLMBackend:
 
         async def on(server: Server, client: openai.AsyncOpenAI) -> AsyncGenerator[str | Generation, None]:
             for call in self._calls(server, request, rows):
-                async with aclosing(call.stream(client, server.model or "", told)) as replies:
+                arriving = in_time(call.stream(client, server.model or "", told), server.timeout)
+                async with aclosing(arriving) as replies:
                     first = await anext(replies, None)
                     if first is None:
                         raise UnreachableError(BROKEN_OFF)
@@ -407,8 +388,8 @@ async def _context_length(server: Server, client: openai.AsyncOpenAI) -> int | N
 
 
 def _server(url: str, key: str, served_model: str | None, timeout: float) -> Server:
-    client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0)
-    return Server(url, client, served_model)
+    client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=None, max_retries=0)
+    return Server(url, client, timeout, served_model)
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:
@@ -421,12 +402,15 @@ def _dtype(name: str | torch.dtype) -> torch.dtype:
     return found
 
 
-def _check(urls: Sequence[str], concurrency: int, form: str) -> None:
+def _check(urls: Sequence[str], concurrency: int, form: str, timeout: float) -> None:
     if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
         msg = f"base_url is {urls!r}; expected the address of vLLM's API, as 'http://localhost:8000/v1', or several of them"
         raise BackendError(msg)
     if concurrency < 1:
         msg = f"concurrency is {concurrency}; it must be at least 1"
+        raise ValueError(msg)
+    if not timeout > 0:
+        msg = f"timeout is {timeout}; it must be a number of seconds above 0"
         raise ValueError(msg)
     if form not in ("auto", "light", "exact"):
         msg = f"form is {form!r}; expected 'auto', 'light' or 'exact'"

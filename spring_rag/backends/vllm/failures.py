@@ -35,10 +35,6 @@ def explain(error: openai.OpenAIError, url: str, model: str | None) -> SpringErr
     """
     where = f"the vLLM server at {url}"
     reason = _reason(error)
-    if isinstance(error, openai.APITimeoutError):
-        return UnreachableError(
-            f"{where} took longer than the timeout to answer; it is overloaded or hangs: raise `timeout`, or look at its log"
-        )
     if isinstance(error, openai.APIConnectionError):
         return UnreachableError(
             f"can't reach {where} ({reason}); is it running? `spring-rag serve` starts one"

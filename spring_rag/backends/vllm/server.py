@@ -32,7 +32,8 @@ class Server:
 
     Attributes:
         url: base URL, which ends in /v1.
-        client: the openai library's, which doesn't retry by itself.
+        client: the openai library's, which doesn't retry by itself and has no limit of time.
+        timeout: seconds that an answer, or the next part of one, may take.
         model: what it calls the backbone; None until it was asked, where the user didn't name it.
         context_length: most tokens of prompt and answer; None until it was asked, or where it doesn't say.
         refusal: why it takes no embeddings; None if it does.
@@ -43,6 +44,7 @@ class Server:
 
     url: str
     client: openai.AsyncOpenAI
+    timeout: float
     model: str | None = None
     context_length: int | None = None
     refusal: NoEmbeddingsError | None = None
@@ -57,6 +59,7 @@ class Server:
 
         Raises:
             openai.OpenAIError: it isn't there, or refuses.
+            TimeoutError: it takes longer than its `timeout`.
             RefusedError: it serves another model.
         """
         if self.known:
@@ -81,9 +84,10 @@ class Server:
             self.templated = False
 
     async def _find_out(self, embedding: CheckpointEmbedding, tokenizer: ServerTokenizer) -> None:
-        await self._ask_model()
-        await self._prove(embedding)
-        self.raw = self.refusal is None and await self._knows_raw(embedding, tokenizer)
+        async with asyncio.timeout(self.timeout):
+            await self._ask_model()
+            await self._prove(embedding)
+            self.raw = self.refusal is None and await self._knows_raw(embedding, tokenizer)
         self.templated = True
         self.known = True
 
@@ -189,7 +193,8 @@ class Servers:
             try:
                 with explained(server):
                     await self._ask(server)
-                    return await action(server, client)
+                    async with asyncio.timeout(server.timeout):
+                        return await action(server, client)
             except UnreachableError as error:
                 problems.append(error)
         raise problems[-1]
@@ -197,7 +202,7 @@ class Servers:
     async def stream(
         self, action: Callable[[Server, openai.AsyncOpenAI], AsyncGenerator[T, None]]
     ) -> AsyncGenerator[T, None]:
-        """The same for something that comes in pieces. Once there was a piece, no other server is tried."""
+        """The same for something that comes in pieces, each `in_time`. Once there was a piece, no other server is tried."""
         problems: list[UnreachableError] = []
         for server, client in self._tries():
             begun = False
@@ -216,11 +221,33 @@ class Servers:
         raise problems[-1]
 
 
+async def in_time(items: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T, None]:
+    """The same items, none of them None.
+
+    Raises:
+        TimeoutError: the next one takes longer, even if something arrives meanwhile that doesn't make up an item.
+    """
+    async with aclosing(items):
+        while True:
+            async with asyncio.timeout(seconds):
+                item = await anext(items, None)
+            if item is None:
+                return
+            yield item
+
+
 @contextmanager
 def explained(server: Server) -> Iterator[None]:
-    """The openai library's errors as ours. A server that failed is asked anew: it may come back as another."""
+    """The openai library's errors, and lacking time, as ours. A server that failed is asked anew: it may come back as another."""
     try:
         yield
+    except TimeoutError as error:
+        late = UnreachableError(
+            f"the vLLM server at {server.url} took longer than the timeout of {server.timeout:g} s to answer; it is overloaded or hangs: "
+            "raise `timeout`, or look at its log"
+        )
+        server.failed(late)
+        raise late from error
     except openai.OpenAIError as error:
         problem = explain(error, server.url, server.model)
         server.failed(problem)
@@ -228,3 +255,10 @@ def explained(server: Server) -> Iterator[None]:
     except SpringError as problem:
         server.failed(problem)
         raise
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        # The openai library reads whatever comes: a page in HTML, half an object of JSON.
+        strange = RefusedError(
+            f"{server.url} doesn't answer as vLLM does ({' '.join(str(error).split())}); the address of vLLM's API ends in /v1"
+        )
+        server.failed(strange)
+        raise strange from error

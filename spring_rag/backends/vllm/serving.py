@@ -2,8 +2,9 @@
 
 import hashlib
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -85,12 +86,12 @@ def _concatenates(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
 
 
-def write_template(model: str, *, revision: str | None = None) -> Path:
+def write_template(model: str, arguments: Mapping[str, Any] | None = None) -> Path:
     """Write the template for a model into the user's cache folder.
 
     Args:
         model: as `spring_rag.loading.find` takes it; only its tokenizer is read.
-        revision: on the Hub.
+        arguments: as `spring_rag.loading.find` takes them.
 
     Returns:
         The file, named by its content.
@@ -98,7 +99,7 @@ def write_template(model: str, *, revision: str | None = None) -> Path:
     Raises:
         BackendError: the tokenizer can't be read.
     """
-    text = serving_template(load_tokenizer(model, {"revision": revision}))
+    text = serving_template(load_tokenizer(model, arguments))
     folder = cache_folder("chat-templates")
     name = f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jinja"
     replace_files(folder, {name: text.encode()})
@@ -109,6 +110,8 @@ def serving_command(python: str, model: str, template: Path | None, flags: Seque
     """The line that starts vLLM; `flags` are vLLM's own, and win over ours where they say the same."""
     ours = {
         "--enable-prompt-embeds": (),
+        # Whoever reaches the port may send embeddings: other machines only where someone says so.
+        "--host": ("127.0.0.1",),
         "--chat-template-content-format": ("openai",),
         "--chat-template": (str(template),) if template is not None else None,
     }

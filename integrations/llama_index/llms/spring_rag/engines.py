@@ -1,12 +1,14 @@
 """Existing query and chat engines, upgraded in place to prompts that have a slot for virtual tokens."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from llama_index.core.chat_engine.types import BaseChatEngine
+from llama_index.core.objects import ObjectRetriever
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptMixin
+from llama_index.core.tools import QueryEngineTool
 
 from llama_index.llms.spring_rag.templates import (
     CONTEXT_VARIABLES,
@@ -49,9 +51,11 @@ class Upgrade:
 
 @dataclass(frozen=True)
 class _Found:
+    """A template and how to replace it; without one, something that makes its engines only while it answers."""
+
     name: str
-    template: BasePromptTemplate
-    put_back: Callable[[BasePromptTemplate], None] = field(repr=False)
+    template: BasePromptTemplate | None = None
+    put_back: Callable[[BasePromptTemplate], None] = lambda _: None
 
 
 def upgrade_engine(
@@ -63,8 +67,8 @@ def upgrade_engine(
 ) -> Upgrade:
     """Put a slot into every template of an engine that answers a question from a context.
 
-    These are its text_qa, summary and context templates, also those of the engines and synthesizers inside. All others keep
-    answering as the plain backbone. The engine is changed in place; templates that it shares with other engines aren't.
+    These are its text_qa, summary and context templates, also those of the engines, tools and synthesizers inside. All others keep
+    answering as the plain backbone; the report names them, and what could not be reached. The engine is changed in place; templates that it shares with other engines aren't.
 
     Args:
         engine: a query engine, a chat engine, a response synthesizer, or anything else with `get_prompts`.
@@ -86,10 +90,14 @@ def upgrade_engine(
     left: dict[str, str] = {}
     slots = 0
     for found in _templates(engine):
-        if has_slot(found.template):
+        if found.template is None:
+            left[found.name] = (
+                "it makes its engines only while it answers, out of reach from here: upgrade those it makes"
+            )
+        elif has_slot(found.template):
             slots += 1
             left[found.name] = "it has its slot already"
-        elif reason := _reason_to_leave(found, contexts):
+        elif reason := _reason_to_leave(found.name, found.template, contexts):
             left[found.name] = reason
         else:
             try:
@@ -108,8 +116,8 @@ def upgrade_engine(
     return Upgrade(tuple(changed), left)
 
 
-def _reason_to_leave(found: _Found, contexts: Sequence[str]) -> str | None:
-    key = found.name.rpartition(":")[2]
+def _reason_to_leave(name: str, template: BasePromptTemplate, contexts: Sequence[str]) -> str | None:
+    key = name.rpartition(":")[2]
     if "refine" in key:
         return (
             "it refines an earlier answer, which virtual tokens weren't trained to do, and has the question or that answer "
@@ -119,29 +127,49 @@ def _reason_to_leave(found: _Found, contexts: Sequence[str]) -> str | None:
         return "it rephrases the question and has no context"
     if not any(word in key for word in _ANSWERING):
         return "it isn't one that answers a question from a context (text_qa, summary, context)"
-    if not has_context(found.template, contexts):
+    if not has_context(template, contexts):
         return f"it has no context ({' or '.join(f'{{{name}}}' for name in contexts)})"
     return None
 
 
-def _templates(owner: object, prefix: str = "") -> Iterator[_Found]:
-    """Every template of an engine with its name, `module:key` as `get_prompts` has it.
+def _templates(owner: object, prefix: str = "", seen: set[int] | None = None) -> Iterator[_Found]:
+    """Every template of an engine with its name, `module:key` as `get_prompts` has it, those of engines and tools inside included.
 
     `update_prompts` itself refuses keys of more than one module, as engines within engines have them.
     """
+    seen = {id(owner)} if seen is None else seen
     if isinstance(owner, PromptMixin):
         for key, template in owner.get_prompts().items():
             if ":" not in key:
                 yield _Found(prefix + key, template, partial(_update, owner, key))
-        for name, module in owner._get_prompt_modules().items():
-            yield from _templates(module, f"{prefix}{name}:")
-        return
     for attribute in _CHAT_TEMPLATES:
         held = getattr(owner, attribute, None)
-        if isinstance(held, BasePromptTemplate):
+        if isinstance(held, BasePromptTemplate) and not isinstance(owner, PromptMixin):
             yield _Found(prefix + attribute.lstrip("_"), held, partial(setattr, owner, attribute))
-    if inner := getattr(owner, "_query_engine", None):
-        yield from _templates(inner, f"{prefix}query_engine:")
+    for name, inner in _inside(owner):
+        if id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        if isinstance(inner, (PromptMixin, BaseChatEngine)):
+            yield from _templates(inner, f"{prefix}{name}:", seen)
+        elif isinstance(inner, ObjectRetriever) or (callable(inner) and name.endswith("query_engine_fn")):
+            yield _Found(prefix + name)
+
+
+def _inside(owner: object) -> Iterator[tuple[str, object]]:
+    """What an engine is made of, with its name. Prompt modules of LlamaIndex leave out tools and most engines inside."""
+    if isinstance(owner, PromptMixin):
+        yield from owner._get_prompt_modules().items()
+    for attribute, held in vars(owner).items():
+        name = attribute.lstrip("_")
+        several: Iterable[tuple[object, object]] = ()
+        if isinstance(held, Mapping):
+            several = held.items()
+        elif isinstance(held, (list, tuple)):
+            several = enumerate(held)
+        named = [(f"{name}[{key}]", each) for key, each in several] or [(name, held)]
+        for full_name, each in named:
+            yield full_name, each.query_engine if isinstance(each, QueryEngineTool) else each
 
 
 def _update(owner: PromptMixin, key: str, template: BasePromptTemplate) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
@@ -20,31 +21,34 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
 )
-from llama_index.core.bridge.pydantic import Field, model_validator
+from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
-from llama_index.llms.spring_rag.slots import split_at_mark
-from spring_rag.backends.base import stripped
+from spring_rag.bridge.chats import chat_prompt
+from spring_rag.bridge.loading import load_shared, not_pickled
+from spring_rag.bridge.marks import join, split
+from spring_rag.bridge.settings import in_our_words
+from spring_rag.bridge.threads import in_thread, iterate_in_thread
+from spring_rag.bridge.usage import token_counts
+from spring_rag.encoding import warn_of_control_strings
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel, TokensLike
-from spring_rag.prompt import Message, Prompt
-from spring_rag.threads import in_thread, iterate_in_thread
+from spring_rag.prompt import Prompt
+from spring_rag.stream import Stream
 
 if TYPE_CHECKING:
     import torch
 
     from spring_rag.backends.base import Generation
+    from spring_rag.stream import Stream
 
 _SETTINGS = ("tokens", "num_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
 
-# Names that other makers' models have for the roles that every chat template knows.
-_ROLES = {
-    MessageRole.DEVELOPER: "system",
-    MessageRole.CHATBOT: "assistant",
-    MessageRole.MODEL: "assistant",
-}
+
+# Of one process: the loaded model, and callbacks with their queues and files.
+_NOT_PICKLED = {"model", "callback_manager"}
 
 
 class SpringLLM(LLM):
@@ -95,6 +99,8 @@ class SpringLLM(LLM):
         ),
     )
 
+    _source: dict[str, Any] | None = PrivateAttr(default=None)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -127,26 +133,42 @@ class SpringLLM(LLM):
             BackboneMismatchError: the tokens belong to another backbone.
             TokensError: the tokens can't be read.
         """
-        model = SpringModel.from_pretrained(
-            backbone,
-            tokens=tokens,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            base_url=base_url,
-            api_key=api_key,
-            **(model_kwargs or {}),
-        )
-        return cls(model=model, **settings)
+        source = {
+            "backbone": os.fspath(backbone),
+            "tokens": os.fspath(tokens) if isinstance(tokens, os.PathLike) else tokens,
+            "device": str(device),
+            "dtype": str(dtype).removeprefix("torch."),
+            "revision": revision,
+            "base_url": base_url,
+            "api_key": api_key,
+        }
+        llm = cls(model=load_shared(**source, **(model_kwargs or {})), **settings)
+        llm._source = {**source, "model_kwargs": model_kwargs}
+        return llm
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._source is None:
+            msg = "SpringLLM"
+            raise not_pickled(msg, "SpringLLM.from_pretrained('…', tokens='…')")
+        fields = {name: getattr(self, name) for name in self.model_fields_set - _NOT_PICKLED}
+        return _unpickled, (type(self), self._source, fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_other_names(cls, values: Any) -> Any:
+        return in_our_words(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _check(self) -> SpringLLM:
+        # LlamaIndex lays chats out by itself for models that take texts; the slot has to be in its place before.
+        if not isinstance(self.messages_to_prompt, _Layout):
+            self.messages_to_prompt = _Layout(self.messages_to_prompt or generic_messages_to_prompt)
         # An unknown set or too large a k should be found out here, not at the first question.
         available = self._available(self.tokens)
         if self.num_tokens is not None and self.num_tokens > available:
             msg = f"num_tokens is {self.num_tokens}; expected a number from 0 to {available}"
             raise ValueError(msg)
-        if self.is_chat_model and not self._has_chat_layout:
+        if self.is_chat_model and not (self._has_own_layout or self.model.tokenizer.chat_template):
             msg = "is_chat_model is True, but the tokenizer has no chat template; give it one, or a messages_to_prompt"
             raise ValueError(msg)
         return self
@@ -217,7 +239,7 @@ class SpringLLM(LLM):
         Raises:
             PromptError: a message with something else than text, or one that the chat template refuses.
         """
-        return _chat(_completion(self._generate(self._chat_prompt(messages), kwargs)))
+        return _chat_response(_completion(self._generate(self._chat_prompt(messages), kwargs)))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -228,7 +250,7 @@ class SpringLLM(LLM):
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """What `chat` does, in another thread."""
         generation = await in_thread(self._generate, self._chat_prompt(messages), kwargs)
-        return _chat(_completion(generation))
+        return _chat_response(_completion(generation))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
@@ -244,9 +266,8 @@ class SpringLLM(LLM):
         return self.model.template(self.tokens).chat if attached else bool(self.model.tokenizer.chat_template)
 
     @property
-    def _has_chat_layout(self) -> bool:
-        own = self.messages_to_prompt not in (None, generic_messages_to_prompt)
-        return own or bool(self.model.tokenizer.chat_template)
+    def _has_own_layout(self) -> bool:
+        return self.messages_to_prompt != _Layout(generic_messages_to_prompt)
 
     def _available(self, tokens: str | None) -> int:
         attached = self.model.backend.tokens(tokens)
@@ -259,23 +280,17 @@ class SpringLLM(LLM):
                 return self._chat_prompt([ChatMessage(role=MessageRole.USER, content=text)])
             assert self.completion_to_prompt is not None
             text = self.completion_to_prompt(text)
-        return Prompt(parts=split_at_mark(text))
+        return self._as_text(text)
 
     def _chat_prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
-        for message in messages:
-            _refuse_other_than_text(message)
         assert self.messages_to_prompt is not None
-        if (
-            self.messages_to_prompt is not generic_messages_to_prompt
-            or not self.model.tokenizer.chat_template
-        ):
-            return Prompt(parts=split_at_mark(self.messages_to_prompt(messages)))
-        return Prompt(
-            messages=tuple(
-                Message(_ROLES.get(message.role, message.role.value), split_at_mark(message.content or ""))
-                for message in messages
-            )
-        )
+        if self._has_own_layout or not self.model.tokenizer.chat_template:
+            return self._as_text(self.messages_to_prompt(messages))
+        return _chat(messages)
+
+    def _as_text(self, text: str) -> Prompt:
+        warn_of_control_strings(text, self.model.tokenizer)
+        return Prompt(parts=split(text))
 
     def _generate(self, prompt: Prompt, overrides: Mapping[str, Any]) -> Generation:
         return self.model.generate([prompt], **self._settings(overrides))[0]
@@ -284,6 +299,7 @@ class SpringLLM(LLM):
         return _completions(self.model.stream(prompt, **self._settings(overrides)))
 
     def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        overrides = in_our_words(overrides)
         if unknown := sorted(set(overrides) - set(_SETTINGS)):
             msg = f"SpringLLM has no setting {', '.join(unknown)}; a call can set {', '.join(_SETTINGS)}"
             raise ValueError(msg)
@@ -292,23 +308,44 @@ class SpringLLM(LLM):
         return settings
 
 
-def _refuse_other_than_text(message: ChatMessage) -> None:
-    others = sorted({block.block_type for block in message.blocks if not isinstance(block, TextBlock)})
-    if others:
-        msg = f"a {message.role.value} message holds {', '.join(others)}; the backbone takes text only"
-        raise PromptError(msg)
+def _unpickled(kind: type[SpringLLM], source: dict[str, Any], fields: dict[str, Any]) -> SpringLLM:
+    return kind.from_pretrained(**source, **fields)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A chat as text by some function, the slot right before the question."""
+
+    lay_out: Callable[[Sequence[ChatMessage]], str]
+
+    def __call__(self, messages: Sequence[ChatMessage]) -> str:
+        prompt = _chat(messages)
+        if not prompt.has_slot:
+            return self.lay_out(messages)
+        texts = [join(message.parts) for message in prompt.messages]
+        pairs = zip(messages, texts, strict=True)
+        return self.lay_out([ChatMessage(role=message.role, content=text) for message, text in pairs])
+
+
+def _chat(messages: Sequence[ChatMessage]) -> Prompt:
+    """The messages as a prompt of the core.
+
+    Raises:
+        PromptError: a message with something else than text.
+    """
+    for message in messages:
+        others = sorted({block.block_type for block in message.blocks if not isinstance(block, TextBlock)})
+        if others:
+            msg = f"a {message.role.value} message holds {', '.join(others)}; the backbone takes text only"
+            raise PromptError(msg)
+    return chat_prompt([(message.role.value, split(message.content or "")) for message in messages])
 
 
 def _completion(
     generation: Generation, text: str | None = None, delta: str | None = None
 ) -> CompletionResponse:
     # In the places and under the names where LlamaIndex's token counter looks for them.
-    usage = {
-        "prompt_tokens": generation.usage.context + generation.usage.virtual + generation.usage.suffix,
-        "context_tokens": generation.usage.context,
-        "virtual_tokens": generation.usage.virtual,
-        "completion_tokens": generation.usage.generated,
-    }
+    usage = token_counts([generation.usage])
     return CompletionResponse(
         text=generation.text.strip() if text is None else text,
         delta=delta,
@@ -317,21 +354,17 @@ def _completion(
     )
 
 
-def _completions(pieces: Generator[str, None, Generation]) -> CompletionResponseGen:
+def _completions(pieces: Stream) -> CompletionResponseGen:
     """One response per piece, and a last one without new text that knows how the answer ended."""
     text = ""
-    with closing(stripped(pieces)) as deltas:
-        while True:
-            try:
-                delta = next(deltas)
-            except StopIteration as end:
-                yield _completion(end.value, text, delta="")
-                return
+    with closing(pieces.stripped()) as deltas:
+        for delta in deltas:
             text += delta
             yield CompletionResponse(text=text, delta=delta)
+        yield _completion(deltas.generation, text, delta="")
 
 
-def _chat(response: CompletionResponse) -> ChatResponse:
+def _chat_response(response: CompletionResponse) -> ChatResponse:
     # The numbers stay out of the message: LlamaIndex writes a message's additional_kwargs into the chat history.
     return ChatResponse(
         message=ChatMessage(role=MessageRole.ASSISTANT, content=response.text),
@@ -344,4 +377,4 @@ def _chat(response: CompletionResponse) -> ChatResponse:
 def _chats(responses: CompletionResponseGen) -> ChatResponseGen:
     with closing(responses):
         for response in responses:
-            yield _chat(response)
+            yield _chat_response(response)

@@ -14,13 +14,10 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.bridge.pydantic import Field
 from llama_index.llms.openai_like import OpenAILike
 
-from llama_index.llms.spring_rag.slots import MARK, split_at_mark
-from spring_rag.backends.base import Request
-from spring_rag.backends.vllm import VLLMBackend
-from spring_rag.encoding import encode
-from spring_rag.errors import PromptError
+from spring_rag.bridge.chats import chat_prompt
+from spring_rag.bridge.marks import is_marked, split
+from spring_rag.bridge.served import served_messages
 from spring_rag.model import SpringModel
-from spring_rag.prompt import Message, Prompt
 
 
 class SpringOpenAILike(OpenAILike):
@@ -70,19 +67,8 @@ class SpringOpenAILike(OpenAILike):
 
     def _with_parts(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a call, with our messages in place of those that the converter makes."""
-        if not any(MARK in (message.content or "") for message in messages):
+        if not any(is_marked(message.content or "") for message in messages):
             return kwargs
-        backend = self.virtual.backend
-        if not isinstance(backend, VLLMBackend):
-            msg = (
-                "SpringOpenAILike needs a model on a vLLM server: SpringModel.from_pretrained(…, base_url=…)"
-            )
-            raise PromptError(msg)
-        prompt = Prompt(
-            messages=tuple(
-                Message(message.role.value, split_at_mark(message.content or "")) for message in messages
-            )
-        )
-        request = Request(encode(prompt, self.virtual.tokenizer), self.virtual_set, self.num_virtual, prompt)
-        body = {**kwargs.get("extra_body", {}), "messages": backend.messages(request)}
-        return {**kwargs, "extra_body": body}
+        prompt = chat_prompt([(message.role.value, split(message.content or "")) for message in messages])
+        found = served_messages(self.virtual.backend, prompt, self.virtual_set, self.num_virtual)
+        return {**kwargs, "extra_body": {**kwargs.get("extra_body", {}), "messages": found}}

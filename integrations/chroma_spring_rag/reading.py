@@ -1,0 +1,176 @@
+"""Texts of files: which files of a folder are read, and how each kind is."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chroma_spring_rag.errors import DATABASE_FILE, DocumentError
+from spring_rag.errors import MissingExtraError
+from spring_rag.extras import extra
+
+
+@dataclass(frozen=True, slots=True)
+class FilesRead:
+    """What came of reading files.
+
+    Attributes:
+        texts: the text of each file that could be read, by path.
+        bad: why the others couldn't.
+        skipped: why files of a folder weren't tried.
+    """
+
+    texts: Mapping[Path, str]
+    bad: Mapping[Path, str]
+    skipped: Mapping[Path, str]
+
+    def refuse_nothing(self, paths: Sequence[Path]) -> None:
+        """Make sure that something was read of the paths.
+
+        Raises:
+            DocumentError: nothing was; says why.
+        """
+        if self.texts:
+            return
+        if self.bad:
+            problems = "; ".join(f"{path} {reason}" for path, reason in self.bad.items())
+            msg = f"nothing was indexed: {problems}. Convert or leave out these files"
+        else:
+            msg = (
+                f"there is nothing to read in {', '.join(map(str, paths))} ({', '.join(sorted(KINDS))}); to remove what was indexed of it"
+                " before, use --prune"
+            )
+        raise DocumentError(msg)
+
+
+def read_files(paths: Sequence[Path]) -> FilesRead:
+    """Read files, and those of folders that are of a kind in `KINDS`.
+
+    Hidden files of a folder are left out, and so are Chroma databases. Links are followed only where they stay in the folder. PDF, HTML and DOCX need
+    `spring-rag[files]`.
+
+    Args:
+        paths: files of any name, and folders. A file whose kind isn't in `KINDS` is read as UTF-8 text.
+
+    Raises:
+        DocumentError: a path that doesn't exist.
+    """
+    files: dict[Path, Path] = {}
+    named: set[Path] = set()
+    texts: dict[Path, str] = {}
+    bad: dict[Path, str] = {}
+    skipped: dict[Path, str] = {}
+    for path in paths:
+        if path.is_dir():
+            for file in _files_of(path):
+                if reason := _reason_to_skip(file, path):
+                    skipped[file] = reason
+                else:
+                    files.setdefault(file.resolve(), file)
+        elif path.exists():
+            named.add(files.setdefault(path.resolve(), path))
+        else:
+            msg = f"{path} doesn't exist"
+            raise DocumentError(msg)
+    for file in files.values():
+        try:
+            texts[file] = _text_of(file)
+        except UnicodeDecodeError as error:
+            bad[file] = f"isn't UTF-8 text (byte {error.start}: {error.reason})"
+        except OSError as error:
+            bad[file] = f"can't be read ({error.strerror or error})"
+        except MissingExtraError as error:
+            (bad if file in named else skipped)[file] = str(error)
+        except Exception as error:  # a damaged document fails anywhere in its reader, with errors of any kind
+            bad[file] = f"can't be read ({' '.join(str(error).split()) or type(error).__name__})"
+    return FilesRead(texts, bad, skipped)
+
+
+def is_markdown(path: Path) -> bool:
+    """Whether the text of a file, as it is read, has Markdown's headings to be split at."""
+    return path.suffix.lower() in _MARKDOWN
+
+
+def _files_of(folder: Path) -> Iterator[Path]:
+    for root, subfolders, names in os.walk(folder):
+        if DATABASE_FILE in names:  # the index may lie beside what it is made of
+            subfolders.clear()
+            continue
+        # Links to folders stand among them, and aren't entered.
+        links = [name for name in subfolders if Path(root, name).is_symlink()]
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted([*names, *links]):
+            if not name.startswith("."):
+                yield Path(root, name)
+
+
+def _reason_to_skip(file: Path, folder: Path) -> str | None:
+    if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
+        return "a link out of the folder"
+    if file.is_dir():
+        return "a link to a folder"
+    if file.suffix.lower() not in KINDS:
+        return "of a kind that isn't read"
+    if not file.is_file():
+        return "no plain file" if file.exists() else "a link to nothing"
+    return None
+
+
+def _text_of(file: Path) -> str:
+    # A pipe or a device would be waited for, or read, for ever.
+    if not stat.S_ISREG(file.stat().st_mode):
+        msg = "it is no plain file"
+        raise DocumentError(msg)
+    return KINDS.get(file.suffix.lower(), _read_text)(file)
+
+
+def _read_text(file: Path) -> str:
+    return file.read_bytes().decode("utf-8-sig")
+
+
+def _read_pdf(file: Path) -> str:
+    with extra("files"):
+        from pypdf import PdfReader
+    text = "\n\n".join(page.extract_text() for page in PdfReader(file).pages)
+    if not text.strip():
+        msg = "its pages hold no text: are they pictures?"
+        raise DocumentError(msg)
+    return text
+
+
+def _read_html(file: Path) -> str:
+    return _as_markdown(file.read_bytes())
+
+
+def _read_docx(file: Path) -> str:
+    with extra("files"):
+        import mammoth
+    with file.open("rb") as opened:
+        return _as_markdown(mammoth.convert_to_html(opened).value)
+
+
+def _as_markdown(html: bytes | str) -> str:
+    """What a reader of the page sees; headings, lists and tables as Markdown."""
+    with extra("files"):
+        from bs4 import BeautifulSoup
+        from markdownify import ATX, MarkdownConverter
+    page = BeautifulSoup(html, "html.parser")
+    for unseen in page(["script", "style", "noscript", "template", "head", "img"]):
+        unseen.decompose()
+    return str(MarkdownConverter(heading_style=ATX).convert_soup(page)).strip()
+
+
+KINDS: Mapping[str, Callable[[Path], str]] = {
+    ".txt": _read_text,
+    ".text": _read_text,
+    ".md": _read_text,
+    ".markdown": _read_text,
+    ".pdf": _read_pdf,
+    ".html": _read_html,
+    ".htm": _read_html,
+    ".docx": _read_docx,
+}
+"""How files are read, by their ending in lower case."""
+
+_MARKDOWN = {".md", ".markdown", ".html", ".htm", ".docx"}

@@ -1,0 +1,35 @@
+"""Models by name: those that name the same backbone and virtual tokens share one, also where a framework's model is unpickled."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+from weakref import WeakValueDictionary
+
+from spring_rag.model import SpringModel
+from spring_rag.tokens import VirtualTokens
+
+_loaded: WeakValueDictionary[str, SpringModel] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def load_shared(backbone: Any, **arguments: Any) -> SpringModel:
+    """What `SpringModel.from_pretrained` gives for these arguments, loaded once while anything uses it. Raises what that raises."""
+    key = json.dumps([backbone, arguments], sort_keys=True, default=_known_by)
+    with _loading:
+        model = _loaded.get(key)
+        if model is None:
+            model = SpringModel.from_pretrained(backbone, **arguments)
+            _loaded[key] = model
+    return model
+
+
+def _known_by(value: object) -> str:
+    return f"{value.digest} {value!r}" if isinstance(value, VirtualTokens) else repr(value)
+
+
+def not_pickled(kind: str, instead: str) -> TypeError:
+    """The error for a model that was made from a loaded object, which no other process has."""
+    msg = f"a {kind} made from a loaded SpringModel can't be pickled; make it from names, {instead}, which are loaded again"
+    return TypeError(msg)

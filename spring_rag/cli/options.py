@@ -1,0 +1,102 @@
+"""Options that several commands share, and how a command takes many of them at once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+_MOST = 10**9
+"""Greatest number of an option that counts something: more than there is of anything, and less than what overflows."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out bad lines, and count them.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every draw.")]
+
+
+class Numbers(list[int]):
+    """The numbers of an option such as `0,1,10,50`, each once, ascending."""
+
+
+def parse_numbers(text: str | Numbers) -> Numbers:
+    """Read `0,1,10,50`; numbers that are read already (Typer asks for defaults, too) stay as they are.
+
+    Raises:
+        ValueError: something else than whole numbers from 0.
+    """
+    if isinstance(text, Numbers):
+        return text
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        msg = f"{text!r} isn't a list of whole numbers such as 0,1,10,50"
+        raise ValueError(msg)
+    return Numbers(sorted({int(part) for part in parts}))
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take whole dataclasses: each of their fields becomes one of its options.
+
+    Whole numbers that have no end get one. A field tells how in its annotation (`Annotated[str, typer.Option(…)]`), or in its metadata, which holds `help` and may hold
+    `names` and whatever else `typer.Option` takes. Fields that tell nothing keep their defaults.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    own: dict[str, list[str]] = {}
+    parameters: list[Parameter] = []
+    for name, parameter in signature(command).parameters.items():
+        if name in groups:
+            made = _parameters(groups[name])
+            own[name] = [each.name for each in made]
+            parameters += made
+        else:
+            parameters.append(
+                parameter.replace(annotation=_bounded(hints[name]), kind=Parameter.KEYWORD_ONLY)
+            )
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{each: values.pop(each) for each in own[name]})
+        command(**values)
+
+    # Typer reads both.
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def _parameters(group: Any) -> list[Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    made = []
+    for each in fields(group):
+        hint = _annotation(each, hints[each.name])
+        if hint is not None:
+            default = Parameter.empty if each.default is MISSING else each.default
+            made.append(
+                Parameter(each.name, Parameter.KEYWORD_ONLY, default=default, annotation=_bounded(hint))
+            )
+    return made
+
+
+def _bounded(hint: Any) -> Any:
+    """The same annotation, with an end to whole numbers that have a beginning only."""
+    if get_origin(hint) is not Annotated:
+        return hint
+    kind, *told = get_args(hint)
+    for each in told:
+        if kind in (int, int | None) and each.min is not None and each.max is None:
+            each.max = _MOST
+    return hint
+
+
+def _annotation(each: Field[Any], hint: Any) -> Any:
+    """What Typer needs to make an option of a field; None for a field that is none."""
+    if get_origin(hint) is Annotated:
+        return hint
+    if "help" not in each.metadata:
+        return None
+    told: Mapping[str, Any] = {"show_default": each.default is not None, **each.metadata}
+    rest = {key: value for key, value in told.items() if key != "names"}
+    return Annotated[hint, typer.Option(*told.get("names", ()), **rest)]

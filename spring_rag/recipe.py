@@ -1,0 +1,189 @@
+"""How virtual tokens are trained: every choice in one place, written into the artifact."""
+
+# ruff: noqa: RUF009 - each of the calls makes a field.
+
+from dataclasses import dataclass, field, fields, replace
+from math import ceil, inf
+from random import Random
+from typing import Any, Literal, get_args
+
+from spring_rag.data.examples import UNANSWERABLE_ANSWER
+from spring_rag.errors import TrainingError
+from spring_rag.prompt import RagTemplate
+
+KSchedule = Literal["uniform", "small", "sandwich"]
+Precision = Literal["float32", "bfloat16"]
+Scheduler = Literal["linear", "cosine", "constant_with_warmup"]
+"""Those of transformers' that need no further settings."""
+
+INIT_TEXT = (
+    "According to the previous relevant passages, please answer the following question. "
+    "Only return the answer without any other words."
+)
+
+_SHARE_OF_ALL = 0.25
+_GREATEST_RATE = 1e30
+"""float32 ends at 3e38, and AdamW multiplies by what its moments are short of."""
+
+
+def _choice(default: Any, help: str, **shown: Any) -> Any:  # noqa: A002 - the name that a command line gives it
+    """A field that explains itself.
+
+    Args:
+        default: its value where none is given.
+        help: what it decides, and why one would change it; the command line shows this text.
+        shown: how the command line reads and shows it: `min`, `max`, `names`, `metavar`, `show_default`.
+    """
+    return field(default=default, metadata={"help": help, **shown})
+
+
+def _share(default: float, help: str) -> Any:  # noqa: A002 - as above
+    return _choice(default, help, min=0, max=1)
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """The choices of one training run. The defaults follow the paper (arXiv 2405.19670), but for the k schedule.
+
+    What a field decides stands in its `help`, from which `spring-rag train` makes its options.
+
+    Raises:
+        TrainingError: a choice that is out of its range.
+    """
+
+    num_tokens: int = _choice(
+        50,
+        "Virtual tokens (n); more can say more, a sweep shows if it helps.",
+        min=1,
+        names=("-n", "--num-tokens"),
+    )
+    init_text: str = _choice(
+        INIT_TEXT,
+        "Text whose token embeddings the rows start from, repeated or cut to n; an instruction is half of what they are to say.",
+        show_default="an instruction",
+    )
+    learning_rate: float = _choice(
+        1e-2,
+        "AdamW's peak; far above that of a model's weights, since rows are few and their gradients small.",
+    )
+    scheduler: Scheduler = _choice(
+        "linear",
+        "How the rate falls after the warm-up; to nothing, so that the last rows settle, or not at all.",
+    )
+    warmup: float = _share(
+        0.05, "Share of the steps in which the rate rises: AdamW's first steps are its wildest."
+    )
+    weight_decay: float = _choice(
+        0.0, "Of AdamW; 0 because it would pull rows to zero, away from real embeddings.", min=0
+    )
+    max_grad_norm: float = _choice(
+        1.0, "Clip gradients to this norm: one odd example shouldn't undo many steps."
+    )
+    epochs: float = _choice(1.0, "Passes over the data.")
+    max_steps: int | None = _choice(None, "Optimizer steps, instead of --epochs.", min=1)
+    batch_size: int = _choice(8, "Examples per forward pass and device.", min=1)
+    accumulation: int = _choice(
+        1, "Forward passes per optimizer step: larger batches, no more memory.", min=1
+    )
+    precision: Precision = _choice(
+        "float32", "Arithmetic of the forward pass; the tokens themselves are float32."
+    )
+    max_length: int = _choice(
+        1024,
+        "Most tokens of an example: prompt, n virtual tokens and answer; its lowest-ranked passages go first.",
+        min=1,
+    )
+    min_passages: int = _choice(1, "Fewest passages of an example.", min=0)
+    max_passages: int = _choice(
+        5, "Most passages of an example; varied, so that any number works later.", min=0
+    )
+    retrieval_free: float = _share(
+        0.0, "Share of examples without passages, so that the tokens do no harm without retrieval."
+    )
+    k_schedule: KSchedule = _choice(
+        "small",
+        "How many of the first rows a batch uses. uniform: each of 1…n alike, the authors' way. small: few more often (p(k) ~ 1/k, and n in"
+        " a quarter of the batches), since one must learn what fifty can share. sandwich: 1, n and one number between, on one cached context.",
+    )
+    unanswerable: float = _share(
+        0.0,
+        "Share of examples that lose the passages which hold the answer, and are trained to say so instead of guessing; questions"
+        " that are answered yes or no stay as they are.",
+    )
+    unanswerable_answer: str = _choice(UNANSWERABLE_ANSWER, "What to answer where the passages don't.")
+    chat: float = _share(0.0, "Share of examples in the tokenizer's chat template; as you will use them.")
+    seed: int = _choice(0, "Of every draw.", min=0, max=2**32 - 1)
+    template: RagTemplate = field(default_factory=RagTemplate)
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_tokens",
+            "learning_rate",
+            "epochs",
+            "batch_size",
+            "accumulation",
+            "max_length",
+            "max_grad_norm",
+        ):
+            if not 0 < getattr(self, name) < inf:
+                msg = f"{name} = {getattr(self, name)}; it must be a number above 0"
+                raise TrainingError(msg)
+        if self.learning_rate > _GREATEST_RATE:
+            msg = f"learning_rate = {self.learning_rate}; it must be at most {_GREATEST_RATE}, or its steps overflow"
+            raise TrainingError(msg)
+        for name in ("warmup", "chat", "retrieval_free", "unanswerable"):
+            if not 0 <= getattr(self, name) <= 1:
+                msg = f"{name} = {getattr(self, name)}; it is a share, from 0 to 1"
+                raise TrainingError(msg)
+        if self.weight_decay < 0:
+            msg = f"weight_decay = {self.weight_decay}; it must be 0 or more"
+            raise TrainingError(msg)
+        if self.max_steps is not None and self.max_steps < 1:
+            msg = f"max_steps = {self.max_steps}; it must be at least 1, or None to go by epochs"
+            raise TrainingError(msg)
+        if not 0 <= self.min_passages <= self.max_passages:
+            msg = f"min_passages = {self.min_passages}, max_passages = {self.max_passages}; the range must ascend from 0 or more"
+            raise TrainingError(msg)
+        if not self.unanswerable_answer.strip():
+            msg = "unanswerable_answer is blank; give the words that say that there is no answer"
+            raise TrainingError(msg)
+        for name, choices in (
+            ("k_schedule", get_args(KSchedule)),
+            ("precision", get_args(Precision)),
+            ("scheduler", get_args(Scheduler)),
+        ):
+            if getattr(self, name) not in choices:
+                msg = f"{name} = {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                raise TrainingError(msg)
+
+    @property
+    def answer_template(self) -> RagTemplate:
+        """The template that most examples were rendered with: how the tokens are to be used."""
+        return replace(self.template, chat=True) if self.chat > 0.5 else self.template
+
+    def steps_of(self, examples: int, step_size: int) -> int:
+        """How many optimizer steps the run takes over so many examples, `step_size` of them a step."""
+        return self.max_steps or ceil(ceil(examples / step_size) * self.epochs)
+
+    def draw_ks(self, rng: Random) -> list[int]:
+        """The ks of one batch: one, or three for the sandwich (fewer where n leaves no room)."""
+        n = self.num_tokens
+        if self.k_schedule == "uniform":
+            return [rng.randint(1, n)]
+        if self.k_schedule == "sandwich":
+            between = _small_more_often(2, n - 1, rng) if n > 2 else []
+            return sorted({1, *between, n})
+        if rng.random() < _SHARE_OF_ALL:
+            return [n]
+        return _small_more_often(1, n, rng)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object with every choice."""
+        choices = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "template"}
+        return {**choices, "template": self.template.to_dict()}
+
+
+def _small_more_often(least: int, most: int, rng: Random) -> list[int]:
+    """One k, with p(k) ~ 1/k."""
+    ks = range(least, most + 1)
+    return rng.choices(ks, weights=[1 / k for k in ks])

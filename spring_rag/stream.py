@@ -1,0 +1,84 @@
+"""An answer that is being written. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spring_rag.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from spring_rag.backends.base import Generation
+
+
+class Stream:
+    """An answer in pieces of text: iterate over it, then ask it for the whole answer.
+
+    Closing it, or dropping it, stops the backbone.
+
+    Args:
+        items: pieces of text, none of them empty, and as the last item the whole answer.
+
+    Example:
+        >>> stream = model.stream(prompt)  # doctest: +SKIP
+        >>> for piece in stream:  # doctest: +SKIP
+        ...     print(piece, end="", flush=True)
+        >>> stream.generation.usage.generated  # doctest: +SKIP
+        12
+    """
+
+    def __init__(self, items: Generator[str | Generation, None, None]) -> None:
+        self._items = items
+        self._generation: Generation | None = None
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> str:
+        item = next(self._items)
+        if isinstance(item, str):
+            return item
+        self._generation = item
+        self._items.close()
+        raise StopIteration
+
+    @property
+    def generation(self) -> Generation:
+        """The whole answer; whatever wasn't read yet is read first.
+
+        Raises:
+            BackendError: the stream was closed, or failed, before the answer was whole.
+        """
+        for _ in self:
+            pass
+        if self._generation is None:
+            msg = "the stream ended before the answer was whole; read it to its end before closing it"
+            raise BackendError(msg)
+        return self._generation
+
+    def close(self) -> None:
+        """Stop the backbone, unless the answer is whole."""
+        self._items.close()
+
+    def stripped(self) -> Stream:
+        """The same answer without the white space at its ends, which is held back until more text follows.
+
+        Its `generation` is the backbone's own, not stripped.
+        """
+        return Stream(self._stripped())
+
+    def _stripped(self) -> Generator[str | Generation, None, None]:
+        held: str | None = None
+        try:
+            for piece in self:
+                text = piece.lstrip() if held is None else held + piece
+                body = text.rstrip()
+                if body:
+                    held = text[len(body) :]
+                    yield body
+                elif held is not None:
+                    held = text
+            yield self.generation
+        finally:
+            self.close()

@@ -1,0 +1,260 @@
+"""Ways to the logits of the answers, from the fastest to the one that no model's peculiarity can spoil.
+
+The context stands before the slot and attention is causal, so what the model keeps of it (keys and values, recurrent states) doesn't
+depend on the virtual tokens. `together` and `by_context` compute that once, without a graph; the graph holds only the
+suffix: the first k rows, the question's line and the answer. `whole` puts all into one sequence.
+
+Each way has the same arguments: the backbone, its embedding, the examples, the matrix `[n, hidden_size]`, and ks, each a sequence of
+one k per example. It gives for each of the ks the logits of all target ids, `[target ids of all examples, vocab]`, in the examples' order.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedModel, cache_utils, modeling_utils
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from spring_rag.encoding import Encoded
+from spring_rag.splice import InputEmbedding
+
+Example = tuple[Encoded, Sequence[int]]
+Ks = Sequence[Sequence[int]]
+Way = Callable[[PreTrainedModel, InputEmbedding, Sequence[Example], Tensor, Ks], Iterator[Tensor]]
+
+# One mask for the whole batch of positions came into `logits_to_keep` with this function; before, only a list of columns.
+_KEEPS_BY_MASK = hasattr(modeling_utils, "slice_logits_to_keep")
+# Hybrids had caches of their own kinds before this one.
+_RECURRENT: tuple[type, ...] = tuple(
+    filter(None, [getattr(cache_utils, "LinearAttentionCacheLayerMixin", None)])
+)
+
+
+def together(
+    model: PreTrainedModel, embedding: InputEmbedding, examples: Sequence[Example], matrix: Tensor, ks: Ks
+) -> Iterator[Tensor]:
+    """All contexts in one padded batch, then all suffixes."""
+    suffix_width = max(map(max, ks)) + max(len(e.suffix_ids) + len(t) for e, t in examples)
+    context = _prefill(model, [e.context_ids for e, _ in examples], suffix_width, embedding)
+    for number, counts in enumerate(ks, 1):
+        # What the last one grows from is let go layer by layer.
+        cache = _branch(context.cache, last=number == len(ks))
+        yield _suffix_logits(model, examples, matrix, counts, replace(context, cache=cache), embedding)
+
+
+def by_context(
+    model: PreTrainedModel, embedding: InputEmbedding, examples: Sequence[Example], matrix: Tensor, ks: Ks
+) -> Iterator[Tensor]:
+    """Each different context by itself, so that none is padded; then the suffixes of its examples."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, (encoded, _) in enumerate(examples):
+        groups.setdefault(encoded.context_ids, []).append(number)
+    runs = [
+        together(model, embedding, [examples[i] for i in group], matrix, [[k[i] for i in group] for k in ks])
+        for group in groups.values()
+    ]
+    for found in zip(*runs, strict=True):
+        logits: dict[int, Tensor] = {}
+        for group, of_group in zip(groups.values(), found, strict=True):
+            pieces = of_group.split([len(examples[i][1]) for i in group])
+            logits.update(zip(group, pieces, strict=True))
+        yield torch.cat([logits[i] for i in range(len(examples))])
+
+
+def whole(
+    model: PreTrainedModel, embedding: InputEmbedding, examples: Sequence[Example], matrix: Tensor, ks: Ks
+) -> Iterator[Tensor]:
+    """Context, rows, suffix and target as one sequence per example: nothing cached, nothing padded."""
+    for counts in ks:
+        logits = []
+        virtual = embedding.virtual(matrix[: max(counts)])
+        for (encoded, target), k in zip(examples, counts, strict=True):
+            before = _embed(embedding, encoded.context_ids)
+            after = _embed(embedding, [*encoded.suffix_ids, *target[:-1]])
+            sequence = torch.cat([before.to(virtual.dtype), virtual[:k], after.to(virtual.dtype)])
+            wanted = torch.zeros(1, len(sequence), dtype=torch.bool, device=embedding.device)
+            wanted[0, -len(target) :] = True
+            inputs = {"inputs_embeds": sequence[None], "use_cache": False}
+            logits.append(_logits_at(model, wanted, _accepted(model, inputs)))
+        yield torch.cat(logits)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """Contexts as the suffixes see them. `mask` is `[B, width]`, true for tokens; None where nothing is padded."""
+
+    cache: Any
+    lengths: Tensor
+    width: int
+    mask: Tensor | None
+
+
+def _embed(embedding: InputEmbedding, ids: Sequence[int]) -> Tensor:
+    return embedding.embed(torch.tensor(ids, dtype=torch.long, device=embedding.device))
+
+
+def _prefill(
+    model: PreTrainedModel, contexts: Sequence[tuple[int, ...]], suffix_width: int, embedding: InputEmbedding
+) -> _Context:
+    """What the model keeps of the contexts, outside of the graph.
+
+    Questions about the same passages share their context: it is computed once, and what is kept of it is copied to their rows.
+    """
+    different = list(dict.fromkeys(contexts))
+    computed = _prefill_different(model, different, suffix_width, embedding)
+    if len(different) == len(contexts):
+        return computed
+    place = {context: row for row, context in enumerate(different)}
+    rows = torch.tensor([place[context] for context in contexts], device=embedding.device)
+    if computed.cache is not None:
+        computed.cache.reorder_cache(rows)
+    mask = None if computed.mask is None else computed.mask[rows]
+    return replace(computed, lengths=computed.lengths[rows], mask=mask)
+
+
+def _prefill_different(
+    model: PreTrainedModel, contexts: Sequence[tuple[int, ...]], suffix_width: int, embedding: InputEmbedding
+) -> _Context:
+    """`_prefill` of contexts of which no two are the same.
+
+    A padding mask slows attention down (SDPA's causal kernel takes none), so contexts of different lengths are padded
+    on the right, where causality alone keeps them apart, and only the suffixes see a mask. A sliding window counts
+    slots, not positions, and so do models that take no positions (MPT), and a recurrent state would hold the padding: there padding
+    and mask are on the left.
+    """
+    lengths = torch.tensor([len(ids) for ids in contexts], device=embedding.device)
+    width = max(len(ids) for ids in contexts)
+    if width == 0:
+        return _Context(None, lengths, 0, None)
+    padded = any(len(ids) < width for ids in contexts)
+    on_the_right = padded and _gap_is_harmless(model, width + suffix_width)
+    ids = torch.zeros(len(contexts), width, dtype=torch.long)
+    mask = torch.zeros(len(contexts), width, dtype=torch.bool)
+    for row, context in enumerate(contexts):
+        part = slice(0, len(context)) if on_the_right else slice(width - len(context), width)
+        ids[row, part] = torch.tensor(context, dtype=torch.long)
+        mask[row, part] = True
+    ids, mask = ids.to(embedding.device), mask.to(embedding.device)
+    inputs: dict[str, object] = {"logits_to_keep": 1}
+    if padded and not on_the_right:
+        inputs["attention_mask"] = mask.long()
+        inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        outputs = model(**_accepted(model, inputs), inputs_embeds=embedding.embed(ids), use_cache=True)
+    return _Context(outputs[_cache_name(model)], lengths, width, mask if padded else None)
+
+
+def _gap_is_harmless(model: PreTrainedModel, width: int) -> bool:
+    """Whether slots that no token has may lie between a context and its suffix, in rows of so many slots."""
+    if "position_ids" not in _names(model):
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return all(
+        type(layer) is DynamicLayer
+        or (type(layer) is DynamicSlidingWindowLayer and width <= layer.sliding_window)
+        for layer in layers
+    )
+
+
+def _cache_name(model: PreTrainedModel) -> str:
+    """What this model calls the states that it goes on from; state space models have a name of their own for them."""
+    return "cache_params" if "cache_params" in _names(model) else "past_key_values"
+
+
+def _suffix_logits(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    matrix: Tensor,
+    ks: Sequence[int],
+    context: _Context,
+    embedding: InputEmbedding,
+) -> Tensor:
+    # The answer's last id is only predicted, never read.
+    read = [[*encoded.suffix_ids, *target[:-1]] for encoded, target in examples]
+    lengths = [k + len(ids) for k, ids in zip(ks, read, strict=True)]
+    width = max(lengths)
+    virtual = embedding.virtual(matrix[: max(ks)])
+    text = _embed(embedding, [i for ids in read for i in ids])
+    pieces, start = [], 0
+    for k, ids, length in zip(ks, read, lengths, strict=True):
+        padding = virtual.new_zeros(width - length, virtual.shape[1])
+        pieces.append(torch.cat([virtual[:k], text[start : start + len(ids)].to(virtual.dtype), padding]))
+        start += len(ids)
+    inputs: dict[str, object] = {
+        "inputs_embeds": torch.stack(pieces),
+        "use_cache": context.cache is not None,
+    }
+    if context.cache is not None:
+        inputs[_cache_name(model)] = context.cache
+        steps = torch.arange(width, device=embedding.device)
+        ends = torch.tensor(lengths, device=embedding.device)[:, None]
+        # Padding on the right repeats the last position: a learned position table may end there.
+        inputs["position_ids"] = context.lengths[:, None] + steps.minimum(ends - 1)
+    if context.mask is not None:
+        seen = context.mask.new_ones(len(examples), width)
+        inputs["attention_mask"] = torch.cat([context.mask, seen], dim=1).long()
+    answers = torch.zeros(len(examples), width, dtype=torch.bool)
+    for row, (length, (_, target)) in enumerate(zip(lengths, examples, strict=True)):
+        answers[row, length - len(target) : length] = True
+    return _logits_at(model, answers.to(embedding.device), _accepted(model, inputs))
+
+
+def _branch(cache: Any, *, last: bool) -> Any:
+    """A cache that grows on its own: a dynamic layer replaces its tensors when it grows, so they can be shared.
+
+    A recurrent layer writes into its tensors, which autograd forbids to what is needed backwards. Nobody goes on from
+    a suffix, so it doesn't write at all.
+    """
+    if cache is None:
+        return None
+    layers = cache.layers if last else [copy.copy(layer) for layer in cache.layers]
+    for number, layer in enumerate(layers):
+        if _RECURRENT and isinstance(layer, _RECURRENT):
+            layers[number] = _written_by_nobody(layer)
+    branch: Cache = copy.copy(cache)
+    branch.layers = layers
+    return branch
+
+
+def _written_by_nobody(layer: Any) -> Any:
+    """A recurrent layer that answers as if it had taken in what comes, and keeps what it holds."""
+    kept = copy.copy(layer)
+    kept.conv_states = {
+        number: None if state is None else state.clone() for number, state in layer.conv_states.items()
+    }
+
+    def update_conv_state(conv_states: Tensor, state_idx: int = 0, **_: object) -> Tensor:
+        before = layer.conv_states[state_idx]
+        return conv_states if before is None else torch.cat([before, conv_states], dim=-1)
+
+    def update_recurrent_state(recurrent_states: Tensor, *_: object, **__: object) -> Tensor:
+        return recurrent_states
+
+    kept.update_conv_state, kept.update_recurrent_state = update_conv_state, update_recurrent_state
+    return kept
+
+
+def _names(model: PreTrainedModel) -> Collection[str]:
+    """What this model's forward takes. PEFT's wrapper hands whatever it gets to the model inside, whose signature tells."""
+    inner = cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model
+    return inspect.signature(inner.forward).parameters
+
+
+def _accepted(model: PreTrainedModel, inputs: dict[str, object]) -> dict[str, object]:
+    """The inputs that this model's forward names; ALiBi models, for one, take no position ids."""
+    names = _names(model)
+    return {name: value for name, value in inputs.items() if name in names}
+
+
+def _logits_at(model: PreTrainedModel, wanted: Tensor, inputs: dict[str, object]) -> Tensor:
+    """Logits `[number of wanted, vocab]` at the true places of `wanted` `[B, L]`, row by row."""
+    if "logits_to_keep" not in _names(model):
+        return cast(Tensor, model(**inputs).logits)[wanted]
+    if _KEEPS_BY_MASK:
+        return cast(Tensor, model(**inputs, logits_to_keep=wanted).logits)
+    columns = wanted.any(0).nonzero()[:, 0]
+    return cast(Tensor, model(**inputs, logits_to_keep=columns).logits)[wanted[:, columns]]
