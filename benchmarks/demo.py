@@ -18,7 +18,7 @@ from spring_rag.cli.model_options import ModelOptions
 from spring_rag.demo import run
 from spring_rag.evaluation import Sweep, word_ways
 from spring_rag.evaluation.statistics import compare
-from spring_rag.evaluation.words import Trial, best_words
+from spring_rag.evaluation.words import WordsTrial, best_words
 from spring_rag.model import SpringModel
 
 KS = (0, 1, 10, 50)
@@ -55,7 +55,7 @@ def _gains(found: Any, rival: Any) -> dict[str, Any]:
     }
 
 
-def _line(top_k: int, question: str, result: Sweep, trials: list[Trial], at: int) -> str:
+def _line(top_k: int, question: str, result: Sweep, trials: list[WordsTrial], at: int) -> str:
     answers = {f"k = {each.k}": each.answers[at].text for each in result.runs}
     in_words = {trial.way.name: trial.answers[at].text for trial in trials}
     record = {"id": question, "passages": top_k, "answers": answers, "in_words": in_words}

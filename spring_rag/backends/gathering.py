@@ -11,7 +11,7 @@ from spring_rag.backends.base import BATCH_SIZE, Generation, GenerationSettings,
 WINDOW_SECONDS = 0.005
 """A leader that had company last time begins when nobody new has come for so long."""
 
-Run = Callable[[Sequence[Request], Sequence[Tensor], GenerationSettings], list[Generation]]
+RunBatch = Callable[[Sequence[Request], Sequence[Tensor], GenerationSettings], list[Generation]]
 
 
 @dataclass(eq=False, slots=True)
@@ -41,7 +41,7 @@ class Gathering:
         turn: held while the model is used; others (streams, say) may hold it, too.
     """
 
-    def __init__(self, run: Run, turn: threading.Lock) -> None:
+    def __init__(self, run: RunBatch, turn: threading.Lock) -> None:
         self._run = run
         self._turn = turn
         state = threading.Lock()

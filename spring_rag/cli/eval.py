@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from spring_rag.data.examples import RagExample
     from spring_rag.evaluation.datasets import Dataset
     from spring_rag.evaluation.study import Study
-    from spring_rag.evaluation.words import Trial, WordsWay
+    from spring_rag.evaluation.words import WordsTrial, WordsWay
     from spring_rag.model import SpringModel
 
 _KS = (0, 1, 5, 10, 25, 50)
@@ -195,7 +195,7 @@ def evaluate(
             ways += word_ways(template, loaded.tokenizer, f"{instruction}\n" if instruction else BRIEF)
         if prompt is not None and own_prompt is not None:
             ways += prompt_ways(prompt.name, own_prompt, template, loaded.tokenizer)
-        trials: list[Trial] = []
+        trials: list[WordsTrial] = []
         if len(ways) > 1:
             datasets, chosen_on = _dev_part(datasets, dev_sets)
             if counts:

@@ -8,7 +8,7 @@ from spring_rag.errors import counted
 from spring_rag.evaluation.datasets import Dataset, answer_retrieved
 from spring_rag.evaluation.runner import Run, Sweep, sweep
 from spring_rag.evaluation.statistics import Comparison, compare, interval
-from spring_rag.evaluation.words import Trial
+from spring_rag.evaluation.words import WordsTrial
 
 if TYPE_CHECKING:
     from spring_rag.model import SpringModel
@@ -56,7 +56,7 @@ class Study:
     datasets: tuple[DatasetSweeps, ...]
     passages: tuple[int | None, ...]
     plain_difference: float | None = None
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[WordsTrial, ...] = ()
     without_passages: Sweep | None = None
     interrupted: bool = False
 

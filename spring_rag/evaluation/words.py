@@ -71,7 +71,7 @@ class WordsWay:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class WordsTrial:
     """How a way did on the questions that the best one is chosen on."""
 
     way: WordsWay
@@ -148,7 +148,7 @@ def best_words(
     max_new_tokens: int = 48,
     batch_size: int = 64,
     progress: Progress | None = None,
-) -> list[Trial]:
+) -> list[WordsTrial]:
     """Answer questions in each way, the plain backbone without virtual tokens, all on the same passages.
 
     Args:
@@ -182,7 +182,7 @@ def best_words(
         batch_size=batch_size,
         progress=progress,
     )
-    trials = [Trial(way, its) for way, its in zip(tried, answers, strict=True)]
+    trials = [WordsTrial(way, its) for way, its in zip(tried, answers, strict=True)]
     return sorted(trials, key=lambda trial: (-trial.mean("f1"), -trial.mean("exact_match")))
 
 
