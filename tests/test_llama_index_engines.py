@@ -6,11 +6,13 @@ import chromadb
 import llama_index.core
 import pytest
 from llama_index.core import Settings, SimpleDirectoryReader, StorageContext, VectorStoreIndex
+from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import SimpleChatEngine
-from llama_index.core.indices.query.query_transform.base import IdentityQueryTransform
-from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
-from llama_index.core.indices.query.query_transform.base import StepDecomposeQueryTransform
+from llama_index.core.indices.query.query_transform.base import (
+    IdentityQueryTransform,
+    StepDecomposeQueryTransform,
+)
 from llama_index.core.objects import ObjectIndex
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.query_engine import (

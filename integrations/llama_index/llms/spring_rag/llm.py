@@ -148,7 +148,7 @@ class SpringLLM(LLM):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._source is None:
-            raise not_pickled("SpringLLM", "SpringLLM.from_pretrained('…', tokens='…')")
+            raise not_pickled(self, "SpringLLM.from_pretrained('…', tokens='…')")
         fields = {name: getattr(self, name) for name in self.model_fields_set - _NOT_PICKLED}
         return _unpickled, (type(self), self._source, fields)
 
