@@ -9,8 +9,12 @@ from typing import Any
 import chromadb
 import torch
 from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.embeddings import BaseEmbedding
+from llama_index.core.question_gen.types import BaseQuestionGenerator, SubQuestion
 from llama_index.core.schema import TextNode
+from llama_index.core.tools import QueryEngineTool
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -108,3 +112,42 @@ def chroma_index(texts: Sequence[str] = FACTS) -> VectorStoreIndex:
         storage_context=StorageContext.from_defaults(vector_store=store),
         embed_model=OfflineEmbedding(),
     )
+
+
+class First(BaseSelector):
+    """Selects the first choice."""
+
+    def _select(self, choices: Any, query: Any) -> SelectorResult:
+        return SelectorResult(selections=[SingleSelection(index=0, reason="it is the first")])
+
+    async def _aselect(self, choices: Any, query: Any) -> SelectorResult:
+        return self._select(choices, query)
+
+    def _get_prompts(self) -> dict[str, Any]:
+        return {}
+
+    def _update_prompts(self, prompts: Any) -> None:
+        pass
+
+
+def tools(*engines: BaseQueryEngine) -> list[QueryEngineTool]:
+    return [
+        QueryEngineTool.from_defaults(engine, name=f"tool{i}", description="facts")
+        for i, engine in enumerate(engines)
+    ]
+
+
+class OneQuestion(BaseQuestionGenerator):
+    """Asks the question itself of the first tool."""
+
+    def generate(self, tools: Any, query: Any) -> list[SubQuestion]:
+        return [SubQuestion(sub_question=query.query_str, tool_name=tools[0].name)]
+
+    async def agenerate(self, tools: Any, query: Any) -> list[SubQuestion]:
+        return self.generate(tools, query)
+
+    def _get_prompts(self) -> dict[str, Any]:
+        return {}
+
+    def _update_prompts(self, prompts: Any) -> None:
+        pass

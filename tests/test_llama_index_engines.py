@@ -6,7 +6,6 @@ import chromadb
 import llama_index.core
 import pytest
 from llama_index.core import Settings, SimpleDirectoryReader, StorageContext, VectorStoreIndex
-from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.indices.query.query_transform.base import (
@@ -24,20 +23,21 @@ from llama_index.core.query_engine import (
     ToolRetrieverRouterQueryEngine,
     TransformQueryEngine,
 )
-from llama_index.core.question_gen.types import BaseQuestionGenerator, SubQuestion
 from llama_index.core.response_synthesizers import TreeSummarize, get_response_synthesizer
 from llama_index.core.schema import ImageNode, NodeWithScore, TextNode
-from llama_index.core.tools import QueryEngineTool
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from llama_index_parts import (
     FACTS,
     QUESTION,
     SLOT,
+    First,
     OfflineEmbedding,
+    OneQuestion,
     chroma_index,
     shown_prompt,
     spring_model,
+    tools,
 )
 
 from llama_index.llms.spring_rag import (
@@ -185,29 +185,6 @@ def test_upgrade_reaches_engines_within_engines(index, llm):
     assert SLOT in asked(llm)[-1]
 
 
-class First(BaseSelector):
-    """Selects the first choice."""
-
-    def _select(self, choices, query):
-        return SelectorResult(selections=[SingleSelection(index=0, reason="it is the first")])
-
-    async def _aselect(self, choices, query):
-        return self._select(choices, query)
-
-    def _get_prompts(self):
-        return {}
-
-    def _update_prompts(self, prompts):
-        pass
-
-
-def tools(*engines) -> list[QueryEngineTool]:
-    return [
-        QueryEngineTool.from_defaults(engine, name=f"tool{i}", description="facts")
-        for i, engine in enumerate(engines)
-    ]
-
-
 def test_upgrade_reaches_the_engines_behind_a_router(index, llm):
     engine = RouterQueryEngine(First(), tools(*(index.as_query_engine(llm=llm) for _ in range(2))), llm)
     changed = upgrade_engine(engine).changed
@@ -215,22 +192,6 @@ def test_upgrade_reaches_the_engines_behind_a_router(index, llm):
         assert f"query_engines[{i}]:response_synthesizer:text_qa_template" in changed
     engine.query(QUESTION)
     assert asked(llm)[-1].count(SLOT) == 1
-
-
-class OneQuestion(BaseQuestionGenerator):
-    """Asks the question itself of the first tool."""
-
-    def generate(self, tools, query):
-        return [SubQuestion(sub_question=query.query_str, tool_name=tools[0].name)]
-
-    async def agenerate(self, tools, query):
-        return self.generate(tools, query)
-
-    def _get_prompts(self):
-        return {}
-
-    def _update_prompts(self, prompts):
-        pass
 
 
 def test_upgrade_reaches_the_engines_of_sub_questions(index, llm):

@@ -56,7 +56,7 @@ from llama_index.core.query_engine import (
 )
 from llama_index.core.response_synthesizers import TreeSummarize, get_response_synthesizer
 from llama_index.core.retrievers import QueryFusionRetriever
-from test_llama_index_engines import First, OneQuestion, tools
+from llama_index_parts import First, OneQuestion, tools
 
 from langchain_spring_rag import (
     ChatSpring,

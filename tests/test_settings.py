@@ -35,6 +35,10 @@ def test_they_are_understood(given, expected):
         ({"num_beams": 4}, "num_beams=4 isn't supported"),
         ({"max_new_tokens": 3, "max_tokens": 4}, "the same setting; give max_tokens only"),
         ({"do_sample": True}, "needs a temperature"),
+        (
+            {"model_kwargs": {"temperature": 0.1, "device_map": "auto"}},
+            "load the backbone; temperature in them",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(given, message):

@@ -303,8 +303,7 @@ class SpringParameters(BaseModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self.model, SpringModel):
-            name = type(self).__name__
-            raise not_pickled(name, f"{name}(model='…', virtual_tokens='…')")
+            raise not_pickled(self, f"{type(self).__name__}(model='…', virtual_tokens='…')")
         return _unpickled, (type(self), {name: getattr(self, name) for name in self.model_fields_set})
 
 

@@ -29,7 +29,7 @@ def _known_by(value: object) -> str:
     return f"{value.digest} {value!r}" if isinstance(value, VirtualTokens) else repr(value)
 
 
-def not_pickled(kind: str, instead: str) -> TypeError:
-    """The error for a model that was made from a loaded object, which no other process has."""
-    msg = f"a {kind} made from a loaded SpringModel can't be pickled; make it from names, {instead}, which are loaded again"
+def not_pickled(model: object, instead: str) -> TypeError:
+    """The error for a framework's model that was made from a loaded object, which no other process has."""
+    msg = f"a {type(model).__name__} made from a loaded SpringModel can't be pickled; make it from names, {instead}, which are loaded again"
     return TypeError(msg)

@@ -23,6 +23,7 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "return_full_text": (None, False),
     "logprobs": (None, False),
 }
+_SETTINGS = {*_OTHER_NAMES, *_NEVER_NONE, *_WITHOUT_EFFECT, "stop", "seed", "do_sample"}
 _OURS = "max_tokens, temperature, top_p, top_k, stop, seed, num_tokens and tokens"
 
 
@@ -34,6 +35,9 @@ def in_our_words(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a setting that asks for what a backbone can't do, or two values for one setting.
     """
+    if misplaced := sorted(_SETTINGS & set(given.get("model_kwargs") or ())):
+        msg = f"model_kwargs load the backbone; {', '.join(misplaced)} in them would be lost: give settings as arguments of their own"
+        raise ValueError(msg)
     found: dict[str, Any] = {}
     for name, value in _flat(given):
         if name in _WITHOUT_EFFECT:

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 _SETTINGS = ("tokens", "num_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
 
-
 # Of one process: the loaded model, and callbacks with their queues and files.
 _NOT_PICKLED = {"model", "callback_manager"}
 
@@ -148,15 +147,24 @@ class SpringLLM(LLM):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._source is None:
-            msg = "SpringLLM"
-            raise not_pickled(msg, "SpringLLM.from_pretrained('…', tokens='…')")
+            raise not_pickled(self, "SpringLLM.from_pretrained('…', tokens='…')")
         fields = {name: getattr(self, name) for name in self.model_fields_set - _NOT_PICKLED}
         return _unpickled, (type(self), self._source, fields)
 
     @model_validator(mode="before")
     @classmethod
     def _take_other_names(cls, values: Any) -> Any:
-        return in_our_words(values) if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        found = in_our_words(values)
+        # LlamaIndex drops what it doesn't know without a word.
+        if unknown := sorted(set(found) - set(cls.model_fields) - {"class_name"}):
+            msg = (
+                f"SpringLLM takes no {', '.join(unknown)}; its settings are {', '.join(_SETTINGS)}. What loads a backbone goes to "
+                "SpringLLM.from_pretrained"
+            )
+            raise ValueError(msg)
+        return found
 
     @model_validator(mode="after")
     def _check(self) -> SpringLLM:
