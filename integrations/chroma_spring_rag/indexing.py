@@ -211,7 +211,7 @@ def _splitter(markdown: bool, chunk_size: int, chunk_overlap: int) -> RecursiveC
     if not 0 <= chunk_overlap < chunk_size:
         msg = f"chunk_overlap must be at least 0 and less than chunk_size; they are {chunk_overlap} and {chunk_size}"
         raise DocumentError(msg)
-    sizes = {"chunk_size": chunk_size, "chunk_overlap": chunk_overlap}
+    sizes: dict[str, Any] = {"chunk_size": chunk_size, "chunk_overlap": chunk_overlap}
     if markdown:
         return RecursiveCharacterTextSplitter.from_language(Language.MARKDOWN, **sizes)
     return RecursiveCharacterTextSplitter(**sizes)
