@@ -225,7 +225,14 @@ def evaluate(
             if without_passages and not failed:
                 with Progress("answering without passages") as tell:
                     bare = ability.without_passages(
-                        loaded, examples, without_passages, asked, tokens=names, progress=tell, **settings
+                        loaded,
+                        examples,
+                        without_passages,
+                        asked,
+                        template=template if layout.given else None,
+                        tokens=names,
+                        progress=tell,
+                        **settings,
                     )
                 found = replace(found, without_passages=bare)
             if not failed:
