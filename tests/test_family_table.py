@@ -56,7 +56,7 @@ def test_the_page_is_made_of_the_table() -> None:
 
 
 def _tried_again(family: str) -> None:
-    found = families.examine_apart(family, seconds=280)
+    found = families.examine_apart(family)
     for column in ("inference", "training"):
         assert found[column] == ROWS[family][column], found["reason"]
 

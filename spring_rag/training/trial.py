@@ -27,8 +27,11 @@ TAIL = 8
 _TOLERANCE: float = torch.finfo(torch.float32).eps ** 0.5
 """Share of the right value that a way may be off; an order of sums alone makes 1e-6 of it."""
 
-_PATHS = (0.05, 0.2, 0.5, 1.0)
-"""Lengths of the paths on which losses and gradients are compared, in norms of the matrix: on short ones rounding hides the loss."""
+_PATHS = (0.0005, 0.002, 0.01)
+"""Lengths of the paths on which losses and gradients are compared, in norms of the matrix. Longer ones lead over steps where experts change."""
+
+_FAR = 0.5
+"""The same, for a gradient that is zero."""
 
 _UNEXPLAINED = 0.5
 """Share of a loss's ups and downs that may come from bends in its path."""
@@ -99,7 +102,7 @@ class Trial:
             UnsupportedBackboneError: it doesn't.
         """
         here = self._loss(self._logits(whole)).item()
-        noise = 1e-5 * abs(here)
+        noise = 2e-6 * abs(here)
         if (shaken := self._shaken()) is not None:
             noise += abs(shaken._loss(shaken._logits(whole)).item() - here)
         wrong = []
@@ -108,7 +111,10 @@ class Trial:
             if share is not None and share <= _UNEXPLAINED:
                 return
             wrong += [] if share is None else [share]
-        if wrong:
+        nothing = not self.found(whole).any() and self._unexplained(_FAR, noise) is not None
+        if nothing:
+            wrong = [1.0]
+        if nothing or len(wrong) == len(_PATHS):
             msg = (
                 f"{type(self.model).__name__} can't be trained as it is loaded: its gradient isn't that of its loss "
                 f"({min(wrong):.0%} of what the loss does on a path is left out). A kernel, perhaps that of its quantisation, has no gradient "
