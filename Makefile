@@ -29,7 +29,7 @@ demo-tokens: .venv/.installed-dev  ## train the shipped tokens again (an hour on
 	$(BIN)/spring-rag train --model "$$backbone" --data $(TOKENS)/data/first.jsonl --output $(TOKENS)/first $(TOKENS_RECIPE) \
 		--init-text $$'$(TOKENS_INIT_TEXT)' --max-steps 400 --save-steps 20 --learning-rate 0.01 && \
 	$(BIN)/spring-rag train --model "$$backbone" --data $(TOKENS)/data/second.jsonl --output $(TOKENS)/second $(TOKENS_RECIPE) \
-		--init-tokens $(TOKENS)/first --max-steps 100 --save-steps 20 --min-passages 5 --learning-rate 0.005 --seed 1
+		--init-tokens $(TOKENS)/first --max-steps 40 --save-steps 20 --min-passages 5 --learning-rate 0.005 --seed 1
 	$(BIN)/python benchmarks/ship_tokens.py $(TOKENS)/first $(TOKENS)/second spring_rag/demo/tokens
 
 notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
