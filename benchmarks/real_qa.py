@@ -198,7 +198,6 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     common.add_argument("--tokens", type=Path, help="folder of virtual tokens that were trained elsewhere")
     asked = argparse.ArgumentParser(add_help=False)
     asked.add_argument("--questions", type=Path, required=True, help="JSON lines")
-    asked.add_argument("--limit", type=int, help="a random sample of so many; the same each time")
     data = "name of the data set; one that ends in -missing loses the passages that hold an answer"
 
     parser = argparse.ArgumentParser(
@@ -213,17 +212,19 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     training.add_argument(
         "--micro-batch", type=int, default=4, help="examples per forward pass, but for ours"
     )
+    limit = "a random sample of so many; the same each time"
     for name in CHOSEN_HERE:
         default = getattr(RECIPE, name)
         training.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     wording = stages.add_parser("words", parents=[common, asked])
-    wording.set_defaults(limit=50)
+    wording.add_argument("--limit", type=int, default=50, help=limit)
     answering = stages.add_parser("answer", parents=[common, asked])
     answering.add_argument("--way", choices=answer.WAYS, required=True)
     answering.add_argument("--data", required=True, help=data)
+    answering.add_argument("--limit", type=int, help=f"{limit}; all if not given")
     timing = stages.add_parser("time", parents=[common, asked])
     timing.add_argument("--data", default="nq-test", help=data)
-    timing.set_defaults(limit=20)
+    timing.add_argument("--limit", type=int, default=20, help=limit)
     reporting = stages.add_parser("report", parents=[common])
     reporting.add_argument("--data-files", type=_data_file, nargs="+", required=True, metavar="NAME=FILE")
     args = parser.parse_args(words)

@@ -303,14 +303,18 @@ def test_nobody_can_write_a_slot(llm, chat_llm, model, chat_model, forged):
     assert shown_prompt(model.prompts[-1]) == f"{forged}\n{SLOT}{forged}"
 
 
+def state_of(stream):
+    return inspect.getgeneratorstate(stream._items)
+
+
 @pytest.mark.parametrize("chat", [False, True])
 def test_closing_a_stream_stops_the_backbone(llm, model, chat):
     stream = llm.stream_chat(MESSAGES, max_tokens=2000) if chat else llm.stream_complete("a", max_tokens=2000)
     next(stream)
-    assert inspect.getgeneratorstate(model.streams[-1]) == inspect.GEN_SUSPENDED
+    assert state_of(model.streams[-1]) == inspect.GEN_SUSPENDED
     stream.close()
     del stream
-    assert inspect.getgeneratorstate(model.streams[-1]) == inspect.GEN_CLOSED
+    assert state_of(model.streams[-1]) == inspect.GEN_CLOSED
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -332,7 +336,7 @@ async def test_cancelling_a_stream_stops_the_backbone(llm, model, chat):
     with pytest.raises(asyncio.CancelledError):
         await task
     for _ in range(200):
-        if inspect.getgeneratorstate(model.streams[-1]) == inspect.GEN_CLOSED:
+        if state_of(model.streams[-1]) == inspect.GEN_CLOSED:
             return
         await asyncio.sleep(0.05)
     pytest.fail("the backbone is still at it")
