@@ -189,9 +189,7 @@ class TestFolder:
 
     def test_refuses_a_missing_tensor(self, tokens: VirtualTokens, tmp_path: Path) -> None:
         tokens.save_pretrained(tmp_path)
-        safetensors.torch.save_file(
-            {"weight": rows()}, tmp_path / "virtual_tokens.safetensors"
-        )
+        safetensors.torch.save_file({"weight": rows()}, tmp_path / "virtual_tokens.safetensors")
         refused(tmp_path, "'virtual_tokens'", "'weight'")
 
     def test_refuses_another_matrix_under_this_config(self, tokens: VirtualTokens, tmp_path: Path) -> None:

@@ -177,4 +177,4 @@ class TestServe:
     def test_no_such_model(self):
         done = serve("--model", "./nowhere", "--print")
         assert done.returncode == 1
-        assert done.stderr.startswith("error: can't read the tokenizer of './nowhere'")
+        assert done.stderr.startswith("error: there is no folder or file './nowhere'")
