@@ -176,7 +176,8 @@ def _suffix_logits(
     # The answer's last id is only predicted, never read.
     read = [[*encoded.suffix_ids, *target[:-1]] for encoded, target in examples]
     lengths = [k + len(ids) for k, ids in zip(ks, read, strict=True)]
-    width = max(lengths)
+    # Recurrent layers take a lone token by a kernel for generation, which writes over what autograd needs.
+    width = max(*lengths, 2) if _is_recurrent(context.cache) else max(lengths)
     virtual = embedding.virtual(matrix[: max(ks)])
     text = _embed(embedding, [i for ids in read for i in ids])
     pieces, start = [], 0
@@ -213,11 +214,15 @@ def _branch(cache: Any, *, last: bool) -> Any:
         return None
     layers = cache.layers if last else [copy.copy(layer) for layer in cache.layers]
     for number, layer in enumerate(layers):
-        if _RECURRENT and isinstance(layer, _RECURRENT):
+        if isinstance(layer, _RECURRENT):
             layers[number] = _written_by_nobody(layer)
     branch: Cache = copy.copy(cache)
     branch.layers = layers
     return branch
+
+
+def _is_recurrent(cache: Any) -> bool:
+    return cache is not None and any(isinstance(layer, _RECURRENT) for layer in cache.layers)
 
 
 def _written_by_nobody(layer: Any) -> Any:
