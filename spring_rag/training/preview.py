@@ -7,6 +7,7 @@ from statistics import mean
 from transformers import PreTrainedTokenizerBase
 
 from spring_rag.data.examples import RagExample
+from spring_rag.errors import DataError
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.training.dataset import Item, RagExamples, SampleIndex
 
@@ -66,8 +67,11 @@ def preview(
     """Encode a part of the data as training would.
 
     Raises:
-        DataError: an example that doesn't fit the recipe's `max_length`.
+        DataError: no examples, or one that doesn't fit the recipe's `max_length`.
     """
+    if not examples:
+        msg = "there is nothing to preview: the data holds no examples"
+        raise DataError(msg)
     data = RagExamples(examples, tokenizer, recipe)
     data.check()
     stride = max(1, len(examples) // _LOOKED_AT)
