@@ -115,8 +115,9 @@ def test_another_failure_stays_itself(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_installed_one_answers(tmp_path: Path) -> None:
     main = [sys.executable, "-c", "from spring_rag.cli import main; main()"]
     (tmp_path / "a.txt").write_text("The bridge of Morven was built by Ada Quill in 1811.")
+    (tmp_path / "b.txt").write_text("The market of Morven is held on Tuesdays, from eight to noon.")
     db = ["--db", str(tmp_path / "db")]
-    subprocess.run([*main, "index", str(tmp_path / "a.txt"), *db], check=True)
+    subprocess.run([*main, "index", str(tmp_path / "a.txt"), str(tmp_path / "b.txt"), *db], check=True)
     ask = [*main, "ask", "Who built the bridge of Morven?", *db, "--json"]
     done = subprocess.run(ask, check=True, capture_output=True, text=True)
     answer = json.loads(done.stdout)
