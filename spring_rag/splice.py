@@ -22,6 +22,11 @@ _proved: "WeakSet[PreTrainedModel]" = WeakSet()
 """Backbones whose forward was seen to answer the same from ids and from their embeddings: training asks at every step."""
 
 
+def inner_model(backbone: PreTrainedModel) -> Any:
+    """The model whose signatures tell what a backbone takes: PEFT's wrapper hands whatever it gets to the one inside."""
+    return cast(Any, backbone).get_base_model() if hasattr(backbone, "get_base_model") else backbone
+
+
 class Embedding(Protocol):
     """What splicing needs of a backbone's input embeddings, wherever they are. `InputEmbedding` has them of a loaded model."""
 
@@ -156,9 +161,7 @@ class InputEmbedding:
         if not weight.is_floating_point():
             reason = "its embedding table is packed; quantise the model without its embeddings"
             raise self._unsupported(reason)
-        # PEFT's wrapper hands whatever it gets to the model inside, whose signatures tell.
-        inner = cast(Any, backbone).get_base_model() if hasattr(backbone, "get_base_model") else backbone
-        if "inputs_embeds" not in inspect.signature(inner.forward).parameters:
+        if "inputs_embeds" not in inspect.signature(inner_model(backbone).forward).parameters:
             reason = "its `forward` takes no `inputs_embeds`"
             raise self._unsupported(reason)
         config = backbone.config.get_text_config(decoder=True)

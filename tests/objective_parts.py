@@ -126,15 +126,22 @@ def way_of(model: PreTrainedModel, shapes: Sequence[tuple[int, int, int]], k: in
         return proven_way(model, InputEmbedding(model), examples_of(shapes), [[k] * len(shapes)])
 
 
-def assert_right(model: PreTrainedModel, examples: Sequence[Example], ks: Sequence[int]) -> None:
-    """Loss and gradient are those of the whole sequence."""
-    embedding = InputEmbedding(model)
-    with embedding.table() as table:
-        matrix = (table[8:14].detach().clone() + 0.1).requires_grad_()
+def assert_right(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    ks: Sequence[int],
+    matrix: Tensor | None = None,
+    tolerance: float = 1e-4,
+) -> Tensor:
+    """Loss and gradient are those of the whole sequence; gives the gradient."""
+    if matrix is None:
+        with InputEmbedding(model).table() as table:
+            matrix = (table[8:14].detach().clone() + 0.1).requires_grad_()
     loss = objective(model, examples, matrix, ks)
     (gradient,) = torch.autograd.grad(loss, matrix)
     expected = plain_loss(model.eval(), examples, matrix, ks)
     (expected_gradient,) = torch.autograd.grad(expected, matrix)
-    assert torch.allclose(loss, expected, rtol=1e-4)
+    assert torch.allclose(loss, expected, rtol=tolerance)
     assert expected_gradient.norm() > 1e-4
-    assert (gradient - expected_gradient).norm() <= 1e-4 * expected_gradient.norm()
+    assert (gradient - expected_gradient).norm() <= tolerance * expected_gradient.norm()
+    return gradient

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokens_parts import HIDDEN, VOCAB, recorded, rows, table_of, tiny_llama
+from tokens_parts import HIDDEN, VOCAB, backbone, rows, table_of, tiny_llama, tokens
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -18,15 +18,7 @@ from spring_rag.backbone import BackboneRecord, Fingerprint
 from spring_rag.errors import BackboneMismatchError
 from spring_rag.tokens import VirtualTokens
 
-
-@pytest.fixture(scope="module")
-def backbone() -> LlamaForCausalLM:
-    return tiny_llama()
-
-
-@pytest.fixture
-def tokens(backbone: LlamaForCausalLM) -> VirtualTokens:
-    return recorded(backbone)
+__all__ = ["backbone", "tokens"]  # fixtures
 
 
 @pytest.fixture

@@ -3,19 +3,16 @@
 import json
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
+import cli_parts
 import pytest
 from datasets import Dataset, DatasetDict
 from toy_parts import BACKBONE, DOCUMENTS
 
 from chroma_spring_rag import connect_folder, open_collection, open_or_create_collection, read_texts, search
 from spring_rag import SpringModel
-from spring_rag.cli import main
 from spring_rag.data import MAKE_PROMPT, attach, make_pairs
 from spring_rag.data.attach import Retriever
 from spring_rag.data.examples import RagExample, load_examples, write_examples
@@ -65,18 +62,8 @@ def questions() -> list[RagExample]:
 
 def run(*arguments: object) -> tuple[int, str, str]:
     """The command in this process: exit code, stdout, stderr."""
-    out, err = StringIO(), StringIO()
-    with (
-        redirect_stdout(out),
-        redirect_stderr(err),
-        patch.object(sys, "argv", ["spring-rag", *map(str, arguments)]),
-    ):
-        try:
-            main()
-            code = 0
-        except SystemExit as left:
-            code = int(left.code or 0)
-    return code, out.getvalue(), err.getvalue()
+    done = cli_parts.run(*arguments)
+    return done.returncode, done.stdout, done.stderr
 
 
 class TestAttach:

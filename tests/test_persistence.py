@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokens_parts import HIDDEN, N, recorded, refused, rows, tiny_llama
+from tokens_parts import HIDDEN, N, backbone, refused, rows, tiny_llama, tokens
 from torch import nn
 from transformers import LlamaForCausalLM
 
@@ -26,15 +26,7 @@ from spring_rag.prompt import RagTemplate
 from spring_rag.splice import InputEmbedding, TokenBank, splice_batch
 from spring_rag.tokens import VirtualTokens
 
-
-@pytest.fixture(scope="module")
-def backbone() -> LlamaForCausalLM:
-    return tiny_llama()
-
-
-@pytest.fixture
-def tokens(backbone: LlamaForCausalLM) -> VirtualTokens:
-    return recorded(backbone)
+__all__ = ["backbone", "tokens"]  # fixtures
 
 
 class TestFolder:

@@ -5,23 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from tokens_parts import HIDDEN, N, recorded, rows, tiny_llama
+from tokens_parts import HIDDEN, N, backbone, rows, tokens
 from torch import nn
-from transformers import LlamaForCausalLM
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.errors import TokensError
 from spring_rag.tokens import VirtualTokens
 
-
-@pytest.fixture(scope="module")
-def backbone() -> LlamaForCausalLM:
-    return tiny_llama()
-
-
-@pytest.fixture
-def tokens(backbone: LlamaForCausalLM) -> VirtualTokens:
-    return recorded(backbone)
+__all__ = ["backbone", "tokens"]  # fixtures
 
 
 class TestMatrix:

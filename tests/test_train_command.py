@@ -6,35 +6,23 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from random import Random
 from typing import Any
-from unittest.mock import patch
 
+import cli_parts
 import pytest
 import torch
+from cli_parts import Done
 from conftest import FAMILIES
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from spring_rag.cli import main
 from spring_rag.tokens import VirtualTokens
 
 MODULE = [sys.executable, "-m", "spring_rag"]
 NAMES = ["Arlo", "Bina", "Cato", "Dora", "Egon", "Fina"]
 PLACES = ["Rome", "Oslo", "Lima", "Bern", "Kyiv", "Doha"]
-
-
-@dataclass
-class Done:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +62,7 @@ def command(folder: Path, output: Path, *more: object, **options: object) -> lis
 
 def run(arguments: list[str]) -> Done:
     """The command in this process, where torch is loaded already."""
-    out, err = StringIO(), StringIO()
-    with (
-        redirect_stdout(out),
-        redirect_stderr(err),
-        patch.object(sys, "argv", ["spring-rag", *arguments[len(MODULE) :]]),
-    ):
-        try:
-            main()
-            code = 0
-        except SystemExit as left:
-            code = int(left.code or 0)
-    return Done(code, out.getvalue(), err.getvalue())
+    return cli_parts.run(*arguments[len(MODULE) :])
 
 
 def matrix(output: Path) -> torch.Tensor:

@@ -50,6 +50,16 @@ def recorded(backbone: LlamaForCausalLM) -> VirtualTokens:
     )
 
 
+@pytest.fixture(scope="module")
+def backbone() -> LlamaForCausalLM:
+    return tiny_llama()
+
+
+@pytest.fixture
+def tokens(backbone: LlamaForCausalLM) -> VirtualTokens:
+    return recorded(backbone)
+
+
 def refused(src: Path | str, *words: str) -> None:
     """Loading fails with one TokensError that says each of `words` and stays readable."""
     with pytest.raises(TokensError) as caught:

@@ -24,7 +24,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from spring_rag.backends.base import GenerationSettings
 from spring_rag.errors import BackendError, UnsupportedBackboneError
-from spring_rag.splice import InputEmbedding
+from spring_rag.splice import InputEmbedding, inner_model
 
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (None,),
@@ -141,9 +141,7 @@ def accepting_embeddings(hf_model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _names_embeddings(hf_model: PreTrainedModel) -> bool:
-    # PEFT's wrapper hands whatever it gets to the model inside, whose signature tells.
-    inner: Any = cast(Any, hf_model).get_base_model() if hasattr(hf_model, "get_base_model") else hf_model
-    prepare = getattr(inner, "prepare_inputs_for_generation", None)
+    prepare = getattr(inner_model(hf_model), "prepare_inputs_for_generation", None)
     return prepare is not None and "inputs_embeds" in inspect.signature(prepare).parameters
 
 

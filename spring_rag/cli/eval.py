@@ -204,15 +204,14 @@ def evaluate(
                 trials = best_words(loaded, chosen_on, ways, progress=tell, **settings)
             ways = [trials[0].way]
         words = ways[0] if ways else None
+        settings |= {"template": template if layout.given else None, "tokens": names}
         with Progress("answering") as tell:
             found = study(
                 loaded,
                 datasets,
                 asked,
                 counts,
-                template=template if layout.given else None,
                 words=words,
-                tokens=names,
                 timed=timed,
                 progress=tell,
                 **settings,
@@ -225,14 +224,7 @@ def evaluate(
             if without_passages and not failed:
                 with Progress("answering without passages") as tell:
                     bare = ability.without_passages(
-                        loaded,
-                        examples,
-                        without_passages,
-                        asked,
-                        template=template if layout.given else None,
-                        tokens=names,
-                        progress=tell,
-                        **settings,
+                        loaded, examples, without_passages, asked, progress=tell, **settings
                     )
                 found = replace(found, without_passages=bare)
             if not failed:

@@ -20,7 +20,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, cache_utils, mode
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from spring_rag.encoding import Encoded
-from spring_rag.splice import InputEmbedding
+from spring_rag.splice import InputEmbedding, inner_model
 
 Example = tuple[Encoded, Sequence[int]]
 Ks = Sequence[Sequence[int]]
@@ -244,9 +244,8 @@ def _written_by_nobody(layer: Any) -> Any:
 
 
 def _names(model: PreTrainedModel) -> Collection[str]:
-    """What this model's forward takes. PEFT's wrapper hands whatever it gets to the model inside, whose signature tells."""
-    inner = cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model
-    return inspect.signature(inner.forward).parameters
+    """What this model's forward takes."""
+    return inspect.signature(inner_model(model).forward).parameters
 
 
 def _accepted(model: PreTrainedModel, inputs: dict[str, object]) -> dict[str, object]:
