@@ -32,6 +32,8 @@ def chroma_errors(doing: str) -> Iterator[None]:
     """
     try:
         yield
+    except CollectionError:
+        raise
     except (InvalidDimensionException, InvalidArgumentError) as error:
         if "dimension" not in str(error):
             raise _failed(doing, error) from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.metrics import contains, exact_match, f1
-from spring_rag.fitting import fit_alike, room
+from spring_rag.fitting import crossing, fit_alike, room
 from spring_rag.prompt import RagPrompt, RagTemplate
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def layouts(
     templates = dict.fromkeys(way.template for way in ways)
     prompts = [RagPrompt(example.question, example.passages, layout) for layout in templates]
     budget = room(model.backend.context_length, max(way.k for way in ways), max_new_tokens)
-    return dict(zip(templates, fit_alike(prompts, budget, model.tokenizer), strict=True))
+    avoided = crossing(model.backend.position_switch, [way.k for way in ways], max_new_tokens)
+    return dict(zip(templates, fit_alike(prompts, budget, model.tokenizer, avoided), strict=True))
 
 
 def answer_in_ways(
