@@ -162,6 +162,7 @@ class SpringModel:
         seed: int | None = None,
         batch_size: int = BATCH_SIZE,
         progress: Callable[[int, int], None] | None = None,
+        into: dict[int, Generation] | None = None,
     ) -> list[Generation]:
         """Answer prompts.
 
@@ -178,6 +179,7 @@ class SpringModel:
             batch_size: most prompts that run at once. Those with the same context run together, so that it is computed once; else
                 those of similar length. A server batches by itself: it gets as many at once as its backend's `concurrency`.
             progress: called after each batch with the number of answers so far, and of all.
+            into: an empty dict that gets the answers of each batch, by the prompts' numbers: there they are, too, if the call is interrupted.
 
         Returns:
             One `Generation` per prompt, in the order of the prompts; a list also for one prompt.
@@ -198,7 +200,7 @@ class SpringModel:
             self._request(prompt, name, count, settings)
             for prompt, name, count in zip(many, names, counts, strict=True)
         ]
-        answers: dict[int, Generation] = {}
+        answers = {} if into is None else into
         if self.backend.concurrency is not None:
             batch_size = max(batch_size, _ROUNDS_IN_FLIGHT * self.backend.concurrency)
         for batch in _batches([request.encoded for request in requests], batch_size):

@@ -24,7 +24,11 @@ from chroma_spring_rag import (
     search,
 )
 
-TEXTS = ["The bridge was built by Ada Quill.", "The ship was lost off Cape Dunn.", "The law forbids anchoring."]
+TEXTS = [
+    "The bridge was built by Ada Quill.",
+    "The ship was lost off Cape Dunn.",
+    "The law forbids anchoring.",
+]
 WIDTH = 384
 """As wide as the vectors of Chroma's own model."""
 
@@ -133,7 +137,9 @@ def test_a_new_collection_is_filled_by_another_framework(client, tmp_path: Path)
 
 def test_a_certain_record_is_held_against_another_framework_too(client) -> None:
     open_or_create_collection(client, "words").add(ids=["1"], documents=["a fox"])
-    with pytest.raises(CollectionError, match="dimension 4096.* 'LangChain' 384.*records 'spring-rag-weighted"):
+    with pytest.raises(
+        CollectionError, match="dimension 4096.* 'LangChain' 384.*records 'spring-rag-weighted"
+    ):
         open_collection(client, "words", LangChain())
 
 
@@ -143,7 +149,9 @@ def test_chromas_own_is_recognised_and_tried_once(client, own_model: None, monke
     asked: list[int] = []
     call = OfChroma.__call__
     monkeypatch.setattr(
-        DefaultEmbeddingFunction, "__call__", lambda self, input: asked.append(len(input)) or call(self, input)
+        DefaultEmbeddingFunction,
+        "__call__",
+        lambda self, texts: asked.append(len(texts)) or call(self, texts),
     )
     for _ in range(2):
         assert search(collection, ["ship"], 1)[0][0].text == TEXTS[1]

@@ -10,7 +10,13 @@ from langchain_core.runnables import RunnableLambda
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from chroma_spring_rag import ChromaQA, CollectionError, connect_folder, index_files, open_or_create_collection
+from chroma_spring_rag import (
+    ChromaQA,
+    CollectionError,
+    connect_folder,
+    index_files,
+    open_or_create_collection,
+)
 from spring_rag import RagPrompt, SpringModel
 
 TEXTS = ["The bridge of Morven was built by Ada Quill.", "The ship Petrel was lost off Cape Dunn."]
@@ -21,7 +27,9 @@ class Nodes(BaseRetriever):
 
     def _retrieve(self, query_bundle):
         return [
-            NodeWithScore(node=TextNode(text=text, id_=f"node-{i}", metadata={"file_path": f"{i}.txt"}), score=1 - i)
+            NodeWithScore(
+                node=TextNode(text=text, id_=f"node-{i}", metadata={"file_path": f"{i}.txt"}), score=1 - i
+            )
             for i, text in enumerate(TEXTS)
         ]
 
@@ -47,14 +55,20 @@ def test_answers_from_what_a_retriever_finds(model, retriever, scores) -> None:
     assert [(each.source, each.score) for each in answer.passages] == list(
         zip(["0.txt", "1.txt"], scores, strict=True)
     )
-    assert qa.ask_many(["Who built the bridge?"], top_k=1, max_new_tokens=2)[0].passages == answer.passages[:1]
+    assert (
+        qa.ask_many(["Who built the bridge?"], top_k=1, max_new_tokens=2)[0].passages == answer.passages[:1]
+    )
     assert "".join(qa.stream("Who built the bridge?", max_new_tokens=8)) == answer.text
     with pytest.raises(CollectionError, match="takes no filter"):
         qa.ask("Who?", where={"source": "0.txt"})
 
 
 def test_one_place_to_retrieve_from(model) -> None:
-    for arguments in ({}, {"collection": object(), "retriever": Nodes()}, {"retriever": Nodes(), "embedding": "default"}):
+    for arguments in (
+        {},
+        {"collection": object(), "retriever": Nodes()},
+        {"retriever": Nodes(), "embedding": "default"},
+    ):
         with pytest.raises(CollectionError, match="either a collection"):
             ChromaQA(model, **arguments)
     with pytest.raises(TypeError, match="a int is no retriever"):

@@ -217,7 +217,9 @@ def _prove(collection: Collection, function: EmbeddingFunction[Any]) -> None:
     if not pairs:
         return
     recorded = recorded_embedding(collection)
-    guess = f"{recorded!r}, as Chroma does where nobody names one" if recorded == DEFAULT_NAME else repr(recorded)
+    guess = (
+        f"{recorded!r}, as Chroma does where nobody names one" if recorded == DEFAULT_NAME else repr(recorded)
+    )
     records = f"the collection records {guess if recorded else 'none'}"
     so = f" ({records}; if another made it, {_NAME_IT})" if recorded == _name(function) else ""
     made = [np.asarray(row) for row in embedded(function, [text for text, _ in pairs], so=so)]

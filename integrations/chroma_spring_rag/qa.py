@@ -206,7 +206,9 @@ class ChromaQA:
             return []
         found = self._search(questions, where, top_k)
         names = [tokens] * len(questions) if tokens is None or isinstance(tokens, str) else tokens
-        counts = [num_tokens] * len(questions) if num_tokens is None or isinstance(num_tokens, int) else num_tokens
+        counts = (
+            [num_tokens] * len(questions) if num_tokens is None or isinstance(num_tokens, int) else num_tokens
+        )
         prompts = [
             self._prompt(question, passages, name, count, where, max_new_tokens)
             for question, passages, name, count in zip(questions, found, names, counts, strict=True)
@@ -282,6 +284,4 @@ class ChromaQA:
             passages=[passage.text for passage in passages],
             template=self.template or self.model.template(tokens),
         )
-        return self.model.fitted(
-            prompt, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens
-        )
+        return self.model.fitted(prompt, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens)

@@ -206,9 +206,7 @@ def open_or_create_collection(
     function: EmbeddingFunction[Any] = HashedWords() if embedding is None else _tried(embedding)
     with chroma_errors(f"making the collection {name!r}"):
         recorded = None if isinstance(function, Adapted) else function
-        made = client.create_collection(
-            name, embedding_function=recorded, configuration={"hnsw": _HNSW}
-        )
+        made = client.create_collection(name, embedding_function=recorded, configuration={"hnsw": _HNSW})
     made._embedding_function = function
     return made
 
@@ -230,4 +228,3 @@ def _find(client: ClientAPI, name: str) -> chromadb.Collection | None:
             return client.get_collection(name, embedding_function=None)
         except NotFoundError:
             return None
-

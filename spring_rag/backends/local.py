@@ -222,7 +222,9 @@ class LocalBackend(Backend):
         transformers then computes the whole prompt again, from ids, which would quietly drop the virtual tokens.
         """
         switch, length = self.position_switch, len(request.encoded.ids) + virtual
-        if switch is not None and len(request.encoded.ids) in crossing(switch, [virtual], settings.max_new_tokens):
+        if switch is not None and len(request.encoded.ids) in crossing(
+            switch, [virtual], settings.max_new_tokens
+        ):
             msg = (
                 f"{type(self.hf_model).__name__} changes its positions at {switch} tokens, and an answer with virtual tokens can't "
                 f"grow over that: the prompt has {length} tokens, so max_new_tokens may be {switch - length + 1} at most"

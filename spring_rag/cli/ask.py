@@ -1,6 +1,5 @@
 """`spring-rag ask`: a question answered from a Chroma collection."""
 
-import json as json_module
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, 
 from spring_rag.cli.model_options import ModelOptions, PromptOptions, Tokens
 from spring_rag.cli.options import Json, grouped
 from spring_rag.errors import counted
+from spring_rag.files import parse_json
 
 if TYPE_CHECKING:
     from chroma_spring_rag import Passage
@@ -86,7 +86,7 @@ def ask(
             from chroma_spring_rag import ChromaQA, open_collection
 
             opened = open_collection(client, collection, embedding)
-        loaded = model.load(tokens, backbone)
+        loaded = model.load(tokens, backbone, chroma.timeout)
         template = prompt.template(loaded)
         if instruction is not None:
             template = replace(template, instruction=f"{instruction}\n")
@@ -128,7 +128,7 @@ def _parse_where(where: str | None) -> dict[str, Any] | None:
     if where is None:
         return None
     try:
-        condition = json_module.loads(where)
+        condition = parse_json(where)
     except ValueError as error:
         msg = f"{where!r} isn't JSON: {error}"
         raise typer.BadParameter(msg, param_hint="--where") from error
