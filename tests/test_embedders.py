@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import chromadb
 import numpy as np
 import pytest
 from chromadb.api.types import DefaultEmbeddingFunction
@@ -189,11 +188,3 @@ def test_a_collection_whose_entries_have_no_text_is_left_to_its_user(client) -> 
     made.add(ids=["1"], embeddings=[_vector("a fox", 1)])
     with pytest.raises(CollectionError, match="'1' .* no document text"):
         search(made, ["fox"], 1, embedding=LangChain())
-
-
-def test_in_memory_collections_count_too() -> None:
-    client = chromadb.EphemeralClient()
-    name = "test-embedders-in-memory"
-    Chroma(client=client, collection_name=name, embedding_function=LangChain()).add_texts(TEXTS)
-    assert search(client.get_collection(name), ["ship"], 1, embedding=LangChain())[0][0].text == TEXTS[1]
-    client.delete_collection(name)
