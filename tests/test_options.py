@@ -38,8 +38,9 @@ def test_numbers_are_whole() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--heat", "nan"], "nan is no number"),
-        (["--heat", "inf"], "is not in the range"),
+        (["--heat", "nan"], "Invalid value for '--heat'"),
+        (["--heat", "inf"], "Invalid value for '--heat'"),
+        (["--weight", "nan"], "nan is no number"),
         (["--weight", "-inf"], "-inf is no number"),
         (["--name", "a\udcff"], "isn't text in UTF-8"),
         (["--name", "\ud800"], "isn't text in UTF-8"),
