@@ -1,9 +1,13 @@
-"""Files that are replaced as a whole, and the user's cache folder."""
+"""Files that are replaced as a whole, files of others that are read, and the user's cache folder."""
 
+import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
+from errno import EINVAL
 from pathlib import Path
+from typing import Any
 
 
 def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -34,6 +38,32 @@ def _replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())
         for name in contents:
             os.replace(Path(aside, name), folder / name)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, its byte order mark left out. Pipes are read to their end; devices have none.
+
+    Raises:
+        OSError: it can't be read, or is a device.
+        UnicodeDecodeError: it isn't UTF-8.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise OSError(EINVAL, "A device; expected a file", str(path))
+    return path.read_text(encoding="utf-8-sig")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it isn't JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        msg = "nested too deeply"
+        raise ValueError(msg) from error
 
 
 def cache_folder(name: str) -> Path:

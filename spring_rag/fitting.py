@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
@@ -21,11 +21,26 @@ def room(context_length: int | None, num_tokens: int, max_new_tokens: int) -> in
     return None if context_length is None else context_length - num_tokens - max_new_tokens
 
 
+def crossing(switch: int | None, counts: Iterable[int], max_new_tokens: int) -> range:
+    """The numbers of ids that a prompt must not have, because its answer would grow over a model's switch of positions.
+
+    Args:
+        switch: as `limits.position_switch` tells it; None where there is none.
+        counts: numbers of virtual tokens that the prompt may get; without any, nothing is in the way.
+        max_new_tokens: most tokens of the answer.
+    """
+    some = [count for count in counts if count]
+    if switch is None or not some:
+        return range(0)
+    return range(max(0, switch - max(some) - max_new_tokens + 2), switch - min(some) + 1)
+
+
 def fit(
     prompt: RagPrompt,
     budget: int | None,
     tokenizer: PreTrainedTokenizerBase,
     order: Sequence[int] | None = None,
+    avoided: range = range(0),
 ) -> tuple[RagPrompt, Encoded]:
     """Drop the lowest-ranked passages until the prompt fits, and encode it.
 
@@ -36,6 +51,7 @@ def fit(
         budget: most ids of the prompt, special tokens included and virtual tokens not, as `room` gives it; None drops nothing.
         tokenizer: the backbone's.
         order: the passages' indices as they are to stand in the prompt; best first if not given.
+        avoided: lengths that the prompt must not have either, as `crossing` gives them.
 
     Returns:
         The prompt with the passages that fit, in `order`, and its ids. `dropped` names those left out, best first.
@@ -55,9 +71,12 @@ def fit(
         tried[kept] = shorter, encode(shorter, tokenizer)
         return len(tried[kept][1].ids)
 
-    if length(len(ranked)) <= most:
-        return tried[len(ranked)]
-    kept = bisect_right(range(len(ranked)), most, key=length) - 1
+    kept = len(ranked)
+    if length(kept) > most:
+        kept = bisect_right(range(kept), most, key=length) - 1
+    if kept >= 0 and length(kept) in avoided:
+        most = avoided.start - 1
+        kept = bisect_right(range(kept), most, key=length) - 1
     if kept < 0:
         needed = length(0)
         msg = (
@@ -69,7 +88,10 @@ def fit(
 
 
 def fit_alike(
-    prompts: Sequence[RagPrompt], budget: int | None, tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[RagPrompt],
+    budget: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    avoided: range = range(0),
 ) -> list[RagPrompt]:
     """Fit several layouts of one question, all with the passages that fit in each of them.
 
@@ -77,10 +99,11 @@ def fit_alike(
         prompts: with the same passages, best first.
         budget: as for `fit`.
         tokenizer: the backbone's.
+        avoided: as for `fit`.
 
     Raises:
         PromptTooLongError: the question alone is over `budget`.
     """
-    fitted = [fit(prompt, budget, tokenizer)[0] for prompt in prompts]
+    fitted = [fit(prompt, budget, tokenizer, avoided=avoided)[0] for prompt in prompts]
     fewest = min(fitted, key=lambda prompt: len(prompt.passages))
     return [replace(prompt, passages=fewest.passages, dropped=fewest.dropped) for prompt in fitted]

@@ -16,7 +16,7 @@ from spring_rag.backends.base import (
 )
 from spring_rag.encoding import Encoded, encode, warn_of_control_strings
 from spring_rag.errors import TokensError
-from spring_rag.fitting import fit, room
+from spring_rag.fitting import crossing, fit, room
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt
 from spring_rag.stream import Stream
 from spring_rag.tokens import VirtualTokens
@@ -162,6 +162,7 @@ class SpringModel:
         seed: int | None = None,
         batch_size: int = BATCH_SIZE,
         progress: Callable[[int, int], None] | None = None,
+        into: dict[int, Generation] | None = None,
     ) -> list[Generation]:
         """Answer prompts.
 
@@ -178,6 +179,7 @@ class SpringModel:
             batch_size: most prompts that run at once. Those with the same context run together, so that it is computed once; else
                 those of similar length. A server batches by itself: it gets as many at once as its backend's `concurrency`.
             progress: called after each batch with the number of answers so far, and of all.
+            into: an empty dict that gets the answers of each batch, by the prompts' numbers: there they are, too, if the call is interrupted.
 
         Returns:
             One `Generation` per prompt, in the order of the prompts; a list also for one prompt.
@@ -198,7 +200,7 @@ class SpringModel:
             self._request(prompt, name, count, settings)
             for prompt, name, count in zip(many, names, counts, strict=True)
         ]
-        answers: dict[int, Generation] = {}
+        answers = {} if into is None else into
         if self.backend.concurrency is not None:
             batch_size = max(batch_size, _ROUNDS_IN_FLIGHT * self.backend.concurrency)
         for batch in _batches([request.encoded for request in requests], batch_size):
@@ -261,6 +263,21 @@ class SpringModel:
         prompt = RagPrompt(question=question, passages=passages, template=template or self.template(tokens))
         return self.generate([prompt], num_tokens=num_tokens, tokens=tokens, **settings)[0].text.strip()
 
+    def fitted(
+        self,
+        prompt: RagPrompt,
+        *,
+        num_tokens: int | None = None,
+        tokens: str | None = None,
+        max_new_tokens: int = 128,
+    ) -> RagPrompt:
+        """The prompt as `generate` cuts it, so that it fits beside its virtual tokens and its answer; `dropped` names what was left out.
+
+        Takes and raises what `generate` does.
+        """
+        count = self._count(tokens, num_tokens)
+        return self._fit(prompt, count, max_new_tokens)[0]
+
     def template(self, tokens: str | None = None) -> RagTemplate:
         """The layout of prompts that a set was trained with; None names the default set.
 
@@ -279,6 +296,26 @@ class SpringModel:
         self, prompt: PromptLike, name: str | None, num_tokens: int | None, settings: GenerationSettings
     ) -> Request:
         """Encode a prompt, fitted into the context beside its virtual tokens and its answer."""
+        count = self._count(name, num_tokens)
+        if isinstance(prompt, str):
+            warn_of_control_strings(prompt, self.tokenizer)
+        if isinstance(prompt, RagPrompt):
+            prompt, encoded = self._fit(prompt, count, settings.max_new_tokens)
+        else:
+            encoded = encode(prompt, self.tokenizer)
+        return Request(encoded, name, count, as_prompt(prompt))
+
+    def _fit(self, prompt: RagPrompt, count: int, max_new_tokens: int) -> tuple[RagPrompt, Encoded]:
+        budget = room(self.backend.context_length, count, max_new_tokens)
+        avoided = crossing(self.backend.position_switch, [count], max_new_tokens)
+        return fit(prompt, budget, self.tokenizer, avoided=avoided)
+
+    def _count(self, name: str | None, num_tokens: int | None) -> int:
+        """How many virtual tokens a prompt gets.
+
+        Raises:
+            TokensError: an unknown set, or more than it has.
+        """
         attached = self.backend.tokens(name)
         available = len(attached) if attached is not None else 0
         count = available if num_tokens is None else num_tokens
@@ -286,14 +323,7 @@ class SpringModel:
             has = f"the set has {available}" if attached is not None else "no virtual tokens are attached"
             msg = f"num_tokens is {count}, but {has}; expected a number from 0 to {available}"
             raise TokensError(msg)
-        if isinstance(prompt, str):
-            warn_of_control_strings(prompt, self.tokenizer)
-        if isinstance(prompt, RagPrompt):
-            budget = room(self.backend.context_length, count, settings.max_new_tokens)
-            prompt, encoded = fit(prompt, budget, self.tokenizer)
-        else:
-            encoded = encode(prompt, self.tokenizer)
-        return Request(encoded, name, count, as_prompt(prompt))
+        return count
 
 
 def _batches(prompts: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:

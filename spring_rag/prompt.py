@@ -36,6 +36,12 @@ class Text:
 
     def __post_init__(self) -> None:
         _require(self.text, str, "the text of a prompt's part")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            half = self.text[error.start]
+            msg = f"the text of a prompt's part holds half a character ({half!r}, one of a surrogate pair)"
+            raise PromptError(msg) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -104,6 +105,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
     if item.get_closest_marker("default_backbone") and default_backbone() == HUB_ID:
         pytest.skip(f"needs the default backbone: {INSTALL}")
+
+
+@pytest.fixture(autouse=True)
+def llama_index_counts_as_before() -> Iterator[None]:
+    """`upgrade_engine` changes how LlamaIndex counts tokens everywhere."""
+    before = getattr(sys.modules.get("llama_index.core"), "global_tokenizer", None)
+    yield
+    if (core := sys.modules.get("llama_index.core")) is not None:
+        core.global_tokenizer = before  # type: ignore[attr-defined]
 
 
 def build(

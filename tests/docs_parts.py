@@ -61,6 +61,19 @@ from toy_parts import TEXTS
 Settings.embed_model = OfflineEmbedding()
 index = VectorStoreIndex.from_documents([Document(text=text) for text in TEXTS[:8]])
 """,
+    "chroma.md": """
+import chromadb
+from langchain_chroma import Chroma
+from langchain_parts import WordEmbeddings
+from llama_index.core import Document, VectorStoreIndex
+from llama_index_parts import OfflineEmbedding
+from toy_parts import TEXTS
+
+embeddings = WordEmbeddings()
+app_client = chromadb.PersistentClient("app")
+vector_store = Chroma.from_texts(TEXTS[:8], embeddings, collection_name="langchain", client=app_client)
+index = VectorStoreIndex.from_documents([Document(text=text) for text in TEXTS[:8]], embed_model=OfflineEmbedding())
+""",
     "serving.md": """
 from langchain_core.prompts import PromptTemplate
 

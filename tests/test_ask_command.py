@@ -186,6 +186,27 @@ def test_a_server_that_is_not_vllm(body: bytes, folder: Path) -> None:
     assert url in said.splitlines()[-1]
 
 
+def test_a_silent_vllm_server_gets_the_time_limit(folder: Path) -> None:
+    with answering([], pause=0.1) as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        named = ["--model", folder / "backbone", "--base-url", url, "--timeout", 0.5]
+        said = fails("ask", "Why?", "--db", folder / "db", *named)
+    assert f"{url} took longer than the timeout of 0.5 s" in said
+
+
+@pytest.mark.parametrize("option", ["--temperature", "--timeout"])
+@pytest.mark.parametrize("number", ["nan", "inf", "1e300"])
+def test_numbers_that_are_none(option: str, number: str, folder: Path) -> None:
+    said = fails("ask", "Why?", "--db", folder / "db", "--tokens", folder / "tokens", option, number, code=2)
+    assert f"Invalid value for '{option}'" in said or f"Invalid value for {option}" in said
+
+
+@pytest.mark.parametrize("option", ["--system", "--instruction", "--stop", "--collection", "--where"])
+def test_text_that_is_none(option: str, folder: Path) -> None:
+    arguments = ["ask", "Why?", "--db", folder / "db", "--tokens", folder / "tokens", option, "a\udcff"]
+    assert "isn't text in UTF-8" in fails(*arguments, code=2)
+
+
 def test_an_empty_stop_string_is_wrong_usage(folder: Path) -> None:
     arguments = ["ask", "Why?", "--db", folder / "db", "--tokens", folder / "tokens", "--stop", ""]
     assert "the text is empty" in fails(*arguments, code=2)

@@ -20,7 +20,10 @@ from transformers import (
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.batching import padded_rows_answer_alike
 from spring_rag.backends.local import LocalBackend
-from spring_rag.encoding import Encoded
+from spring_rag.encoding import Encoded, encode
+from spring_rag.errors import PromptTooLongError
+from spring_rag.model import SpringModel
+from spring_rag.prompt import RagPrompt
 
 pytestmark = pytest.mark.filterwarnings("ignore:these virtual tokens don't record their backbone")
 
@@ -144,6 +147,27 @@ def test_a_plain_answer_may_grow_over_the_switch(tokenizer, make_tokens):
     ]
     alone = [backend.generate([request], GREEDY)[0] for request in requests]
     assert backend.generate(requests, GREEDY) == alone
+
+
+def test_prompts_just_below_the_switch_lose_passages_and_are_answered(tokenizer, make_tokens):
+    model = SpringModel(make(longrope), tokenizer, tokens=make_tokens(6))
+    assert model.backend.position_switch == 64
+    whole = RagPrompt("Who?", ["It was Hale."] * 12)
+    kept = set()
+    for count in range(len(whole.passages) + 1):
+        some = RagPrompt("Who?", whole.passages[:count])
+        fitted = model.fitted(some, max_new_tokens=12)
+        (answer,) = model.generate(some, max_new_tokens=12)
+        assert answer.usage.context + answer.usage.suffix == len(encode(fitted, tokenizer).ids)
+        kept.add(len(fitted.passages) - count)
+        (plain,) = model.generate(some, max_new_tokens=12, num_tokens=0)
+        assert plain.usage.context + plain.usage.suffix == len(encode(some, tokenizer).ids)
+    assert min(kept) < 0 == max(kept)
+    lengths = (len(encode(RagPrompt("Who?", whole.passages[:n]), tokenizer).ids) + 6 for n in range(13))
+    count = next(n for n, length in enumerate(lengths) if length <= 64 < length + 11)
+    rendered = RagPrompt("Who?", whole.passages[:count]).to_prompt()
+    with pytest.raises(PromptTooLongError, match="changes its positions at 64 tokens"):
+        model.generate(rendered, max_new_tokens=12)
 
 
 def test_positions_that_grow_with_the_prompt(tokenizer, make_tokens):

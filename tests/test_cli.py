@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -189,6 +190,15 @@ class TestEndings:
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 130
         assert errors == b""
+
+    @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+    def test_closed_streams_are_no_reason_to_fail(self):
+        command = shlex.join([*MODULE, "--version"])
+        done = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        command = shlex.join([*MODULE, "ask", "Why?", "--db", "/nowhere/db"])
+        done = subprocess.run(f"{command} 2>&-", shell=True, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
 
     @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX pipe")
     @pytest.mark.parametrize("lines", [1, 100_000])

@@ -25,8 +25,10 @@ from spring_rag.evaluation import (
     sweep,
     telling_examples,
 )
+from spring_rag.evaluation.datasets import Dataset
+from spring_rag.evaluation.study import study
 from spring_rag.model import SpringModel
-from spring_rag.prompt import RagPrompt, RagTemplate
+from spring_rag.prompt import Prompt, RagPrompt, RagTemplate
 from spring_rag.tokens import VirtualTokens
 
 
@@ -98,6 +100,66 @@ def test_sweep_answers_as_the_model_does(model: SpringModel) -> None:
     assert result.runs[0].answers != result.runs[1].answers
 
 
+def stopping_after(answers: int) -> Callable[[int, int], None]:
+    """A report of progress at which somebody presses Ctrl-C."""
+
+    def tell(done: int, _: int) -> None:
+        if done >= answers:
+            raise KeyboardInterrupt
+
+    return tell
+
+
+def test_what_was_answered_before_an_interruption_is_scored(model: SpringModel) -> None:
+    arguments = {"max_new_tokens": 3, "batch_size": 2}
+    whole = sweep(model, EXAMPLES, [0, 6], **arguments)
+    part = sweep(model, EXAMPLES, [0, 6], progress=stopping_after(6), **arguments)
+    assert part.interrupted
+    assert not whole.interrupted
+    assert len(part.examples) == 3
+    places = [EXAMPLES.index(example) for example in part.examples]
+    for run, same in zip(part.runs, whole.runs, strict=True):
+        assert run.answers == tuple(same.answers[place] for place in places)
+    assert {row["n"] for row in part.to_dict()["results"]} == {3}
+
+
+def test_ways_that_were_not_finished_are_left_out_beside_those_that_were(model: SpringModel) -> None:
+    words = WordsWay("told", RagTemplate(instruction="Brief.\n"), stop=("\n",))
+    part = sweep(
+        model, EXAMPLES, [0, 6], words=words, max_new_tokens=2, progress=stopping_after(15), batch_size=1
+    )
+    assert part.instructed is None
+    assert part.examples == tuple(EXAMPLES)
+    assert [len(run.answers) for run in part.runs] == [7, 7]
+
+
+class Interrupting(RagTemplate):
+    """A layout at which somebody presses Ctrl-C."""
+
+    def render(self, *_: object) -> Prompt:
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_before_any_answer_is_one(model: SpringModel) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        sweep(model, EXAMPLES, [0], max_new_tokens=2, progress=lambda *_: None, template=Interrupting())
+
+
+@pytest.mark.parametrize(
+    ("counts", "after", "passages", "questions"),
+    [((), 4, (None,), 2), ((1, 2), 4, (1,), 2), ((1, 2), 16, (1,), 7), ((), 16, (None,), 7)],
+)
+def test_a_study_shows_what_it_has(
+    model: SpringModel, counts: tuple[int, ...], after: int, passages: tuple[int | None, ...], questions: int
+) -> None:
+    sets = [Dataset("first", tuple(EXAMPLES)), Dataset("second", tuple(EXAMPLES[:2]))]
+    found = study(model, sets, [0, 6], counts, progress=stopping_after(after), max_new_tokens=2, batch_size=2)
+    assert found.interrupted
+    assert found.passages == passages
+    assert [dataset.name for dataset in found.datasets] == ["first"]
+    assert found.to_dict()["n"] == len(found.overall.main.examples) == questions
+
+
 def test_json_of_a_sweep(model: SpringModel) -> None:
     result = sweep(model, EXAMPLES, [0, 1], max_new_tokens=2)
     rows = result.to_dict()["results"]
@@ -157,6 +219,14 @@ def test_means_and_report() -> None:
     assert "[bold]Question 2[/bold]" in panel
     assert "✗ It is Ann [red]" in panel
     assert "expected: Ann" in panel
+
+
+def test_a_title_is_no_markup() -> None:
+    written = io.StringIO()
+    Console(file=written, width=100).print(
+        score_table(Sweep((EXAMPLES[0],), (a_run(0, ["Ann"]),)), "[/b] of [red]x")
+    )
+    assert "[/b] of [red]x" in written.getvalue()
 
 
 def test_a_table_without_times_has_no_column_for_them() -> None:

@@ -14,7 +14,7 @@ from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptTooLongError
 from spring_rag.evaluation.ways import Way, layouts
-from spring_rag.fitting import fit, fit_alike, room
+from spring_rag.fitting import crossing, fit, fit_alike, room
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.training import RagExamples, TrainingRecipe
@@ -72,6 +72,36 @@ class TestFit:
         prompt = RagPrompt("q", ["a", "b", "c"])
         assert fit(prompt, 7, WORDS, [2, 1, 0])[0] == RagPrompt("q", ["b", "a"], dropped=("c",))
         assert fit(prompt, 9, WORDS, [2, 1, 0])[0] == RagPrompt("q", ["c", "b", "a"])
+
+
+class TestCrossing:
+    def test_lengths_whose_answer_would_grow_over_the_switch(self):
+        for switch, count, new in ((64, 6, 8), (64, 1, 1), (10, 3, 40)):
+            avoided = crossing(switch, [count], new)
+            for length in range(1, 80):
+                begins, ends = length + count, length + count + new - 1
+                assert (length in avoided) == (begins <= switch < ends), (switch, count, new, length)
+
+    def test_nothing_is_in_the_way_of_plain_answers_and_other_models(self):
+        assert not crossing(64, [0], 8)
+        assert not crossing(None, [6], 8)
+        assert crossing(64, [0, 1, 6], 8) == range(52, 64)
+
+    def test_passages_go_until_the_answer_has_room_before_the_switch(self):
+        prompt = RagPrompt("q", ["a b", "c d", "e f", "g h"])
+        lengths = [words(replace(prompt, passages=prompt.passages[:n])) for n in range(5)]
+        fitted, encoded = fit(prompt, 100, WORDS, avoided=range(lengths[2] + 1, lengths[4] + 1))
+        assert fitted.passages == ("a b", "c d")
+        assert fitted.dropped == ("e f", "g h")
+        assert encoded == encode(fitted, WORDS)
+        # What is longer than all that is avoided stays as it is.
+        assert fit(prompt, 100, WORDS, avoided=range(lengths[2], lengths[4]))[0] is prompt
+        # One that is too long for the context may be cut into what is avoided, and is cut once more.
+        assert fit(prompt, lengths[3], WORDS, avoided=range(lengths[1] + 1, lengths[3] + 1))[0].passages == (
+            "a b",
+        )
+        with pytest.raises(PromptTooLongError, match="takes 3 tokens without any passage, 1 more than the 2"):
+            fit(prompt, 100, WORDS, avoided=range(3, 100))
 
 
 def test_room():

@@ -1,5 +1,6 @@
 """LlamaIndex's engines over Chroma: upgraded in place, they ask the backbone what they should."""
 
+import re
 from functools import partial
 
 import chromadb
@@ -48,7 +49,7 @@ from llama_index.llms.spring_rag import (
     with_virtual_tokens,
 )
 from spring_rag import Prompt, RagPrompt, RagTemplate, Slot
-from spring_rag.errors import PromptError
+from spring_rag.errors import PromptError, PromptTooLongError
 from spring_rag.prompt import SLOT_MARKER, Text
 
 
@@ -129,6 +130,39 @@ async def test_long_context_is_packed_into_the_window(tokenizer, make_tokens, mo
     answer = str(engine.query(QUESTION))
     assert SLOT in asked(llm)[0]
     assert str(await engine.aquery(QUESTION)) == answer
+
+
+def too_few_tokens(text: str) -> list[int]:
+    """A tokenizer that counts fewer tokens than the backbone's makes, as GPT-3.5's does of German."""
+    return list(range(len(text.encode()) // 6))
+
+
+@pytest.mark.parametrize("mode", ["compact", "tree_summarize", "simple_summarize"])
+def test_an_upgraded_engine_counts_as_the_backbone_does(tokenizer, make_tokens, monkeypatch, caplog, mode):
+    llm = SpringLLM(model=spring_model(tokenizer, make_tokens(60), chat=False, positions=1280), max_tokens=8)
+    monkeypatch.setattr(llama_index.core, "global_tokenizer", too_few_tokens)
+    passages = [f"{fact} {number} " * 30 for number, fact in enumerate(FACTS)]
+    index = chroma_index(passages)
+
+    def engine():
+        return index.as_query_engine(llm=llm, response_mode=mode, similarity_top_k=3)
+
+    said = "too long.*set Settings.tokenizer = llm.model.tokenizer"
+    if mode == "compact":  # LlamaIndex only logs what goes wrong there
+        engine().query(QUESTION)
+        assert re.search(said, caplog.text)
+        caplog.clear()
+    else:
+        with pytest.raises(PromptTooLongError, match=said):
+            engine().query(QUESTION)
+    other, upgraded = engine(), engine()
+    report = upgrade_engine(upgraded)
+    assert report.counts
+    assert "Settings.tokenizer: the backbone's own" in str(report)
+    assert str(upgraded.query(QUESTION))
+    assert "too long" not in caplog.text
+    assert Settings.tokenizer("two words") == llm.model.tokenizer.encode("two words")
+    assert not upgrade_engine(other).counts
 
 
 @pytest.mark.parametrize("mode", ["compact", "tree_summarize"])

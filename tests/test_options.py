@@ -35,6 +35,46 @@ def test_numbers_are_whole() -> None:
             parse_numbers(wrong)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--heat", "nan"], "Invalid value for '--heat'"),
+        (["--heat", "inf"], "Invalid value for '--heat'"),
+        (["--weight", "nan"], "nan is no number"),
+        (["--weight", "-inf"], "-inf is no number"),
+        (["--name", "a\udcff"], "isn't text in UTF-8"),
+        (["--name", "\ud800"], "isn't text in UTF-8"),
+        (["--more", "fine", "--more", "a\udcff"], "isn't text in UTF-8"),
+    ],
+)
+def test_what_is_no_number_or_no_text_is_refused(arguments: list[str], said: str) -> None:
+    @grouped
+    def command(
+        *,
+        heat: Annotated[float, typer.Option(min=0)] = 1.0,
+        weight: Annotated[float, typer.Option()] = 1.0,
+        name: Annotated[str, typer.Option()] = "",
+        more: Annotated[list[str] | None, typer.Option()] = None,
+    ) -> None:
+        pytest.fail(f"{heat} {weight} {name} {more} was taken")
+
+    done = invoke(command, *arguments)
+    assert done.exit_code == 2, done.stderr
+    assert said in done.stderr
+
+
+def test_text_in_a_locale_that_is_not_utf8_is_decoded() -> None:
+    seen: list[str] = []
+
+    @grouped
+    def command(*, name: Annotated[str, typer.Option()]) -> None:
+        seen.append(name)
+
+    as_ascii = "café".encode().decode("ascii", "surrogateescape")
+    assert invoke(command, "--name", as_ascii).exit_code == 0
+    assert seen == ["café"]
+
+
 def test_numbers_as_an_option() -> None:
     seen, default = [], Numbers([1])
 

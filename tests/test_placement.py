@@ -6,7 +6,14 @@ import warnings
 import pytest
 
 from spring_rag.bridge.marks import FOLLOWING_MARK, MARK
-from spring_rag.bridge.placement import Place, Source, put_slot, question_to_repeat, slot_offsets
+from spring_rag.bridge.placement import (
+    Place,
+    Source,
+    put_slot,
+    question_to_repeat,
+    slot_offsets,
+    words_between,
+)
 from spring_rag.bridge.syntax import BRACES, JINJA, Syntax
 from spring_rag.errors import PromptError
 from spring_rag.prompt import SLOT_MARKER
@@ -51,6 +58,35 @@ def test_a_question_before_the_context_warns_where_it_was_called(expected):
     with pytest.warns(UserWarning, match="question stands before the context") as caught:
         assert put(*[text.replace("|", "") for text in expected]) == expected
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{c}\n\nQuestion: {q}\nAnswer:", None),
+        ("{c}\nGiven the context information, answer the query.\nQuery: {q}\nAnswer:", None),
+        ("{c}\nUse only the passages above to answer this question: {q}", "'Use only the passages above to"),
+        ("{c} Use only the passages above to answer. Question: {q}", "'Use only the passages above to"),
+        (f"{{c}}\n{SLOT_MARKER}\nQuestion: {{q}}", None),
+        (
+            f"{{c}}\n{SLOT_MARKER}Be brief, and say nothing but the answer.\nQuestion: {{q}}",
+            "'Be brief, and say nothing but the answer. Question:'",
+        ),
+    ],
+)
+def test_words_between_slot_and_question_are_warned_of(template, told):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        put_slot([Source(template, BRACES)], ["c"], "q", mark=MARK)
+    assert [told in str(each.message) for each in caught] == ([] if told is None else [True])
+    assert all(each.filename == __file__ for each in caught)
+
+
+def test_words_of_other_messages_count_too():
+    texts = ["<c>| One two.", "Three four\n five.", "Six: <q>"]
+    slot = (0, texts[0].index("|") + 1)
+    assert words_between(texts, slot, places(texts, "q")) == "One two. Three four five. Six:"
+    assert words_between(texts, (2, 6), places(texts, "q")) == ""
 
 
 def test_others_follow_the_best():

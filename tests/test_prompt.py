@@ -84,6 +84,12 @@ class TestPrompt:
             make()
 
 
+def test_half_characters_are_no_text():
+    for make in (lambda: Text("a \ud800"), lambda: RagPrompt("Who \udcff?", []).to_prompt()):
+        with pytest.raises(PromptError, match="half a character"):
+            make()
+
+
 class TestRagTemplate:
     def test_the_default_is_the_authors_layout(self):
         prompt = RagPrompt("who?", ["p1", "p2"]).to_prompt()

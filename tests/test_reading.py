@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chroma_spring_rag import DocumentError, connect_folder, read_files
-from chroma_spring_rag.reading import is_markdown
+from chroma_spring_rag import DocumentError, connect_folder, read_files, reading
+from chroma_spring_rag.reading import KINDS, is_markdown
 
 PAGE = """<!doctype html><html><head><title>T</title><style>p {color: red}</style></head>
 <body><script>alert(1)</script><h1>Morven</h1><p>The bridge was built by <b>Ada&nbsp;Quill</b>.</p>
@@ -55,6 +55,46 @@ def write_docx(file: Path, text: str) -> None:
             f'<w:document xmlns:w="{words}"><w:body><w:p><w:pPr><w:pStyle w:val="Heading1"/></w:pPr><w:r><w:t>Morven</w:t></w:r></w:p>'
             f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:body></w:document>",
         )
+
+
+def test_links_to_themselves_and_folders_that_cannot_be_read_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("A fox.", "utf-8")
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refused(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    read = read_files([tmp_path])
+    assert list(read.texts.values()) == ["A fox."]
+    assert {path.name: reason for path, reason in read.skipped.items()} == {
+        "loop.txt": "a link to nothing",
+        "closed": "can't be read (Permission denied)",
+    }
+
+
+def test_what_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_MOST_BYTES", 1000)
+    (tmp_path / "huge.txt").write_bytes(b"x" * 1001)
+    with zipfile.ZipFile(tmp_path / "bomb.docx", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", bytes(100_000))
+    assert (tmp_path / "bomb.docx").stat().st_size < 1000
+    read = read_files([tmp_path])
+    assert not read.texts
+    assert {path.name for path in read.bad} == {"huge.txt", "bomb.docx"}
+    assert all("1,000 are the most: split it" in reason for reason in read.bad.values())
+
+
+def test_half_characters_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, ".pdf", lambda _: "a \ud800 fox")  # as broken fonts of a PDF give them
+    (tmp_path / "a.pdf").write_bytes(b"")
+    assert list(read_files([tmp_path]).texts.values()) == ["a ? fox"]
 
 
 def test_every_kind(tmp_path: Path) -> None:

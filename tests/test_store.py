@@ -39,6 +39,21 @@ def test_a_server_gets_a_time_limit(pieces: list[bytes]) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("host", ["", "a b", "[::1", "x" * 300, "ü\u0000"])
+def test_an_address_that_is_none(host: str) -> None:
+    with pytest.raises(CollectionError, match="connecting to the Chroma server"):
+        connect_server(host, 9, timeout=5)
+
+
+@pytest.mark.parametrize(
+    "content", [b"SQLite format 3\x00" + b"\xff" * 4096, b"nope" * 2000], ids=["torn", "other"]
+)
+def test_a_database_that_is_damaged(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "chroma.sqlite3").write_bytes(content)
+    with pytest.raises(CollectionError, match="failed"):
+        list_collections(connect_folder(tmp_path))
+
+
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"{", b"{}", b"[]", b"null"])
 def test_a_server_of_another_kind(body: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)

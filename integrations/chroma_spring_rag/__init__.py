@@ -3,6 +3,7 @@
 from spring_rag.extras import extra
 
 with extra("chroma"):
+    from chroma_spring_rag.embedders import embedding_function, recorded_embedding
     from chroma_spring_rag.embedding import HashedWords, embedding_named
     from chroma_spring_rag.errors import CollectionError, DocumentError
     from chroma_spring_rag.indexing import IndexReport, index_documents, index_files
@@ -17,7 +18,6 @@ with extra("chroma"):
         list_collections,
         open_collection,
         open_or_create_collection,
-        recorded_embedding,
     )
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "connect_folder",
     "connect_server",
     "delete_collection",
+    "embedding_function",
     "embedding_named",
     "find_collection",
     "index_documents",

@@ -32,6 +32,8 @@ def chroma_errors(doing: str) -> Iterator[None]:
     """
     try:
         yield
+    except CollectionError:
+        raise
     except (InvalidDimensionException, InvalidArgumentError) as error:
         if "dimension" not in str(error):
             raise _failed(doing, error) from error
@@ -43,9 +45,22 @@ def chroma_errors(doing: str) -> Iterator[None]:
     except httpx.TransportError as error:
         msg = f"{doing} failed: the Chroma server doesn't answer ({error}); is it running?"
         raise CollectionError(msg) from error
-    except (ChromaError, httpx.HTTPError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (
+        ChromaError,
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:
+        raise _failed(doing, error) from error
+    except BaseException as error:
+        # What panics in Chroma's Rust is no Exception: a database that is damaged, say.
+        if type(error).__name__ != "PanicException":
+            raise
         raise _failed(doing, error) from error
 
 
-def _failed(doing: str, error: Exception) -> CollectionError:
+def _failed(doing: str, error: BaseException) -> CollectionError:
     return CollectionError(f"{doing} failed: {error}")

@@ -13,6 +13,7 @@ from chromadb import Collection
 from langchain_core.documents import Document
 from langchain_text_splitters import Language, RecursiveCharacterTextSplitter
 
+from chroma_spring_rag.embedders import chosen_function, embedded
 from chroma_spring_rag.errors import DocumentError, chroma_errors
 from chroma_spring_rag.reading import FilesRead, is_markdown, read_files
 
@@ -177,6 +178,7 @@ def _write(
         is_stale: whether the chunks of another path are to be removed.
         progress: told about every batch written.
     """
+    function = chosen_function(collection)
     there = _indexed(collection)
     wanted = {chunk.id for chunk in chunks}
     new = [chunk for chunk in chunks if chunk.id not in there]
@@ -186,6 +188,7 @@ def _write(
         for batch in _batches(new):
             collection.upsert(
                 ids=[chunk.id for chunk in batch],
+                embeddings=embedded(function, [chunk.text for chunk in batch]),
                 documents=[chunk.text for chunk in batch],
                 metadatas=[chunk.metadata for chunk in batch],
             )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from chroma_spring_rag.embedders import embedding_function
 from chroma_spring_rag.errors import CollectionError
 from chroma_spring_rag.retrieval import Passage, checked_top_k, search
+from chroma_spring_rag.retrievers import retrieve
 from spring_rag.prompt import RagPrompt
 
 if TYPE_CHECKING:
     from chromadb import Collection, Where
 
+    from chroma_spring_rag.embedders import AnyEmbedding
+    from chroma_spring_rag.retrievers import AnyRetriever
     from spring_rag.backends.base import FinishReason, Usage
     from spring_rag.model import SpringModel
     from spring_rag.prompt import RagTemplate
@@ -28,10 +32,11 @@ class Answer:
     Attributes:
         question: as asked.
         text: the answer, stripped at both ends.
-        passages: what was retrieved, closest first.
+        passages: what it was answered from, closest first.
         num_tokens: how many virtual tokens the prompt held.
         finish_reason: "stop", or "length" when `max_new_tokens` cut the answer.
         usage: numbers of tokens.
+        dropped: what was retrieved, too, but left out of the prompt, which was too long for the backbone.
     """
 
     question: str
@@ -40,6 +45,7 @@ class Answer:
     num_tokens: int
     finish_reason: FinishReason
     usage: Usage
+    dropped: list[Passage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +54,13 @@ class AnswerStream:
 
     Attributes:
         question: as asked.
-        passages: what was retrieved, closest first; known before the first piece.
+        passages: what it is answered from, closest first; known before the first piece.
+        dropped: what was retrieved, too, but left out of the prompt, which was too long for the backbone.
     """
 
     question: str
     passages: list[Passage]
+    dropped: list[Passage]
     _pieces: Iterator[str]
 
     def __iter__(self) -> Iterator[str]:
@@ -94,23 +102,44 @@ class ChromaQA:
         answers = qa.ask_many(["Who built the bridge?", "When?"], num_tokens=10)
         ```
 
+    Collections and retrievers of LangChain and LlamaIndex:
+        ```python
+        qa = ChromaQA(model, client.get_collection("langchain"), embedding=HuggingFaceEmbeddings(model_name="…"))
+        qa = ChromaQA(model, retriever=index.as_retriever(similarity_top_k=5))
+        ```
+
     Args:
         model: backbone and virtual tokens.
         collection: embedded or on a server. It embeds the questions with its own embedding function.
-        top_k: passages per question.
+        top_k: passages per question; of a retriever's, the first so many.
         template: layout of the prompt; None takes the one that the virtual tokens were trained with. Without virtual tokens an
             instruct model, whose tokenizer has a chat template, gets a chat: `RagTemplate(chat=False)` gives it a text.
+        embedding: what made the vectors of a collection that doesn't record it: an embedding of Chroma, LangChain or LlamaIndex, or a
+            name as `embedding_named` takes it.
+        retriever: of LangChain or LlamaIndex, in place of a collection.
+
+    Raises:
+        CollectionError: no embedding, neither or both of a collection and a retriever.
+        ValueError: `top_k` less than 1.
     """
 
     def __init__(
         self,
         model: SpringModel,
-        collection: Collection,
+        collection: Collection | None = None,
         top_k: int = DEFAULT_TOP_K,
         template: RagTemplate | None = None,
+        *,
+        embedding: AnyEmbedding | None = None,
+        retriever: AnyRetriever | None = None,
     ) -> None:
+        if (collection is None) == (retriever is None) or (retriever is not None and embedding is not None):
+            msg = "ChromaQA needs either a collection, with its embedding where it doesn't record that, or a retriever"
+            raise CollectionError(msg)
         self.model = model
         self.collection = collection
+        self.retriever = retriever
+        self.embedding = None if embedding is None else embedding_function(embedding)
         self.top_k = checked_top_k(top_k)
         self.template = template
 
@@ -126,10 +155,10 @@ class ChromaQA:
             At most `top_k` passages; none if nothing matches `where`.
 
         Raises:
-            CollectionError: an empty collection, a filter that isn't one, another embedding function than the
-                collection's, or a server that doesn't answer.
+            CollectionError: an empty collection, a filter that isn't one or that a retriever gets, no embedding function or another
+                than the collection's, or a server that doesn't answer.
         """
-        return search(self.collection, [question], self._top_k(top_k), where)[0]
+        return self._search([question], where, top_k)[0]
 
     def ask(
         self,
@@ -175,11 +204,14 @@ class ChromaQA:
         """
         if not questions:
             return []
-        found = search(self.collection, questions, self._top_k(top_k), where)
+        found = self._search(questions, where, top_k)
         names = [tokens] * len(questions) if tokens is None or isinstance(tokens, str) else tokens
+        counts = (
+            [num_tokens] * len(questions) if num_tokens is None or isinstance(num_tokens, int) else num_tokens
+        )
         prompts = [
-            self._prompt(question, passages, name, where)
-            for question, passages, name in zip(questions, found, names, strict=True)
+            self._prompt(question, passages, name, count, where, max_new_tokens)
+            for question, passages, name, count in zip(questions, found, names, counts, strict=True)
         ]
         generations = self.model.generate(
             prompts, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens, **settings
@@ -188,12 +220,15 @@ class ChromaQA:
             Answer(
                 question=question,
                 text=generation.text.strip(),
-                passages=passages,
+                passages=passages[: len(prompt.passages)],
                 num_tokens=generation.usage.virtual,
                 finish_reason=generation.finish_reason,
                 usage=generation.usage,
+                dropped=passages[len(prompt.passages) :],
             )
-            for question, passages, generation in zip(questions, found, generations, strict=True)
+            for question, passages, prompt, generation in zip(
+                questions, found, prompts, generations, strict=True
+            )
         ]
 
     def stream(
@@ -211,23 +246,42 @@ class ChromaQA:
         The passages are retrieved at once, the backbone starts with the first piece that is asked for.
         """
         passages = self.retrieve(question, where, top_k)
-        prompt = self._prompt(question, passages, tokens, where)
+        prompt = self._prompt(question, passages, tokens, num_tokens, where, max_new_tokens)
         pieces = self.model.stream(
             prompt, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens, **settings
         )
-        return AnswerStream(question, passages, pieces.stripped())
+        kept = len(prompt.passages)
+        return AnswerStream(question, passages[:kept], passages[kept:], pieces.stripped())
 
-    def _top_k(self, top_k: int | None) -> int:
-        return self.top_k if top_k is None else top_k
+    def _search(
+        self, questions: Sequence[str], where: Where | None, top_k: int | None
+    ) -> list[list[Passage]]:
+        most = checked_top_k(self.top_k if top_k is None else top_k)
+        if self.retriever is None:
+            assert self.collection is not None
+            return search(self.collection, questions, most, where, self.embedding)
+        if where is not None:
+            msg = "a retriever takes no filter `where`; give it its own"
+            raise CollectionError(msg)
+        return [retrieve(self.retriever, question)[:most] for question in questions]
 
     def _prompt(
-        self, question: str, passages: Sequence[Passage], tokens: str | None, where: Where | None
+        self,
+        question: str,
+        passages: Sequence[Passage],
+        tokens: str | None,
+        num_tokens: int | None,
+        where: Where | None,
+        max_new_tokens: int,
     ) -> RagPrompt:
+        """The prompt with the passages that fit."""
         if not passages:
-            msg = f"no passage of the collection {self.collection.name!r} matches {where!r}"
+            place = f"of the collection {self.collection.name!r}" if self.collection else "of the retriever"
+            msg = f"no passage {place} matches {(question if where is None else where)!r}"
             raise CollectionError(msg)
-        return RagPrompt(
+        prompt = RagPrompt(
             question=question,
             passages=[passage.text for passage in passages],
             template=self.template or self.model.template(tokens),
         )
+        return self.model.fitted(prompt, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from chroma_spring_rag.errors import DATABASE_FILE, DocumentError
 from spring_rag.errors import MissingExtraError
 from spring_rag.extras import extra
+
+_MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,13 @@ def read_files(paths: Sequence[Path]) -> FilesRead:
     skipped: dict[Path, str] = {}
     for path in paths:
         if path.is_dir():
-            for file in _files_of(path):
+            unread: list[tuple[Path, str]] = []
+            for file in _files_of(path, unread):
                 if reason := _reason_to_skip(file, path):
                     skipped[file] = reason
                 else:
                     files.setdefault(file.resolve(), file)
+            skipped |= dict(unread)
         elif path.exists():
             named.add(files.setdefault(path.resolve(), path))
         else:
@@ -92,8 +97,13 @@ def is_markdown(path: Path) -> bool:
     return path.suffix.lower() in _MARKDOWN
 
 
-def _files_of(folder: Path) -> Iterator[Path]:
-    for root, subfolders, names in os.walk(folder):
+def _files_of(folder: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:
+    """The files of a folder that aren't hidden; `unread` gets the folders in it that can't be read, and why."""
+
+    def note(error: OSError) -> None:
+        unread.append((Path(error.filename), f"can't be read ({error.strerror})"))
+
+    for root, subfolders, names in os.walk(folder, onerror=note):
         if DATABASE_FILE in names:  # the index may lie beside what it is made of
             subfolders.clear()
             continue
@@ -106,8 +116,10 @@ def _files_of(folder: Path) -> Iterator[Path]:
 
 
 def _reason_to_skip(file: Path, folder: Path) -> str | None:
-    if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
-        return "a link out of the folder"
+    if file.is_symlink():
+        target = Path(os.path.realpath(file))  # of a link to itself, too
+        if not target.is_relative_to(folder.resolve()):
+            return "a link out of the folder"
     if file.is_dir():
         return "a link to a folder"
     if file.suffix.lower() not in KINDS:
@@ -119,10 +131,25 @@ def _reason_to_skip(file: Path, folder: Path) -> str | None:
 
 def _text_of(file: Path) -> str:
     # A pipe or a device would be waited for, or read, for ever.
-    if not stat.S_ISREG(file.stat().st_mode):
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
         msg = "it is no plain file"
         raise DocumentError(msg)
-    return KINDS.get(file.suffix.lower(), _read_text)(file)
+    _refuse_size(found.st_size)
+    text = KINDS.get(file.suffix.lower(), _read_text)(file)
+    # Some readers give half characters, which nothing can store.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _refuse_size(size: int) -> None:
+    """Refuse what would fill the memory, were it read as a whole.
+
+    Raises:
+        DocumentError: it is larger than any document.
+    """
+    if size > _MOST_BYTES:
+        msg = f"it holds {size:,} bytes, and {_MOST_BYTES:,} are the most: split it"
+        raise DocumentError(msg)
 
 
 def _read_text(file: Path) -> str:
@@ -146,6 +173,8 @@ def _read_html(file: Path) -> str:
 def _read_docx(file: Path) -> str:
     with extra("files"):
         import mammoth
+    with zipfile.ZipFile(file) as archive:
+        _refuse_size(sum(each.file_size for each in archive.infolist()))
     with file.open("rb") as opened:
         return _as_markdown(mammoth.convert_to_html(opened).value)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from chroma_spring_rag.embedding import HashedWords, UnweightedWords
+from chroma_spring_rag.embedders import AnyEmbedding, chosen_function, embedded, holds_words
 from chroma_spring_rag.errors import CollectionError, chroma_errors
 from chroma_spring_rag.word_search import search_words
 
 if TYPE_CHECKING:
-    from chromadb import Collection, GetResult, Where
+    from chromadb import Collection, EmbeddingFunction, GetResult, Where
 
 _PAGE = 1000
 
@@ -22,19 +22,23 @@ class Passage:
 
     Attributes:
         text: as it stands in the collection.
-        source: its metadata's `source`; its id where there is none.
-        score: higher is closer. In a collection of hashed words, from 0 to 1: how much of the question's words the text
+        source: its metadata's `source`, or `file_path` as LlamaIndex has it; its id where there is neither.
+        score: None where a retriever tells none. Higher is closer. In a collection of hashed words, from 0 to 1: how much of the question's words the text
             holds, rare words counting more (`WordIndex.scores`). In others, cosine similarity or inner product, as the
             collection measures; for squared Euclidean distance, that distance with a minus.
     """
 
     text: str
     source: str
-    score: float
+    score: float | None
 
 
 def search(
-    collection: Collection, questions: Sequence[str], top_k: int, where: Where | None = None
+    collection: Collection,
+    questions: Sequence[str],
+    top_k: int,
+    where: Where | None = None,
+    embedding: AnyEmbedding | None = None,
 ) -> list[list[Passage]]:
     """The passages closest to each question, closest first.
 
@@ -42,19 +46,24 @@ def search(
     for programs that search it without this function. Any other is searched by one query of its vectors.
 
     Args:
-        collection: embeds the questions with its own embedding function.
+        collection: embedded or on a server.
         questions: in words.
         top_k: most passages per question.
         where: Chroma's filter on metadata.
+        embedding: what made the collection's vectors, where it doesn't record it.
 
     Raises:
-        CollectionError: an empty collection, a filter that isn't one, another embedding function than the
+        CollectionError: an empty collection, a filter that isn't one, no embedding function or another than the
             collection's, or a server that doesn't answer.
     """
     checked_top_k(top_k)
     name = collection.name
+    function = chosen_function(collection, embedding)
     with chroma_errors(f"searching the collection {name!r}"):
-        ranked = (_by_words if _holds_words(collection) else _by_vectors)(collection, questions, top_k, where)
+        if holds_words(function):
+            ranked = _by_words(collection, questions, top_k, where)
+        else:
+            ranked = _by_vectors(collection, questions, top_k, where, function)
         is_empty = not any(ranked) and collection.count() == 0
     if is_empty:
         msg = f"the collection {name!r} is empty; index files into it first (spring-rag index)"
@@ -78,10 +87,14 @@ def _by_words(
 
 
 def _by_vectors(
-    collection: Collection, questions: Sequence[str], top_k: int, where: Where | None
+    collection: Collection,
+    questions: Sequence[str],
+    top_k: int,
+    where: Where | None,
+    function: EmbeddingFunction[Any],
 ) -> list[list[_Hit]]:
     result = collection.query(
-        query_texts=list(questions),
+        query_embeddings=embedded(function, questions, questions=True),
         n_results=top_k,
         where=where,
         include=["documents", "metadatas", "distances"],
@@ -100,16 +113,11 @@ def _by_vectors(
     ]
 
 
-def _holds_words(collection: Collection) -> bool:
-    # What the collection object embeds with, whether the collection records it or the caller named it.
-    return isinstance(collection._embedding_function, HashedWords | UnweightedWords)
-
-
 def _passage(hit: _Hit, name: str) -> Passage:
     if hit.text is None:
         msg = f"the entry {hit.id!r} of the collection {name!r} has no document text to answer from"
         raise CollectionError(msg)
-    return Passage(hit.text, _source(hit.id, hit.metadata), hit.score)
+    return Passage(hit.text, source_of(hit.id, hit.metadata), hit.score)
 
 
 def read_texts(collection: Collection) -> list[str]:
@@ -139,7 +147,7 @@ def read_sources(collection: Collection) -> list[str]:
         CollectionError: Chroma refuses, or a server doesn't answer.
     """
     return [
-        _source(id_, metadata)
+        source_of(id_, metadata)
         for page in _pages(collection, "metadatas")
         for id_, metadata in zip(page["ids"], page["metadatas"] or (), strict=True)
     ]
@@ -151,8 +159,10 @@ def _pages(collection: Collection, part: Literal["documents", "metadatas"]) -> I
             yield collection.get(include=[part], limit=_PAGE, offset=offset)
 
 
-def _source(id_: str, metadata: Mapping[str, Any] | None) -> str:
-    return str((metadata or {}).get("source", id_))
+def source_of(id_: str, metadata: Mapping[str, Any] | None) -> str:
+    """Where a text comes from, as `Passage.source` has it."""
+    facts = metadata or {}
+    return str(facts.get("source", facts.get("file_path", id_)))
 
 
 def _scoring(collection: Collection) -> Callable[[float], float]:

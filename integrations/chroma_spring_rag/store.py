@@ -20,7 +20,14 @@ from chromadb.api.collection_configuration import CreateHNSWConfiguration
 from chromadb.config import Settings
 from chromadb.errors import NotFoundError
 
-from chroma_spring_rag.embedding import HashedWords, UnweightedWords, embedding_named
+from chroma_spring_rag.embedders import (
+    Adapted,
+    AnyEmbedding,
+    chosen_function,
+    embedded,
+    embedding_function,
+)
+from chroma_spring_rag.embedding import HashedWords
 from chroma_spring_rag.errors import DATABASE_FILE, CollectionError, chroma_errors
 
 DEFAULT_COLLECTION = "documents"
@@ -151,12 +158,6 @@ def find_collection(client: ClientAPI, name: str) -> chromadb.Collection:
     return found
 
 
-def recorded_embedding(collection: chromadb.Collection) -> str | None:
-    """The name of the embedding function that a collection records; None if it records none."""
-    record = _recorded_embedding(collection)
-    return str(record["name"]) if record else None
-
-
 def delete_collection(client: ClientAPI, name: str) -> None:
     """Delete a collection with all its entries.
 
@@ -168,51 +169,34 @@ def delete_collection(client: ClientAPI, name: str) -> None:
         client.delete_collection(name)
 
 
-def open_collection(client: ClientAPI, name: str, embedding: str | None = None) -> chromadb.Collection:
-    """An existing collection, with the embedding function that it records or, if it records none, the one named.
+def open_collection(
+    client: ClientAPI, name: str, embedding: AnyEmbedding | None = None
+) -> chromadb.Collection:
+    """An existing collection, with the embedding function that it records or, if it records none, the one given.
 
     Args:
         client: of the database that holds it.
         name: its name.
-        embedding: as `embedding_named` takes it.
+        embedding: a name as `embedding_named` takes it, or an embedding of Chroma, LangChain or LlamaIndex.
 
     Raises:
         CollectionError: no such collection (says which exist), no embedding function, or not the one it was made with.
     """
     collection = find_collection(client, name)
-    recorded = _recorded_embedding(collection)
-    if embedding == "hashed-words" and recorded is not None and recorded["name"] == UnweightedWords.name():
-        embedding = None  # it was called so when the collection was made
-    if embedding is None:
-        if recorded is None:
-            msg = f"the collection {name!r} doesn't record which embedding function made it; name it with --embedding"
-            raise CollectionError(msg)
-        with chroma_errors(f"setting up the embedding function of the collection {name!r}"):
-            function = collection.configuration["embedding_function"]
-    else:
-        function = embedding_named(embedding)
-        if recorded is not None and (recorded["name"], recorded["config"]) != (
-            function.name(),
-            function.get_config(),
-        ):
-            msg = (
-                f"the collection {name!r} was made with the embedding function {recorded['name']!r} "
-                f"{recorded['config']}, not with {embedding!r}; leave --embedding out, or use another --collection"
-            )
-            raise CollectionError(msg)
-    with chroma_errors(f"opening the collection {name!r}"):
-        return client.get_collection(name, embedding_function=function)
+    # Chroma's own way refuses any other than its default where it recorded that by itself.
+    collection._embedding_function = chosen_function(collection, embedding)
+    return collection
 
 
 def open_or_create_collection(
-    client: ClientAPI, name: str, embedding: str | None = None
+    client: ClientAPI, name: str, embedding: AnyEmbedding | None = None
 ) -> chromadb.Collection:
     """An existing collection as `open_collection` gives it, or a new one with cosine distances.
 
     Args:
         client: of the database.
         name: 3 to 512 letters, digits, `.`, `_`, `-`.
-        embedding: as `embedding_named` takes it; None makes a new one with `HashedWords`.
+        embedding: as `open_collection` takes it; None makes a new one with `HashedWords`.
 
     Raises:
         CollectionError: a name that Chroma doesn't allow, or what `open_collection` raises.
@@ -221,21 +205,20 @@ def open_or_create_collection(
         return open_collection(client, name, embedding)
     function: EmbeddingFunction[Any] = HashedWords() if embedding is None else _tried(embedding)
     with chroma_errors(f"making the collection {name!r}"):
-        return client.create_collection(name, embedding_function=function, configuration={"hnsw": _HNSW})
+        recorded = None if isinstance(function, Adapted) else function
+        made = client.create_collection(name, embedding_function=recorded, configuration={"hnsw": _HNSW})
+    made._embedding_function = function
+    return made
 
 
-def _tried(embedding: str) -> EmbeddingFunction[Any]:
-    """The embedding function of that name, once it has embedded something: a collection that it can't fill had better not be made.
+def _tried(embedding: AnyEmbedding) -> EmbeddingFunction[Any]:
+    """The embedding function, once it has embedded something: a collection that it can't fill had better not be made.
 
     Raises:
         CollectionError: it can't be set up, or fails.
     """
-    function = embedding_named(embedding)
-    try:
-        function(["text"])
-    except Exception as error:  # models that can't be downloaded, services that refuse: errors of any kind
-        msg = f"the embedding function {embedding!r} fails, so no collection was made: {error}"
-        raise CollectionError(msg) from error
+    function = embedding_function(embedding)
+    embedded(function, ["text"], so=", so no collection was made")
     return function
 
 
@@ -245,8 +228,3 @@ def _find(client: ClientAPI, name: str) -> chromadb.Collection | None:
             return client.get_collection(name, embedding_function=None)
         except NotFoundError:
             return None
-
-
-def _recorded_embedding(collection: chromadb.Collection) -> dict[str, Any] | None:
-    record = collection.configuration_json.get("embedding_function")
-    return record if record is not None and record.get("type") == "known" else None

@@ -142,6 +142,7 @@ class Backend(ABC):
         model_id: Hub id or path of the backbone, if it has one.
         hidden_size: width of a virtual token.
         context_length: most tokens of prompt and answer together, virtual ones included; None if unknown.
+        position_switch: the length over which an answer with virtual tokens can't grow, though it may begin beyond it; None if there is none.
         concurrency: how many requests it keeps in flight by itself, however many are given at once; None where all
             requests of a call are computed as one batch.
     """
@@ -151,6 +152,7 @@ class Backend(ABC):
     model_id: str | None
     hidden_size: int
     context_length: int | None
+    position_switch: int | None = None
     concurrency: int | None
 
     def add_tokens(self, name: str, tokens: VirtualTokens) -> None:

@@ -36,6 +36,7 @@ from spring_rag.backends.gathering import Gathering
 from spring_rag.backends.prefix import parts
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, MissingExtraError, PromptTooLongError, UnsupportedBackboneError
+from spring_rag.fitting import crossing
 from spring_rag.limits import context_length, position_switch
 from spring_rag.loading import find, split_arguments
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
@@ -76,6 +77,7 @@ class LocalBackend(Backend):
         self.model_id = hf_model.config.name_or_path or None
         self.hidden_size = self.embedding.hidden_size
         self.context_length = context_length(hf_model.config)
+        self.position_switch = position_switch(hf_model.config)
         self.concurrency = None
         self._lock = threading.Lock()
         self.bank = TokenBank(
@@ -219,9 +221,10 @@ class LocalBackend(Backend):
 
         transformers then computes the whole prompt again, from ids, which would quietly drop the virtual tokens.
         """
-        switch = position_switch(self.hf_model.config)
-        length = len(request.encoded.ids) + virtual
-        if switch is not None and virtual and length <= switch < length + settings.max_new_tokens - 1:
+        switch, length = self.position_switch, len(request.encoded.ids) + virtual
+        if switch is not None and len(request.encoded.ids) in crossing(
+            switch, [virtual], settings.max_new_tokens
+        ):
             msg = (
                 f"{type(self.hf_model).__name__} changes its positions at {switch} tokens, and an answer with virtual tokens can't "
                 f"grow over that: the prompt has {length} tokens, so max_new_tokens may be {switch - length + 1} at most"

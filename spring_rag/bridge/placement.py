@@ -8,6 +8,10 @@ from spring_rag.bridge.marks import FOLLOWING_MARK, adopt
 from spring_rag.bridge.syntax import Range, Syntax
 from spring_rag.errors import PromptError
 
+# "Question:" and its like belong to the question.
+_MOST_WORDS_BETWEEN = 6
+_SHOWN = 80
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -100,6 +104,38 @@ def question_to_repeat(
     return text[max([line, *before]) : place.end].lstrip()
 
 
+def words_between(texts: Sequence[str], slot: tuple[int, int], questions: Sequence[Place]) -> str:
+    """What stands between a slot and the first question behind it, white space made plain; nothing where there is none.
+
+    Args:
+        texts: in the order in which they are rendered.
+        slot: index of a text and character in it.
+        questions: where the question is used.
+    """
+    following = [place for place in questions if (place.text, place.start) >= slot]
+    if not following:
+        return ""
+    text, offset = slot
+    first = min(following)
+    if first.text == text:
+        between = texts[text][offset : first.start]
+    else:
+        between = "\n".join(
+            [texts[text][offset:], *texts[text + 1 : first.text], texts[first.text][: first.start]]
+        )
+    return " ".join(between.split())
+
+
+def _warn_of_words(between: str, stacklevel: int) -> None:
+    if len(between.split()) > _MOST_WORDS_BETWEEN:
+        shown = between if len(between) <= _SHOWN else between[: _SHOWN - 1] + "…"
+        msg = (
+            f"words stand between the virtual tokens and the question: {shown!r}. They are trained to stand right in front of the "
+            "question, and what comes between weakens them: put these words before the context, or the question on a line of its own"
+        )
+        warnings.warn(msg, stacklevel=stacklevel + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class _Region:
     """A text that is rendered in one piece: a source, or a message in it."""
@@ -152,6 +188,7 @@ def put_slot(
         msg = f"a template can have one slot, this one has {len(marked)}; leave its marker in one place only"
         raise PromptError(msg)
     if marked:
+        _warn_of_words(_after_mark(sources, adopted, marked[0], mark, question), stacklevel + 1)
         return marked[0], adopted[marked[0]]
     regions = list(_regions(sources))
     texts = [region.text for region in regions]
@@ -190,9 +227,24 @@ def put_slot(
             return region.source, None
         made = source.syntax.insert(source.template, text, region.start + offset)
         if made is not None:
+            if behind == mark:
+                _warn_of_words(words_between(texts, (number, offset), asked), stacklevel + 1)
             return region.source, made.replace(text, behind)
     msg = "there is no safe place for the slot in this template; put spring_rag.prompt.SLOT_MARKER where it should be"
     raise PromptError(msg)
+
+
+def _after_mark(
+    sources: Sequence[Source], adopted: Sequence[str], number: int, mark: str, question: str
+) -> str:
+    """What stands between a marker that a template's author put there and the question."""
+    texts = list(adopted)
+    regions = [_Region(i, 0, text) for i, text in enumerate(texts)]
+    marked = [Source(text, source.syntax) for text, source in zip(texts, sources, strict=True)]
+    offset = texts[number].find(mark)
+    if offset < 0:
+        return ""
+    return words_between(texts, (number, offset + len(mark)), list(_places(marked, regions, question)))
 
 
 def _regions(sources: Sequence[Source]) -> Iterator[_Region]:

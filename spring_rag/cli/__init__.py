@@ -14,7 +14,14 @@ import typer
 from spring_rag import __version__
 from spring_rag.cli import ask, collections, data, demo, index, serve, tokens, train
 from spring_rag.cli import eval as eval_command
-from spring_rag.cli.console import forgive_encodings, note, say, show_log, show_warnings_in_one_line
+from spring_rag.cli.console import (
+    forgive_encodings,
+    note,
+    open_closed_streams,
+    say,
+    show_log,
+    show_warnings_in_one_line,
+)
 from spring_rag.errors import SpringError
 
 __all__ = ["app", "main"]
@@ -59,6 +66,7 @@ app.add_typer(tokens.app, name="tokens")
 
 def main() -> None:
     """Run the command line; exits with 0 when done, 1 when it failed, 2 on wrong usage, 130 when interrupted."""
+    open_closed_streams()
     forgive_encodings()
     show_warnings_in_one_line()
     show_log()

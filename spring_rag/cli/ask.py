@@ -1,6 +1,5 @@
 """`spring-rag ask`: a question answered from a Chroma collection."""
 
-import json as json_module
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -10,9 +9,11 @@ import typer
 
 from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
-from spring_rag.cli.console import Progress, print_json, quiet_libraries, say
+from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say
 from spring_rag.cli.model_options import ModelOptions, PromptOptions, Tokens
 from spring_rag.cli.options import Json, grouped
+from spring_rag.errors import counted
+from spring_rag.files import parse_json
 
 if TYPE_CHECKING:
     from chroma_spring_rag import Passage
@@ -85,7 +86,7 @@ def ask(
             from chroma_spring_rag import ChromaQA, open_collection
 
             opened = open_collection(client, collection, embedding)
-        loaded = model.load(tokens, backbone)
+        loaded = model.load(tokens, backbone, chroma.timeout)
         template = prompt.template(loaded)
         if instruction is not None:
             template = replace(template, instruction=f"{instruction}\n")
@@ -105,13 +106,20 @@ def ask(
         for piece in pieces:
             say(piece, end="")
         say("")
-        passages = pieces.passages
+        passages, dropped = pieces.passages, pieces.dropped
     else:
-        passages = answer.passages
+        passages, dropped = answer.passages, answer.dropped
         if json:
             print_json(asdict(answer) | {"answer": answer.text})
-            return
-        say(answer.text)
+        else:
+            say(answer.text)
+    if dropped:
+        note(
+            f"{counted(len(dropped), 'passage')} of {len(passages) + len(dropped)} left out: the backbone's context holds no more "
+            "beside the question and the answer"
+        )
+    if json:
+        return
     if show_passages:
         _print_passages(passages)
 
@@ -120,7 +128,7 @@ def _parse_where(where: str | None) -> dict[str, Any] | None:
     if where is None:
         return None
     try:
-        condition = json_module.loads(where)
+        condition = parse_json(where)
     except ValueError as error:
         msg = f"{where!r} isn't JSON: {error}"
         raise typer.BadParameter(msg, param_hint="--where") from error
@@ -132,5 +140,6 @@ def _parse_where(where: str | None) -> dict[str, Any] | None:
 
 def _print_passages(passages: "Sequence[Passage]") -> None:
     for number, passage in enumerate(passages, 1):
-        say(f"\n[{number}] {passage.source} (score {passage.score:.3f})")
+        score = "" if passage.score is None else f" (score {passage.score:.3f})"
+        say(f"\n[{number}] {passage.source}{score}")
         say(textwrap.indent(passage.text, "    "))

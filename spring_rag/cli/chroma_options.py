@@ -17,7 +17,7 @@ Embedding = Annotated[
     str | None,
     typer.Option(
         metavar="NAME[:MODEL]",
-        help="Embedding function, for a collection that doesn't remember its own.",
+        help="Embedding function that made the collection, where it doesn't record it, or only Chroma's default.",
         show_default=False,
     ),
 ]
@@ -42,7 +42,10 @@ class ChromaOptions:
     timeout: Annotated[
         float,
         typer.Option(
-            "--timeout", min=0.1, metavar="SECONDS", help="Longest that the Chroma server may take to answer."
+            "--timeout",
+            min=0.1,
+            metavar="SECONDS",
+            help="Longest that a server of Chroma or vLLM may take to answer.",
         ),
     ] = DEFAULT_TIMEOUT
 

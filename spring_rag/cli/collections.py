@@ -42,6 +42,7 @@ def show(name: Name, *, chroma: ChromaOptions, json: Json = False) -> None:
     with quiet_libraries():
         client = chroma.connect()
         from chroma_spring_rag import find_collection, read_sources, recorded_embedding
+        from chroma_spring_rag.embedders import DEFAULT_NAME
 
         collection = find_collection(client, name)
         sources = Counter(read_sources(collection))
@@ -51,7 +52,9 @@ def show(name: Name, *, chroma: ChromaOptions, json: Json = False) -> None:
             {"name": name, "chunks": sources.total(), "embedding": embedding, "sources": dict(sources)}
         )
         return
-    say(f"{name}: {counted(sources.total(), 'chunk')}, embedded by {embedding or 'what it does not record'}")
+    by = embedding or "what it does not record"
+    unsure = " (which Chroma writes where nobody names a function)" if embedding == DEFAULT_NAME else ""
+    say(f"{name}: {counted(sources.total(), 'chunk')}, embedded by {by}{unsure}")
     for source, count in sources.items():
         say(f"    {source}: {counted(count, 'chunk')}")
 

@@ -66,6 +66,13 @@ def print_json(result: Mapping[str, Any]) -> None:
     print(text)
 
 
+def open_closed_streams() -> None:
+    """Let what is said go nowhere where a stream is closed (`2>&-`): Python would print it on the other, or fail."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - to the end
+
+
 def forgive_encodings() -> None:
     """Let a stream that can't write a character, such as an ASCII one, write its code in its place."""
     for stream in (sys.stdout, sys.stderr):

@@ -10,6 +10,7 @@ from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, Emb
 from spring_rag.cli.console import Progress, check_file, note, print_json, quiet_libraries, say
 from spring_rag.cli.options import Json, Seed, SkipBad, grouped
 from spring_rag.errors import counted
+from spring_rag.files import read_text
 
 if TYPE_CHECKING:
     from chromadb import Collection
@@ -251,7 +252,7 @@ def _read_prompt(prompt: str | None) -> str:
     if not prompt.startswith("@"):
         return prompt.replace("\\n", "\n")
     try:
-        return Path(prompt[1:]).read_text(encoding="utf-8")
+        return read_text(Path(prompt[1:]))
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{prompt[1:]!r} can't be read: {error}"
         raise typer.BadParameter(msg, param_hint="--prompt") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spring_rag.cli.backbone import BackboneOptions
-from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName
+from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
 from spring_rag.cli.console import (
     Progress,
     check_file,
@@ -113,6 +113,7 @@ def evaluate(
     ] = None,
     chroma: ChromaOptions,
     collection: CollectionName = DEFAULT_COLLECTION,
+    embedding: Embedding = None,
     top_k: Annotated[
         int,
         typer.Option(min=1, help="Passages to retrieve with --db or --host; they replace those of the data."),
@@ -178,11 +179,11 @@ def evaluate(
             with extra("train"):
                 import_module("matplotlib")
         client = chroma.connect() if chroma.given else None
-        loaded, sets = _load(model, tokens or [], backbone)
+        loaded, sets = _load(model, tokens or [], backbone, chroma.timeout)
         if client is not None:
             from chroma_spring_rag import ChromaQA, open_collection
 
-            opened = open_collection(client, collection, None)
+            opened = open_collection(client, collection, embedding)
             qa = ChromaQA(loaded, opened, top_k=max([top_k, *counts]))
             datasets, dev_sets = _retrieve(qa, datasets), _retrieve(qa, dev_sets)
         _check_passages(datasets, counts)
@@ -261,10 +262,10 @@ def _named_apart(datasets: "Sequence[Dataset]") -> "list[Dataset]":
 
 
 def _load(
-    model: ModelOptions, tokens: Sequence[str], backbone: BackboneOptions
+    model: ModelOptions, tokens: Sequence[str], backbone: BackboneOptions, timeout: float
 ) -> "tuple[SpringModel, list[str]]":
     """The model with all sets attached, and their names; the first is the default one, too."""
-    loaded = model.load(tokens[0] if tokens else None, backbone)
+    loaded = model.load(tokens[0] if tokens else None, backbone, timeout)
     names = [
         source if tokens.count(source) == 1 else f"{source} ({at})" for at, source in enumerate(tokens, 1)
     ]

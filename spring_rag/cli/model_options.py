@@ -90,20 +90,23 @@ class ModelOptions:
         ),
     ] = None
 
-    def load(self, tokens: str | None, backbone: BackboneOptions) -> "SpringModel":
+    def load(
+        self, tokens: str | None, backbone: BackboneOptions, timeout: float | None = None
+    ) -> "SpringModel":
         """The backbone with virtual tokens.
 
         Without `--model` it is the backbone that the tokens record, or the default one where there are no tokens either. Without tokens
-        there are none, but for the default backbone's where there is no `--model` either.
+        there are none, but for the default backbone's where there is no `--model` either. `timeout` is how many seconds a server may take
+        to answer.
 
         Raises:
             TokensError: tokens that don't record their backbone, without a model.
             BackendError: the backbone can't be loaded, or a server can't be reached.
         """
         with Progress(f"loading {self.model or 'the backbone'}"):
-            return self._load(tokens, backbone)
+            return self._load(tokens, backbone, timeout)
 
-    def _load(self, tokens: str | None, backbone: BackboneOptions) -> "SpringModel":
+    def _load(self, tokens: str | None, backbone: BackboneOptions, timeout: float | None) -> "SpringModel":
         from spring_rag import SpringModel, VirtualTokens
         from spring_rag.backbone import is_hub_id
         from spring_rag.demo.default import HUB_ID, default_backbone
@@ -111,7 +114,10 @@ class ModelOptions:
         if self.base_url and (backbone.quantize or backbone.device_map):
             msg = "--quantize and --device-map say how the backbone is loaded here; with --base-url a server has it"
             raise typer.BadParameter(msg)
-        servers = {"base_url": self.base_url, "api_key": self.api_key} if self.base_url else {}
+        servers: dict[str, Any] = {}
+        if self.base_url:
+            limit = {} if timeout is None else {"timeout": timeout}
+            servers = {"base_url": self.base_url, "api_key": self.api_key, **limit}
         where = {**backbone.arguments(), **servers}
         if tokens is None:
             if self.model is None:

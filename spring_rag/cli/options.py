@@ -1,15 +1,17 @@
 """Options that several commands share, and how a command takes many of them at once."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from math import isfinite
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 _MOST = 10**9
-"""Greatest number of an option that counts something: more than there is of anything, and less than what overflows."""
+"""Greatest number of an option that counts or measures something: more than there is of anything, and less than what overflows."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out bad lines, and count them.")]
@@ -38,7 +40,7 @@ def parse_numbers(text: str | Numbers) -> Numbers:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take whole dataclasses: each of their fields becomes one of its options.
 
-    Whole numbers that have no end get one. A field tells how in its annotation (`Annotated[str, typer.Option(…)]`), or in its metadata, which holds `help` and may hold
+    Numbers that have no end get one, and what is no number or no text is refused. A field tells how in its annotation (`Annotated[str, typer.Option(…)]`), or in its metadata, which holds `help` and may hold
     `names` and whatever else `typer.Option` takes. Fields that tell nothing keep their defaults.
     """
     hints = get_type_hints(command, include_extras=True)
@@ -57,6 +59,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**values: Any) -> None:
+        values = {name: _checked(name, value) for name, value in values.items()}
         for name, group in groups.items():
             values[name] = group(**{each: values.pop(each) for each in own[name]})
         command(**values)
@@ -65,6 +68,28 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return run
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value of an option as it can be used.
+
+    Raises:
+        typer.BadParameter: a number that is none, or text that is no Unicode.
+    """
+    hint = f"--{name.replace('_', '-')}"
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return [_checked(name, each) for each in value]
+    if isinstance(value, float) and not isfinite(value):
+        msg = f"{value} is no number that could be used"
+        raise typer.BadParameter(msg, param_hint=hint)
+    if isinstance(value, str) and not os.path.exists(value):
+        try:
+            # Where the locale isn't UTF-8, Python keeps bytes that are as they came.
+            return os.fsencode(value).decode("utf-8")
+        except UnicodeError as error:
+            msg = f"{value!r} isn't text in UTF-8"
+            raise typer.BadParameter(msg, param_hint=hint) from error
+    return value
 
 
 def _parameters(group: Any) -> list[Parameter]:
@@ -81,12 +106,12 @@ def _parameters(group: Any) -> list[Parameter]:
 
 
 def _bounded(hint: Any) -> Any:
-    """The same annotation, with an end to whole numbers that have a beginning only."""
+    """The same annotation, with an end to numbers that have a beginning only."""
     if get_origin(hint) is not Annotated:
         return hint
     kind, *told = get_args(hint)
     for each in told:
-        if kind in (int, int | None) and each.min is not None and each.max is None:
+        if kind in (int, int | None, float, float | None) and each.min is not None and each.max is None:
             each.max = _MOST
     return hint
 

@@ -217,7 +217,7 @@ def _train(run: "Callable[[], VirtualTokens]") -> "VirtualTokens":
 
 
 def _is_first_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _print_preview(seen: "Preview", held_out: "Sequence[RagExample] | None") -> None:

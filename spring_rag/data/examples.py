@@ -15,7 +15,7 @@ from typing import Any
 
 from spring_rag.errors import DataError, counted
 from spring_rag.extras import extra
-from spring_rag.files import replace_files
+from spring_rag.files import parse_json, read_text, replace_files
 
 UNANSWERABLE_ANSWER = "not stated"
 """What is to be answered where the passages hold no answer, unless other words are asked for."""
@@ -97,7 +97,7 @@ def load_examples(path: str | Path, *, skip_bad: bool = False) -> Loaded:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        return Path(path).read_text(encoding="utf-8-sig").split("\n")
+        return read_text(Path(path)).split("\n")
     except OSError as error:
         msg = f"{path} can't be read: {error.strerror}"
         raise DataError(msg) from error
@@ -113,13 +113,11 @@ def load_lines(lines: Iterable[str]) -> Loaded:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except json.JSONDecodeError as error:
             loaded.bad.append(BadLine(number, f"not JSON ({error.msg}, column {error.colno})"))
-        except ValueError as error:  # a number of thousands of digits
+        except ValueError as error:  # also a number of thousands of digits
             loaded.bad.append(BadLine(number, f"not JSON ({error})"))
-        except RecursionError:
-            loaded.bad.append(BadLine(number, "not JSON (nested too deeply)"))
         else:
             _sort_in(loaded, number, record)
     return loaded

@@ -12,7 +12,7 @@ _SHOWN_CHARACTERS = 300
 
 def score_table(sweep: Sweep, title: str | None = None) -> Table:
     """One row per run: exact match, F1 and containment in percent, answer length, and speed where it was measured."""
-    table = Table(title=title)
+    table = Table(title=None if title is None else Text(title))  # a file's name is no markup
     table.add_column("virtual tokens")
     timed = any(run.answers_per_second is not None for run in sweep.all_runs)
     for heading in ("exact match", "F1", "contains", "tokens/answer", *(["answers/s"] if timed else [])):

@@ -1,7 +1,7 @@
 """The same questions answered in several ways: with k = 0, 1, … virtual tokens of one or more sets, and plainly, told in words."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,12 +74,14 @@ class Sweep:
         runs: one per k (and set of virtual tokens), in the order asked for.
         instructed: the plain backbone told in words, if it was asked too.
         extra: what else belongs into the JSON object, as the share of questions whose passage was retrieved.
+        interrupted: whether questions, or ways to answer them, were left out at Ctrl-C.
     """
 
     examples: tuple[RagExample, ...]
     runs: tuple[Run, ...]
     instructed: Run | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
 
     @property
     def all_runs(self) -> tuple[Run, ...]:
@@ -127,6 +129,9 @@ def sweep(
         timed: questions, evenly drawn, that each way answers once more by itself, to measure its speed; 0 leaves it out.
         progress: called with the number of answers so far, and of all.
 
+    Returns:
+        The runs; after Ctrl-C those, and of those questions, that had their answers by then, if there are any.
+
     Raises:
         DataError: no questions.
         TokensError: more virtual tokens than any set has.
@@ -140,20 +145,48 @@ def sweep(
         ways.append(Way(words.template, stop=words.stop))
     prompts = [layouts(model, example, ways, max_new_tokens) for example in examples]
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    found = answer_in_ways(model, examples, prompts, ways, progress=progress, **settings)
-    step = -(-len(examples) // timed) if timed else 1
-    runs = []
-    for way, answers in zip(ways, found, strict=True):
-        speed = None
-        if timed:
+    answers: dict[Way, dict[int, ScoredAnswer]] = {}
+    speeds: dict[Way, float] = {}
+    interrupted = False
+    try:
+        answer_in_ways(model, examples, prompts, ways, progress=progress, into=answers, **settings)
+        step = -(-len(examples) // timed) if timed else 1
+        for way in ways if timed else ():
             started = time.perf_counter()
             answer_in_ways(model, examples[::step], prompts[::step], [way], **settings)
-            speed = len(examples[::step]) / (time.perf_counter() - started)
-        name = way.tokens if not isinstance(tokens, str) and way.k else None
-        runs.append(Run(way.k, answers, speed, tokens=name))
-    if words is None:
-        return Sweep(tuple(examples), tuple(runs))
-    return Sweep(tuple(examples), tuple(runs[:-1]), replace(runs[-1], words=words))
+            speeds[way] = len(examples[::step]) / (time.perf_counter() - started)
+    except KeyboardInterrupt:
+        interrupted = True
+        examples, answers = _answered(examples, answers)
+        if not examples:
+            raise
+    told = ways[-1] if words is not None else None
+    runs = {
+        way: Run(
+            way.k,
+            tuple(found.values()),
+            speeds.get(way),
+            tokens=way.tokens if not isinstance(tokens, str) and way.k else None,
+        )
+        for way, found in answers.items()
+    }
+    instructed = replace(runs[told], words=words) if told is not None and told in runs else None
+    plain = tuple(runs[way] for way in ways if way in runs and way is not told)
+    return Sweep(tuple(examples), plain, instructed, interrupted=interrupted)
+
+
+def _answered(
+    examples: Sequence[RagExample], answers: Mapping[Way, Mapping[int, ScoredAnswer]]
+) -> tuple[list[RagExample], dict[Way, dict[int, ScoredAnswer]]]:
+    """The ways that got all their answers; where none did, those that got some; and the questions that all of these ways answered."""
+    whole = {way: found for way, found in answers.items() if len(found) == len(examples)}
+    kept = whole or {way: found for way, found in answers.items() if found}
+    numbers = [
+        number for number in range(len(examples)) if kept and all(number in each for each in kept.values())
+    ]
+    return [examples[number] for number in numbers], {
+        way: {number: found[number] for number in numbers} for way, found in kept.items()
+    }
 
 
 def _ways(

@@ -113,7 +113,7 @@ def study(
         settings: further arguments of `runner.sweep`.
 
     Returns:
-        All that was answered; after Ctrl-C the sets of questions that were done by then, if there are any.
+        All that was answered; after Ctrl-C the sets of questions that were done by then, or what was answered of the first.
 
     Raises:
         DataError: no questions.
@@ -130,17 +130,24 @@ def study(
             progress(each * before + done, each * questions)
 
     found: list[DatasetSweeps] = []
+    sweeps: list[Sweep] = []
     try:
         for dataset in datasets:
             sweeps = []
             for count in counts:
                 examples = [replace(one, passages=one.passages[:count]) for one in dataset.examples]
                 sweeps.append(sweep(model, examples, ks, progress=answered, **settings))
+                if sweeps[-1].interrupted:
+                    raise KeyboardInterrupt
                 before += len(examples)
             found.append(DatasetSweeps(dataset.name, tuple(sweeps)))
     except KeyboardInterrupt:
         if not found:
-            raise
+            # Sweeps side by side are of the same questions.
+            sweeps = [one for one in sweeps if not one.interrupted] or sweeps
+            if not sweeps:
+                raise
+            found, counts = [DatasetSweeps(dataset.name, tuple(sweeps))], counts[: len(sweeps)]
         return Study(tuple(found), counts, interrupted=True)
     return Study(tuple(found), counts)
 

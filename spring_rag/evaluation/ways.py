@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.metrics import contains, exact_match, f1
-from spring_rag.fitting import fit_alike, room
+from spring_rag.fitting import crossing, fit_alike, room
 from spring_rag.prompt import RagPrompt, RagTemplate
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def layouts(
     templates = dict.fromkeys(way.template for way in ways)
     prompts = [RagPrompt(example.question, example.passages, layout) for layout in templates]
     budget = room(model.backend.context_length, max(way.k for way in ways), max_new_tokens)
-    return dict(zip(templates, fit_alike(prompts, budget, model.tokenizer), strict=True))
+    avoided = crossing(model.backend.position_switch, [way.k for way in ways], max_new_tokens)
+    return dict(zip(templates, fit_alike(prompts, budget, model.tokenizer, avoided), strict=True))
 
 
 def answer_in_ways(
@@ -69,6 +70,7 @@ def answer_in_ways(
     max_new_tokens: int,
     batch_size: int,
     progress: Progress | None = None,
+    into: dict[Way, dict[int, ScoredAnswer]] | None = None,
 ) -> list[tuple[ScoredAnswer, ...]]:
     """Answer all questions greedily in all ways; a question's prompts stand in one batch, so that a context is computed once.
 
@@ -80,12 +82,13 @@ def answer_in_ways(
         max_new_tokens: most ids of an answer.
         batch_size: prompts answered at once.
         progress: how far it is.
+        into: an empty dict that gets the answers of each way by the questions' numbers, those until an interruption, too.
 
     Returns:
         For each way, the answers to all questions.
     """
     total = len(examples) * len(ways)
-    found: dict[Way, tuple[ScoredAnswer, ...]] = {}
+    found = {} if into is None else into
     for stop in dict.fromkeys(way.stop for way in ways):
         together = [way for way in ways if way.stop == stop]
         before = len(examples) * len(found)
@@ -95,19 +98,24 @@ def answer_in_ways(
                 progress(before + done, total)
 
         pairs = [(way, number) for number in range(len(examples)) for way in together]
-        replies = model.generate(
-            [prompts[number][way.template] for way, number in pairs],
-            num_tokens=[way.k for way, _ in pairs],
-            tokens=[way.tokens for way, _ in pairs],
-            max_new_tokens=max_new_tokens,
-            stop=stop or None,
-            batch_size=batch_size,
-            progress=told,
-        )
-        for number, way in enumerate(together):
-            its = replies[number :: len(together)]
-            found[way] = tuple(score(reply, e.answers) for reply, e in zip(its, examples, strict=True))
-    return [found[way] for way in ways]
+        replies: dict[int, Generation] = {}
+        try:
+            model.generate(
+                [prompts[number][way.template] for way, number in pairs],
+                num_tokens=[way.k for way, _ in pairs],
+                tokens=[way.tokens for way, _ in pairs],
+                max_new_tokens=max_new_tokens,
+                stop=stop or None,
+                batch_size=batch_size,
+                progress=told,
+                into=replies,
+            )
+        finally:
+            found.update((way, {}) for way in together)
+            for at in sorted(replies):
+                way, number = pairs[at]
+                found[way][number] = score(replies[at], examples[number].answers)
+    return [tuple(found[way].values()) for way in ways]
 
 
 def score(reply: "Generation", accepted: Sequence[str]) -> ScoredAnswer:

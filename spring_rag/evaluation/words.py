@@ -11,6 +11,7 @@ from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode
 from spring_rag.errors import DataError, PromptError
 from spring_rag.evaluation.ways import Progress, ScoredAnswer, Way, answer_in_ways, layouts
+from spring_rag.files import read_text
 from spring_rag.prompt import BRIEF, RagTemplate
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def read_prompt(path: Path) -> RagTemplate:
         PromptError: it can't be read, or isn't such a text.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig").removesuffix("\n")
+        text = read_text(path).removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8 text"
         msg = f"the prompt {path} can't be read: {reason}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.errors import TokensError
-from spring_rag.files import replace_files
+from spring_rag.files import parse_json, replace_files
 from spring_rag.persistence.artifact import Artifact
 from spring_rag.persistence.card import model_card
 from spring_rag.persistence.tensors import own_memory, read_safetensors, read_torch, refuse_empty
@@ -70,7 +70,7 @@ def refuse_foreign(folder: Path) -> None:
         return
     foreign = [name for name in (CONFIG_FILE, CARD_FILE) if (folder / name).exists()]
     try:
-        ours = "schema_version" in json.loads((folder / CONFIG_FILE).read_bytes())
+        ours = "schema_version" in parse_json((folder / CONFIG_FILE).read_bytes())
     except (OSError, ValueError, TypeError):
         ours = False
     if foreign and not ours:
@@ -221,8 +221,8 @@ def _parsed(text: bytes, origin: Path) -> dict[str, Any]:
         msg = f"{origin} describes virtual tokens in more than {_MOST_BYTES:,} bytes, which is refused: a few thousand do"
         raise TokensError(msg)
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(text)
+    except ValueError as error:
         msg = f"{origin} isn't valid JSON: {error}"
         raise TokensError(msg) from error
     if not isinstance(data, dict):

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from spring_rag.errors import TrainingError
-from spring_rag.files import replace_files
+from spring_rag.files import parse_json, replace_files
 from spring_rag.persistence.folder import TENSOR_FILE
 
 _RUN_FILE = "run.json"
@@ -138,7 +138,7 @@ class CheckpointFolder:
         if not path.is_file():
             return {}
         try:
-            recorded = json.loads(path.read_bytes())
+            recorded = parse_json(path.read_bytes())
         except ValueError:
             return {}
         return recorded if isinstance(recorded, dict) else {}
@@ -182,7 +182,7 @@ def _step(checkpoint: Path) -> int:
 def _state(checkpoint: Path) -> dict[str, Any]:
     """Of `Trainer`, which writes it last: a process that was killed while saving leaves none, or half of one, and this is empty."""
     try:
-        state = json.loads((checkpoint / _STATE_FILE).read_bytes())
+        state = parse_json((checkpoint / _STATE_FILE).read_bytes())
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}

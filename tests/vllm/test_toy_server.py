@@ -103,6 +103,18 @@ class TestSameAnswers:
     def test_the_prefix_cache_was_in_use(self, server, expected):
         assert server.metric("vllm:prefix_cache_hits_total") > 0
 
+    @pytest.mark.parametrize("forms", [("light", "exact", "light"), ("exact", "light", "exact")])
+    def test_the_prefix_cache_keeps_the_forms_apart(self, server, tokens, local, forms):
+        # A cache whose keys leave out where embeddings stood gives one form the other's keys and values.
+        new = " then ".join(forms)  # contexts that nobody asked about before
+        prompts = [RagPrompt(each.question, [new, *each.passages]) for each in toy_prompts(6)]
+        expected = local.generate(prompts, max_new_tokens=NEW)
+        for form in forms:
+            backend = VLLMBackend.from_pretrained(BACKBONE, server.url, form=form)
+            found = SpringModel.from_backend(backend, tokens=tokens).generate(prompts, max_new_tokens=NEW)
+            assert {each.form for each in found} == {form}
+            assert same(found, expected) is None
+
     def test_streamed(self, local, remote):
         for prompt, k in zip(toy_prompts(4), KS, strict=True):
             stream = remote.stream(prompt, num_tokens=k, max_new_tokens=NEW)

@@ -10,6 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
+import httpx
 import openai
 import torch
 
@@ -92,7 +93,8 @@ class VLLMBackend(Backend):
         form: Wish = "auto",
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
-        _check(urls, concurrency, form, timeout)
+        key = api_key or os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
+        _check(urls, key, concurrency, form, timeout)
         self.tokenizer = tokenizer
         self.model_id = model_id
         self.embedding = CheckpointEmbedding(table, config, _dtype(dtype))
@@ -104,7 +106,6 @@ class VLLMBackend(Backend):
         self._decode = decoder(tokenizer)
         eos = tokenizer.eos_token_id
         self._eos_ids = [eos] if isinstance(eos, int) else []
-        key = api_key or os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
         self._servers = Servers(
             [_server(url, key, served_model, timeout) for url in urls], self._ask, max_retries
         )
@@ -392,6 +393,13 @@ def _server(url: str, key: str, served_model: str | None, timeout: float) -> Ser
     return Server(url, client, timeout, served_model)
 
 
+def _is_address(url: str) -> bool:
+    try:
+        return httpx.URL(url).scheme in ("http", "https") and bool(httpx.URL(url).host)
+    except httpx.InvalidURL:
+        return False
+
+
 def _dtype(name: str | torch.dtype) -> torch.dtype:
     if isinstance(name, torch.dtype):
         return name
@@ -402,9 +410,12 @@ def _dtype(name: str | torch.dtype) -> torch.dtype:
     return found
 
 
-def _check(urls: Sequence[str], concurrency: int, form: str, timeout: float) -> None:
-    if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
+def _check(urls: Sequence[str], key: str, concurrency: int, form: str, timeout: float) -> None:
+    if not urls or not all(map(_is_address, urls)):
         msg = f"base_url is {urls!r}; expected the address of vLLM's API, as 'http://localhost:8000/v1', or several of them"
+        raise BackendError(msg)
+    if not (key.isascii() and key.isprintable()):
+        msg = "the API key holds what no key can: expected printable ASCII, without line ends (api_key, --api-key, VLLM_API_KEY)"
         raise BackendError(msg)
     if concurrency < 1:
         msg = f"concurrency is {concurrency}; it must be at least 1"

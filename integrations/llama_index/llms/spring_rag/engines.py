@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from llama_index.core import Settings
 from llama_index.core.chat_engine.types import BaseChatEngine
+from llama_index.core.indices.prompt_helper import PromptHelper
 from llama_index.core.objects import ObjectRetriever
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptMixin
 from llama_index.core.tools import QueryEngineTool
+from llama_index.core.utilities.token_counting import TokenCounter
 
+from llama_index.llms.spring_rag.counting import counts_with
+from llama_index.llms.spring_rag.llm import SpringLLM
 from llama_index.llms.spring_rag.templates import (
     CONTEXT_VARIABLES,
     QUESTION_VARIABLE,
@@ -38,14 +43,18 @@ class Upgrade:
     Attributes:
         changed: names of the templates that have a slot now.
         left: name of each other template → why it stayed as it was.
+        counts: whether LlamaIndex's `Settings.tokenizer` is the backbone's from now on, and wasn't before.
     """
 
     changed: tuple[str, ...]
     left: Mapping[str, str]
+    counts: bool = False
 
     def __str__(self) -> str:
         lines = [f"virtual tokens: {name}" for name in self.changed]
         lines += [f"left as it was: {name} ({why})" for name, why in self.left.items()]
+        if self.counts:
+            lines.append("Settings.tokenizer: the backbone's own, which counts what fits into its context")
         return "\n".join(lines)
 
 
@@ -69,6 +78,9 @@ def upgrade_engine(
 
     These are its text_qa, summary and context templates, also those of the engines, tools and synthesizers inside. All others keep
     answering as the plain backbone; the report names them, and what could not be reached. The engine is changed in place; templates that it shares with other engines aren't.
+
+    Where the engine answers by a `SpringLLM`, LlamaIndex counts with the backbone's tokenizer from now on, in this engine and by
+    `Settings.tokenizer`: by default it counts as GPT-3.5 does, and makes prompts that are too long.
 
     Args:
         engine: a query engine, a chat engine, a response synthesizer, or anything else with `get_prompts`.
@@ -113,7 +125,25 @@ def upgrade_engine(
         why = "; ".join(f"{name}: {reason}" for name, reason in left.items()) or "it has no templates"
         msg = f"this {type(engine).__name__} has no template that virtual tokens could go into ({why})"
         raise PromptError(msg)
-    return Upgrade(tuple(changed), left)
+    return Upgrade(tuple(changed), left, _count_by_backbone(engine))
+
+
+def _count_by_backbone(engine: object) -> bool:
+    """Let LlamaIndex count with the tokenizer of the engine's `SpringLLM`; returns whether that changed its settings."""
+    owners = [vars(owner) for _, owner in _owners(engine) if owner is not None]
+    llm = next((held for each in owners for held in each.values() if isinstance(held, SpringLLM)), None)
+    if llm is None:
+        return False
+    tokenizer = llm.model.tokenizer
+    for each in owners:
+        helper = each.get("_prompt_helper")
+        if isinstance(helper, PromptHelper):
+            # A copy: engines may share it.
+            each["_prompt_helper"] = counting = helper.model_copy()
+            counting._token_counter = TokenCounter(tokenizer.encode)
+    changed = not counts_with(tokenizer)
+    Settings.tokenizer = tokenizer.encode
+    return changed
 
 
 def _reason_to_leave(name: str, template: BasePromptTemplate, contexts: Sequence[str]) -> str | None:
@@ -132,28 +162,37 @@ def _reason_to_leave(name: str, template: BasePromptTemplate, contexts: Sequence
     return None
 
 
-def _templates(owner: object, prefix: str = "", seen: set[int] | None = None) -> Iterator[_Found]:
+def _templates(engine: object) -> Iterator[_Found]:
     """Every template of an engine with its name, `module:key` as `get_prompts` has it, those of engines and tools inside included.
 
     `update_prompts` itself refuses keys of more than one module, as engines within engines have them.
     """
+    for prefix, owner in _owners(engine):
+        if owner is None:
+            yield _Found(prefix)
+        elif isinstance(owner, PromptMixin):
+            for key, template in owner.get_prompts().items():
+                if ":" not in key:
+                    yield _Found(prefix + key, template, partial(_update, owner, key))
+        else:
+            for attribute in _CHAT_TEMPLATES:
+                held = getattr(owner, attribute, None)
+                if isinstance(held, BasePromptTemplate):
+                    yield _Found(prefix + attribute.lstrip("_"), held, partial(setattr, owner, attribute))
+
+
+def _owners(owner: object, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, object]]:
+    """An engine and all within it that holds templates, with the prefix of their names; None where something is out of reach."""
     seen = {id(owner)} if seen is None else seen
-    if isinstance(owner, PromptMixin):
-        for key, template in owner.get_prompts().items():
-            if ":" not in key:
-                yield _Found(prefix + key, template, partial(_update, owner, key))
-    for attribute in _CHAT_TEMPLATES:
-        held = getattr(owner, attribute, None)
-        if isinstance(held, BasePromptTemplate) and not isinstance(owner, PromptMixin):
-            yield _Found(prefix + attribute.lstrip("_"), held, partial(setattr, owner, attribute))
+    yield prefix, owner
     for name, inner in _inside(owner):
         if id(inner) in seen:
             continue
         seen.add(id(inner))
         if isinstance(inner, (PromptMixin, BaseChatEngine)):
-            yield from _templates(inner, f"{prefix}{name}:", seen)
+            yield from _owners(inner, f"{prefix}{name}:", seen)
         elif isinstance(inner, ObjectRetriever) or (callable(inner) and name.endswith("query_engine_fn")):
-            yield _Found(prefix + name)
+            yield prefix + name, None
 
 
 def _inside(owner: object) -> Iterator[tuple[str, object]]:

@@ -26,6 +26,7 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM, default_completion_to_prompt
 
+from llama_index.llms.spring_rag.counting import saying_how_it_counts
 from spring_rag.bridge.chats import chat_prompt
 from spring_rag.bridge.loading import load_shared, not_pickled
 from spring_rag.bridge.marks import join, split
@@ -68,7 +69,7 @@ class SpringLLM(LLM):
         from llama_index.llms.spring_rag import NumberedPassages, SpringLLM, upgrade_engine
 
         Settings.llm = SpringLLM.from_pretrained("mistralai/Mistral-7B-Instruct-v0.1", tokens="mistral-7b-instruct")
-        Settings.tokenizer = Settings.llm.model.tokenizer  # counts what fits into the context
+        Settings.tokenizer = Settings.llm.model.tokenizer.encode  # counts what fits into the context
 
         engine = index.as_query_engine(node_postprocessors=[NumberedPassages()])
         print(upgrade_engine(engine))
@@ -301,10 +302,12 @@ class SpringLLM(LLM):
         return Prompt(parts=split(text))
 
     def _generate(self, prompt: Prompt, overrides: Mapping[str, Any]) -> Generation:
-        return self.model.generate([prompt], **self._settings(overrides))[0]
+        with saying_how_it_counts(self.model.tokenizer):
+            return self.model.generate([prompt], **self._settings(overrides))[0]
 
     def _stream(self, prompt: Prompt, overrides: Mapping[str, Any]) -> CompletionResponseGen:
-        return _completions(self.model.stream(prompt, **self._settings(overrides)))
+        with saying_how_it_counts(self.model.tokenizer):
+            return _completions(self.model.stream(prompt, **self._settings(overrides)))
 
     def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         overrides = in_our_words(overrides)
