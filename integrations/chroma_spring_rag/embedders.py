@@ -100,7 +100,7 @@ def embedding_function(embedding: AnyEmbedding) -> EmbeddingFunction[Any]:
     if isinstance(embedding, LangChainEmbeddings):
         return Adapted(embedding, embedding.embed_documents, embedding.embed_query)
     if callable(embedding):
-        return cast(EmbeddingFunction[Any], embedding)
+        return embedding
     msg = f"a {type(embedding).__name__} is no embedding of Chroma, LangChain or LlamaIndex, nor the name of one"
     raise CollectionError(msg)
 
