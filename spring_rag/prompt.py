@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -16,6 +17,15 @@ SLOT_MARKER = "⟦spring-rag:slot⟧"
 
 BRIEF = "Answer with a few words only.\n"
 """Asks for a brief answer in words, where no virtual tokens do."""
+
+_RENDERING = frozenset(
+    {
+        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"),
+        *("tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "tokenizer_kwargs"),
+    }
+)
+"""What `apply_chat_template` is told by whoever calls it, and no template may be."""
 
 _ESCAPES = {"⟦": "⧹(", "⧹": "⧹⧹"}
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
@@ -77,14 +87,27 @@ class Prompt:
 
     Without a slot the plain backbone answers.
 
+    Args:
+        parts: of a text prompt.
+        messages: of a chat.
+        thinking: whether the backbone of a chat is to think before it answers; None leaves it to the chat template.
+        chat_template_kwargs: what the chat template is given besides the messages, as JSON has it, such as
+            `{"date_string": "26 Jul 2024"}`, which stands for today's date in any template that prints it. These win over `thinking`.
+
     Raises:
         PromptError: two slots, neither or both of `parts` and `messages`, or something in them that is no part.
     """
 
     parts: tuple[Part, ...] = ()
     messages: tuple[Message, ...] = ()
+    thinking: bool | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        _require(self.thinking, bool | None, "thinking of a Prompt")
+        object.__setattr__(
+            self, "chat_template_kwargs", _checked_kwargs(self.chat_template_kwargs, "a Prompt")
+        )
         object.__setattr__(self, "parts", _checked(self.parts))
         object.__setattr__(self, "messages", tuple(self.messages))
         for message in self.messages:
@@ -129,9 +152,12 @@ class RagTemplate:
         opening: stands before the first passage, or first where there are no passages.
         system: the system message of a chat.
         chat: the prompt is one user message, laid out by the tokenizer's chat template.
+        thinking: whether the backbone is to think before it answers, where its chat template has a say in that; None leaves it to
+            the template.
+        chat_template_kwargs: what else the chat template is given, as `Prompt` takes it.
 
     Raises:
-        PromptError: an unknown or a missing placeholder, or a system message without `chat`.
+        PromptError: an unknown or a missing placeholder, a system message without `chat`, or what no chat template may be given.
     """
 
     passage: str = "[{number}] {passage}\n"
@@ -141,12 +167,18 @@ class RagTemplate:
     opening: str = ""
     system: str | None = None
     chat: bool = False
+    thinking: bool | None = False
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("passage", "question", "context_end", "instruction", "opening"):
             _require(getattr(self, name), str, f"{name} of a RagTemplate")
         _require(self.system, str | None, "system of a RagTemplate")
         _require(self.chat, bool, "chat of a RagTemplate")
+        _require(self.thinking, bool | None, "thinking of a RagTemplate")
+        object.__setattr__(
+            self, "chat_template_kwargs", _checked_kwargs(self.chat_template_kwargs, "a RagTemplate")
+        )
         if self.system is not None and not self.chat:
             msg = "a RagTemplate with a system message needs chat=True; in a text prompt put its words into `instruction`"
             raise PromptError(msg)
@@ -170,7 +202,7 @@ class RagTemplate:
         messages = [Message("user", tuple(parts))]
         if self.system is not None:
             messages.insert(0, Message("system", (Text(self.system, trusted=True),)))
-        return Prompt(messages=tuple(messages))
+        return Prompt((), tuple(messages), self.thinking, self.chat_template_kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -178,7 +210,7 @@ class RagTemplate:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RagTemplate:
-        """The template that `to_dict` wrote.
+        """The template that `to_dict` wrote. Where it doesn't say whether to think, as earlier versions didn't, the chat template does.
 
         Raises:
             PromptError: a field that no template has, as a later version may write, or a value of a wrong type.
@@ -189,7 +221,7 @@ class RagTemplate:
                 f"a RagTemplate has no {', '.join(unknown)}; was it written by a later version of spring-rag?"
             )
             raise PromptError(msg)
-        return cls(**values)
+        return cls(**{"thinking": None, **values})
 
 
 @dataclass(frozen=True)
@@ -266,6 +298,22 @@ def _checked(parts: Iterable[Part]) -> tuple[Part, ...]:
     for part in checked:
         _require(part, Part, "a part of a prompt")
     return checked
+
+
+def _checked_kwargs(kwargs: object, whose: str) -> dict[str, Any]:
+    """A copy as JSON gives it back, since artifacts record it."""
+    what = f"chat_template_kwargs of {whose}"
+    _require(kwargs, Mapping, what)
+    assert isinstance(kwargs, Mapping)
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(kwargs), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"{what} must be what JSON can hold: {error}"
+        raise PromptError(msg) from error
+    if refused := sorted(_RENDERING & set(copy)):
+        msg = f"{what} hold {', '.join(refused)}, which says how a chat is rendered; they are for a template's own variables"
+        raise PromptError(msg)
+    return copy
 
 
 def _require(value: object, kind: type | UnionType, what: str) -> None:

@@ -8,14 +8,13 @@ is rendered again with an unguessable probe in the content's place.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from jinja2 import TemplateError
 
 from spring_rag.errors import PromptError
 from spring_rag.prompt import Message, Part, Prompt, Slot, Text
+from spring_rag.templates import apply_template, template_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,12 +32,14 @@ class Rendered:
         untrusted: ranges of `text` that came from users, in order, without overlaps.
         slot: index of the character that the slot stands before, or None.
         messages: of a chat, as its chat template took them; empty for a text prompt.
+        arguments: what the chat template was given besides.
     """
 
     text: str
     untrusted: tuple[Range, ...]
     slot: int | None
     messages: tuple[Message, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def chat(self) -> bool:
@@ -58,46 +59,17 @@ def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """
     if not prompt.messages:
         return _join(prompt.parts)
+    arguments = template_arguments(prompt, tokenizer)
     try:
-        return _render_chat(prompt.messages, tokenizer)
+        return _render_chat(prompt.messages, tokenizer, arguments)
     except PromptError as error:
         folded = _folded(prompt.messages)
         if folded == prompt.messages:
             raise
         try:
-            return _render_chat(folded, tokenizer)
+            return _render_chat(folded, tokenizer, arguments)
         except PromptError:
             raise error from None
-
-
-def apply_template(
-    chat: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool
-) -> str:
-    """The text that the tokenizer's chat template makes of messages.
-
-    Raises:
-        PromptError: there is no chat template, or it refuses the messages.
-    """
-    if not tokenizer.chat_template:
-        msg = "the tokenizer has no chat template, so it can't take a chat; use a text prompt, or set tokenizer.chat_template"
-        raise PromptError(msg)
-    try:
-        text = tokenizer.apply_chat_template(
-            list(chat), add_generation_prompt=add_generation_prompt, tokenize=False
-        )
-    except (
-        TemplateError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
-        roles = ", ".join(message["role"] for message in chat)
-        msg = f"the tokenizer's chat template refuses a chat with the roles {roles}: {error}"
-        raise PromptError(msg) from error
-    return str(text)
 
 
 def _join(parts: Iterable[Part]) -> Rendered:
@@ -123,13 +95,15 @@ def _folded(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def _render_chat(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+def _render_chat(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]
+) -> Rendered:
     found: list[tuple[int, Rendered]] = []
     problems = []
     # A few templates (of models that also see images) read only contents that are lists of parts.
     for as_list in (False, True):
         try:
-            dropped, rendered = _locate(messages, tokenizer, as_list=as_list)
+            dropped, rendered = _locate(messages, tokenizer, arguments, as_list=as_list)
         except PromptError as error:
             problems.append(error)
             continue
@@ -142,7 +116,11 @@ def _render_chat(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
 
 
 def _locate(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, as_list: bool
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: Mapping[str, Any],
+    *,
+    as_list: bool,
 ) -> tuple[int, Rendered]:
     """The rendered chat, and how many of its messages the template dropped."""
     contents = [_join(message.parts) for message in messages]
@@ -153,7 +131,7 @@ def _locate(
             {"role": message.role, "content": content}
             for message, content in zip(messages, wrapped, strict=True)
         ]
-        return apply_template(chat, tokenizer, add_generation_prompt=True)
+        return apply_template(chat, tokenizer, arguments, add_generation_prompt=True)
 
     rendered = apply(content.text for content in contents)
     untrusted: list[Range] = []
@@ -174,7 +152,7 @@ def _locate(
         ranges, place = _place(rendered, literals, content, messages[index].role)
         untrusted += ranges
         slot = place if content.slot is not None else slot
-    return dropped, Rendered(rendered, tuple(sorted(untrusted)), slot, tuple(messages))
+    return dropped, Rendered(rendered, tuple(sorted(untrusted)), slot, tuple(messages), arguments)
 
 
 def _place(

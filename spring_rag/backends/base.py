@@ -60,6 +60,8 @@ class Generation:
         usage: numbers of tokens.
         token_ids: every generated id, the end-of-sequence id included; may run past `text` where a stop string cut it.
         form: how the prompt travelled to a server; None where the backbone runs in this process.
+        reasoning: what the backbone thought before it answered, stripped; None where it didn't. A backend leaves it in `text`, markers
+            included, and `SpringModel` parts them.
     """
 
     text: str
@@ -67,6 +69,12 @@ class Generation:
     usage: Usage
     token_ids: tuple[int, ...]
     form: Form | None = None
+    reasoning: str | None = None
+
+    @property
+    def cut_while_thinking(self) -> bool:
+        """Whether tokens ran out before the answer began."""
+        return self.finish_reason == "length" and self.reasoning is not None and not self.text.strip()
 
 
 @dataclass(frozen=True, slots=True)

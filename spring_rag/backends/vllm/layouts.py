@@ -16,7 +16,8 @@ from tokenizers import AddedToken, Tokenizer
 from spring_rag.encoding import Encoded, encode
 from spring_rag.errors import PromptError
 from spring_rag.prompt import Message, Prompt, Slot, Text
-from spring_rag.rendering import apply_template, render
+from spring_rag.rendering import render
+from spring_rag.templates import apply_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
