@@ -18,6 +18,9 @@ SLOT_MARKER = "⟦spring-rag:slot⟧"
 BRIEF = "Answer with a few words only.\n"
 """Asks for a brief answer in words, where no virtual tokens do."""
 
+ANY_TOOL = "any"
+"""As a prompt's `tool_choice`: one of its tools must be called, whichever."""
+
 _RENDERING = frozenset(
     {
         *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"),
@@ -57,16 +60,42 @@ Part = Text | Slot
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that a backbone asks for.
+
+    Args:
+        name: of the tool, a word.
+        arguments: by name, as JSON has them. None of their strings is trusted.
+        id: what the tool's result refers to.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(hash=False)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        _check_tool_name(self.name)
+        _require(self.id, str, "the id of a tool call")
+        object.__setattr__(self, "arguments", _as_json(self.arguments, f"arguments of the tool {self.name!r}"))
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a chat prompt.
 
     Args:
-        role: as the chat template names it: "system", "user", "assistant".
+        role: as the chat template names it: "system", "user", "assistant", "tool".
         parts: its content in order.
+        tool_calls: what an assistant's message asks for.
+        tool_call_id: of a tool's result, the call that it answers.
+        name: of a tool's result, the tool.
     """
 
     role: str
     parts: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked(self.parts))
@@ -93,18 +122,26 @@ class Prompt:
         thinking: whether the backbone of a chat is to think before it answers; None leaves it to the chat template.
         chat_template_kwargs: what the chat template is given besides the messages, as JSON has it, such as
             `{"date_string": "26 Jul 2024"}`, which stands for today's date in any template that prints it. These win over `thinking`.
+        tools: that the backbone of a chat may call, each as OpenAI describes it: `{"type": "function", "function": {"name": …,
+            "description": …, "parameters": …}}`. None of their strings is trusted.
+        tool_choice: the tool that it must call; `ANY_TOOL` is any of them, None leaves it to the backbone.
 
     Raises:
-        PromptError: two slots, neither or both of `parts` and `messages`, or something in them that is no part.
+        PromptError: two slots, neither or both of `parts` and `messages`, something in them that is no part, tools that aren't
+            described so or that a text prompt has, or a choice that isn't among them.
     """
 
     parts: tuple[Part, ...] = ()
     messages: tuple[Message, ...] = ()
     thinking: bool | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    tool_choice: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.thinking, bool | None, "thinking of a Prompt")
+        object.__setattr__(self, "tools", tuple(_checked_tool(tool) for tool in self.tools))
+        self._check_choice()
         object.__setattr__(
             self, "chat_template_kwargs", _checked_kwargs(self.chat_template_kwargs, "a Prompt")
         )
@@ -120,6 +157,15 @@ class Prompt:
             msg = (
                 f"a prompt can have one slot, this one has {slots}; put the virtual tokens in one place only"
             )
+            raise PromptError(msg)
+
+    def _check_choice(self) -> None:
+        names = [tool["function"]["name"] for tool in self.tools]
+        if names and not self.messages:
+            msg = "a text prompt can't have tools, only a chat can: its chat template tells the backbone of them"
+            raise PromptError(msg)
+        if self.tool_choice is not None and self.tool_choice not in (names and [ANY_TOOL, *names]):
+            msg = f"the tool to call is {self.tool_choice!r}; expected one of the prompt's tools ({', '.join(names) or 'it has none'})"
             raise PromptError(msg)
 
     @property
@@ -300,16 +346,42 @@ def _checked(parts: Iterable[Part]) -> tuple[Part, ...]:
     return checked
 
 
-def _checked_kwargs(kwargs: object, whose: str) -> dict[str, Any]:
-    """A copy as JSON gives it back, since artifacts record it."""
-    what = f"chat_template_kwargs of {whose}"
-    _require(kwargs, Mapping, what)
-    assert isinstance(kwargs, Mapping)
+def _as_json(values: object, what: str) -> dict[str, Any]:
+    """A copy as JSON gives it back."""
+    _require(values, Mapping, what)
+    assert isinstance(values, Mapping)
     try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(kwargs), allow_nan=False))
+        copy: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"{what} must be what JSON can hold: {error}"
         raise PromptError(msg) from error
+    return copy
+
+
+def _checked_tool(tool: object) -> dict[str, Any]:
+    copy = _as_json(tool, "a tool of a Prompt")
+    function = copy.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        msg = (
+            'a tool of a Prompt must look as {"type": "function", "function": {"name": …, "description": …, "parameters": …}}, got '
+            f"{json.dumps(copy, ensure_ascii=False)[:200]}"
+        )
+        raise PromptError(msg)
+    _check_tool_name(function["name"])
+    return copy
+
+
+def _check_tool_name(name: str) -> None:
+    # As with roles: a name must not be able to hold a control string.
+    if not re.fullmatch(r"[\w.-]+", name):
+        msg = f"the name of a tool is {name!r}; it must be a word, as 'search' or 'get_weather'"
+        raise PromptError(msg)
+
+
+def _checked_kwargs(kwargs: object, whose: str) -> dict[str, Any]:
+    """A copy, since artifacts record it."""
+    what = f"chat_template_kwargs of {whose}"
+    copy = _as_json(kwargs, what)
     if refused := sorted(_RENDERING & set(copy)):
         msg = f"{what} hold {', '.join(refused)}, which says how a chat is rendered; they are for a template's own variables"
         raise PromptError(msg)

@@ -67,7 +67,7 @@ def apply_template(
         PromptError: there is no chat template, it refuses the messages, or it doesn't come to an end.
     """
     given = dict(arguments or {})
-    template = template_text(tokenizer)
+    template = template_text(tokenizer, tools=given.get("tools"))
     if DATE in given:
         template = _with_date(template, str(given[DATE]))
 
@@ -99,8 +99,10 @@ def apply_template(
         raise PromptError(msg) from error
 
 
-def template_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's chat template; of several by name, the default one.
+def template_text(
+    tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]] | None = None
+) -> str:
+    """The tokenizer's chat template; of several by name, the default one, or with tools the one that is made for them.
 
     Raises:
         PromptError: it has none.
@@ -109,7 +111,7 @@ def template_text(tokenizer: PreTrainedTokenizerBase) -> str:
         msg = "the tokenizer has no chat template, so it can't take a chat; use a text prompt, or set tokenizer.chat_template"
         raise PromptError(msg)
     try:
-        return str(tokenizer.get_chat_template())
+        return str(tokenizer.get_chat_template(tools=list(tools) if tools else None))
     except ValueError as error:
         msg = f"the tokenizer has several chat templates and no default one: {error}"
         raise PromptError(msg) from error
@@ -140,7 +142,7 @@ def prints_date(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]
 def tried(
     tokenizer: PreTrainedTokenizerBase,
     arguments: Mapping[str, Any],
-    answer: Mapping[str, str] | None = None,
+    answer: Mapping[str, Any] | None = None,
 ) -> str | None:
     """What the chat template writes around a minimal chat with these arguments; None where it refuses.
 
