@@ -71,7 +71,7 @@ def with_calls(generation: Generation, request: Request, tokenizer: PreTrainedTo
     """
     prompt = request.prompt
     if prompt is None or not prompt.tools:
-        return generation
+        return replace(generation, text=_plain(generation.text, tokenizer))
     form = _form(tokenizer)
     assert form is not None
     begun = _beginning(prompt, form) if prompt.tool_choice is not None else ""
@@ -88,7 +88,7 @@ def with_calls(generation: Generation, request: Request, tokenizer: PreTrainedTo
 def part_calls(stream: Stream, request: Request, tokenizer: PreTrainedTokenizerBase) -> Stream:
     """The same for an answer that is being written: its text ends where a call begins; the calls come with the whole answer."""
     if request.prompt is None or not request.prompt.tools:
-        return stream
+        return Stream(_plain_pieces(stream, tokenizer)) if call_tokens(tokenizer) else stream
     return Stream(_parted(stream, request, tokenizer))
 
 
@@ -127,6 +127,25 @@ def _parted(
         if len(generation.text) > len(shown) and generation.text.startswith(shown):
             yield generation.text[len(shown) :]
         yield generation
+    finally:
+        stream.close()
+
+
+def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text without the special tokens of calls, which mean nothing where there are no tools."""
+    for token in call_tokens(tokenizer).values():
+        text = text.replace(token, "")
+    return text
+
+
+def _plain_pieces(
+    stream: Stream, tokenizer: PreTrainedTokenizerBase
+) -> Generator[str | Generation, None, None]:
+    try:
+        for piece in stream.with_thoughts():
+            if plain := piece if isinstance(piece, Thought) else _plain(piece, tokenizer):
+                yield plain
+        yield replace(stream.generation, text=_plain(stream.generation.text, tokenizer))
     finally:
         stream.close()
 

@@ -15,6 +15,7 @@ from spring_rag.backends.base import (
     GenerationSettings,
     Request,
 )
+from spring_rag.calls import part_calls, with_calls
 from spring_rag.encoding import Encoded, encode, warn_of_control_strings
 from spring_rag.errors import TokensError
 from spring_rag.fitting import fit, room
@@ -208,7 +209,8 @@ class SpringModel:
             found = self.backend.generate([requests[i] for i in batch], settings)
             for i, answer in zip(batch, found, strict=True):
                 opened = requests[i].encoded.thinking
-                answers[i] = without_thoughts(answer, self.tokenizer, opened=opened)
+                answer = without_thoughts(answer, self.tokenizer, opened=opened)
+                answers[i] = with_calls(answer, requests[i], self.tokenizer)
             if progress is not None:
                 progress(len(answers), len(requests))
         return [answers[i] for i in range(len(requests))]
@@ -229,14 +231,15 @@ class SpringModel:
         """Answer one prompt in pieces that concatenate to the text that `generate` gives.
 
         Iterate over the stream, then ask it for the whole answer (`stream.generation`). What the backbone thinks before it answers is
-        left out; `stream.with_thoughts()` brings it, too. Closing it (`.close()`, or leaving a loop
+        left out; `stream.with_thoughts()` brings it, too. Calls of tools come with the whole answer. Closing it (`.close()`, or leaving a loop
         and dropping it) stops the backbone. Arguments and errors are those of `generate`; errors in arguments are raised at
         once, not at the first piece.
         """
         settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
         request = self._request(prompt, tokens, num_tokens, settings)
         stream = self.backend.stream(request, settings)
-        return part_stream(stream, self.tokenizer, opened=request.encoded.thinking)
+        stream = part_stream(stream, self.tokenizer, opened=request.encoded.thinking)
+        return part_calls(stream, request, self.tokenizer)
 
     def answer(
         self,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from spring_rag.encoding import Encoded
-    from spring_rag.prompt import Prompt
+    from spring_rag.prompt import Prompt, ToolCall
     from spring_rag.splice import TokenBank
     from spring_rag.stream import Stream
     from spring_rag.tokens import VirtualTokens
@@ -62,6 +62,7 @@ class Generation:
         form: how the prompt travelled to a server; None where the backbone runs in this process.
         reasoning: what the backbone thought before it answered, stripped; None where it didn't. A backend leaves it in `text`, markers
             included, and `SpringModel` parts them.
+        tool_calls: what the backbone asks for, where its prompt has tools. A backend leaves them in `text`, too.
     """
 
     text: str
@@ -70,6 +71,7 @@ class Generation:
     token_ids: tuple[int, ...]
     form: Form | None = None
     reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def cut_while_thinking(self) -> bool:
