@@ -20,8 +20,24 @@ BRIEF = "Answer with a few words only.\n"
 
 _RENDERING = frozenset(
     {
-        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"),
-        *("tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *(
+            "conversation",
+            "messages",
+            "tools",
+            "documents",
+            "chat_template",
+            "add_generation_prompt",
+            "continue_final_message",
+        ),
+        *(
+            "tokenize",
+            "sanitize_control_tokens",
+            "padding",
+            "truncation",
+            "max_length",
+            "return_tensors",
+            "return_dict",
+        ),
         *("return_assistant_tokens_mask", "tokenizer_kwargs"),
     }
 )

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from spring_rag.errors import PromptError
@@ -42,6 +41,34 @@ _FIRST_TOKEN = re.compile(r"<[^<>]+>")
 
 
 @dataclass(frozen=True)
+class _Channels:
+    """Answers whose parts each have a header that names their channel, as gpt-oss's.
+
+    Attributes:
+        before: what every header begins with.
+        end: what every part ends with.
+        answer: the header of the answer, with the end of the part before it.
+        any: the same for a header of any channel.
+    """
+
+    before: str
+    end: str
+    answer: re.Pattern[str]
+    any: re.Pattern[str]
+
+    def split(self, text: str) -> tuple[str | None, str]:
+        """As `Markers.split` does."""
+        found = self.answer.search(text)
+        if not found and not text.lstrip().startswith(self.before):
+            return None, text
+        before, answer = (text[: found.start()], text[found.end() :]) if found else (text, "")
+        # What is left of a header is the beginning of one that isn't written to its end.
+        thoughts = self.any.sub("\n", before).partition(self.end)[0].strip()
+        complete = self.any.match(text.lstrip()) is not None
+        return (thoughts or None) if complete else None, answer.partition(self.end)[0]
+
+
+@dataclass(frozen=True)
 class Markers:
     """What stands around a backbone's thoughts, without white space at the ends.
 
@@ -63,17 +90,18 @@ class Markers:
         return tuple(marker for marker in (self.open, self.close, self.answer) if marker)
 
     @cached_property
-    def _headers(self) -> tuple[re.Pattern[str], re.Pattern[str]] | None:
-        """What begins the answer, and what begins any part of it, where each part has a header that names its channel (gpt-oss)."""
-        before = commonprefix([self.open, self.answer])
-        after = commonprefix([self.open[::-1], self.answer[::-1]])[::-1]
+    def _channels(self) -> _Channels | None:
+        before = _shared(self.open, self.answer)
+        after = _shared(self.open[::-1], self.answer[::-1])[::-1]
         if not (before and after) or before not in self.close:
             return None
-        end = re.escape(self.close[: self.close.index(before)])
+        end = self.close[: self.close.index(before)]
         name = re.escape(self.answer[len(before) : len(self.answer) - len(after)])
-        begins = f"(?:{end})?{re.escape(before)}"
-        rest = rf"[^<>]*(?:<\|constrain\|>)?[^<>]*{re.escape(after)}"
-        return re.compile(begins + name + rest), re.compile(begins + rest)
+        begins, rest = f"(?:{re.escape(end)})?{re.escape(before)}", f"[^<>]*{re.escape(after)}"
+        first = _FIRST_TOKEN.match(end)
+        return _Channels(
+            before, first[0] if first else "\0", re.compile(begins + name + rest), re.compile(begins + rest)
+        )
 
     def split(self, text: str, *, opened: bool) -> tuple[str | None, str]:
         """The thoughts and the answer in what a backbone wrote, or has written so far.
@@ -85,8 +113,8 @@ class Markers:
         Returns:
             The thoughts, stripped at both ends, None where there are none; and the answer, as it is where there are none.
         """
-        if self._headers is not None:
-            return self._split_channels(text, *self._headers)
+        if self._channels is not None:
+            return self._channels.split(text)
         body = text.lstrip()
         begins = bool(self.open) and body.startswith(self.open)
         if opened or begins:
@@ -96,28 +124,18 @@ class Markers:
         stray = next((each for each in (self.answer, self.close) if each and body.startswith(each)), None)
         return None, text if stray is None else body[len(stray) :].lstrip()
 
-    def _split_channels(
-        self, text: str, answer_header: re.Pattern[str], any_header: re.Pattern[str]
-    ) -> tuple[str | None, str]:
-        found = answer_header.search(text)
-        before, answer = (text[: found.start()], text[found.end() :]) if found else (text, "")
-        begun = text.lstrip().startswith(commonprefix([self.open, self.answer]))
-        if not found and not begun:
-            return None, text
-        # What is left of a header is the beginning of one that isn't written to its end.
-        thoughts = any_header.sub("\n", before)
-        first = _FIRST_TOKEN.match(self.close)
-        if first is not None:
-            thoughts, answer = (each.partition(first[0])[0] for each in (thoughts, answer))
-        complete = any_header.match(text.lstrip()) is not None
-        return (thoughts.strip() or None) if complete else None, answer
-
     def unsettled(self, text: str) -> int:
         """How many characters at a text's end may turn out to be the beginning of a marker."""
         for length in range(min(max(map(len, self.all)), len(text)), 0, -1):
             if any(marker.startswith(text[-length:]) for marker in self.all):
                 return length
         return 0
+
+
+def _shared(one: str, other: str) -> str:
+    """What both texts begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))]
 
 
 def markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
@@ -152,7 +170,9 @@ def kept_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     }
 
 
-def without_thoughts(generation: Generation, tokenizer: PreTrainedTokenizerBase, *, opened: bool) -> Generation:
+def without_thoughts(
+    generation: Generation, tokenizer: PreTrainedTokenizerBase, *, opened: bool
+) -> Generation:
     """An answer with its thoughts in a place of their own.
 
     Args:
