@@ -33,9 +33,8 @@ _SHAPES = (
 )
 """How the end of thoughts is written where a template only mentions it, and how their beginning is written then."""
 
-_TAG = re.compile(r"[<\[][^<>\[\]\s]+[>\]]\s*\Z")
-"""A marker at a text's end."""
-
+_TAG = re.compile(r"[<\[][^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]]\s*\Z", re.IGNORECASE)
+"""The beginning of thoughts at a text's end."""
 
 _FIRST_TOKEN = re.compile(r"<[^<>]+>")
 
@@ -63,9 +62,9 @@ class _Channels:
             return None, text
         before, answer = (text[: found.start()], text[found.end() :]) if found else (text, "")
         # What is left of a header is the beginning of one that isn't written to its end.
-        thoughts = self.any.sub("\n", before).partition(self.end)[0].strip()
         complete = self.any.match(text.lstrip()) is not None
-        return (thoughts or None) if complete else None, answer.partition(self.end)[0]
+        thoughts = self.any.sub("\n", before).partition(self.end)[0].strip() if complete else ""
+        return thoughts or (None if found else ""), answer.partition(self.end)[0]
 
 
 @dataclass(frozen=True)
@@ -111,15 +110,15 @@ class Markers:
             opened: whether the prompt ends within thoughts.
 
         Returns:
-            The thoughts, stripped at both ends, None where there are none; and the answer, as it is where there are none.
+            The thoughts, stripped at both ends, None where there are none before the answer; and the answer, as it is then.
         """
         if self._channels is not None:
             return self._channels.split(text)
         body = text.lstrip()
         begins = bool(self.open) and body.startswith(self.open)
         if opened or begins:
-            thoughts, _, answer = (body[len(self.open) :] if begins else body).partition(self.close)
-            return thoughts.strip(), answer.lstrip()
+            thoughts, close, answer = (body[len(self.open) :] if begins else body).partition(self.close)
+            return thoughts.strip() or (None if close else ""), answer.lstrip()
         # A model may end thoughts that its prompt has ended already.
         stray = next((each for each in (self.answer, self.close) if each and body.startswith(each)), None)
         return None, text if stray is None else body[len(stray) :].lstrip()

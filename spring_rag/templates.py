@@ -152,10 +152,12 @@ def tried(
         arguments: what the template is given.
         answer: what the assistant's message holds, as `{"content": …}`; without it the beginning of an answer follows the question.
     """
-    for wrap in (lambda text: text, lambda text: [{"type": "text", "text": text}]):
-        chat: list[dict[str, Any]] = [{"role": "user", "content": wrap("a")}]
+    for as_list in (False, True):
+        chat: list[dict[str, Any]] = [{"role": "user", "content": "a"}]
         if answer is not None:
-            chat.append({"role": "assistant", **answer, "content": wrap(answer["content"])})
+            chat.append({"role": "assistant", **answer})
+        if as_list:
+            chat = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in chat]
         try:
             return apply_template(chat, tokenizer, arguments, add_generation_prompt=answer is None)
         except PromptError:
@@ -220,8 +222,8 @@ def _with_date(template: str, text: str) -> str:
         # Per cent signs last, so that none of them begins another directive.
         for letter in _DIRECTIVES:
             expression += f".replace({_literal('%' + letter)}, {_literal(day.strftime('%' + letter))})"
-    # An empty expression keeps the template's own white space from being taken for the macro's.
-    return f'{{% macro strftime_now(format) %}}{{{{ {expression} }}}}{{% endmacro %}}{{{{ "" }}}}{template}'
+    # A line break right behind a block belongs to it, so that the template begins where it did.
+    return f"{{% macro strftime_now(format) %}}{{{{ {expression} }}}}{{% endmacro %}}\n{template}"
 
 
 def _parsed_date(text: str) -> datetime | None:

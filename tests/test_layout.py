@@ -4,6 +4,7 @@ import warnings
 from zlib import crc32
 
 import pytest
+import torch
 from thinking_parts import LLAMA, PLAIN, letters, writing
 
 from spring_rag.backbone import BackboneRecord
@@ -14,6 +15,10 @@ from spring_rag.templates import template_digest
 from spring_rag.tokens import VirtualTokens
 
 PASSAGES = ["Arlo lives in Oslo."]
+
+
+def random_tokens(n, hidden_size=32, seed=0, **about):
+    return VirtualTokens(torch.randn(n, hidden_size, generator=torch.Generator().manual_seed(seed)), **about)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +33,9 @@ def backbone(tokenizer):
 
 
 @pytest.fixture
-def model_with(backbone, tokenizer, make_tokens):
+def model_with(backbone, tokenizer):
     def make(seed, **about):
-        tokens = make_tokens(
+        tokens = random_tokens(
             2, backbone.config.n_embd, seed, backbone=BackboneRecord.of(backbone, "acme/tiny"), **about
         )
         backbone.config.name_or_path = "acme/tiny"
@@ -93,14 +98,14 @@ def test_nor_do_prompts_without_them(model_with):
         model.generate(RagPrompt("Where?", PASSAGES), num_tokens=0, max_new_tokens=1)
 
 
-def test_an_artifact_keeps_the_digest_of_its_chat_template(make_tokens, tmp_path):
+def test_an_artifact_keeps_the_digest_of_its_chat_template(tmp_path):
     digest = template_digest(letters(LLAMA))
-    make_tokens(2, chat_template=digest, template=RagTemplate(chat=True)).save_pretrained(tmp_path / "a")
+    random_tokens(2, chat_template=digest, template=RagTemplate(chat=True)).save_pretrained(tmp_path / "a")
     assert VirtualTokens.from_pretrained(tmp_path / "a").chat_template == digest
     assert (
         VirtualTokens.from_pretrained(tmp_path / "a" / "virtual_tokens.safetensors")[:1].chat_template
         == digest
     )
-    make_tokens(2).save_pretrained(tmp_path / "b")
+    random_tokens(2).save_pretrained(tmp_path / "b")
     assert VirtualTokens.from_pretrained(tmp_path / "b").chat_template is None
     assert 'chat_template"' not in (tmp_path / "b" / "config.json").read_text()
