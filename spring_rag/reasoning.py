@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from spring_rag.backends.base import Generation
+    from spring_rag.prompt import Prompt, RagTemplate
 
 _SHAPES = (
     (re.compile(r"</((?:\w+:)?(?:think|thinking|thought|thoughts|reasoning))>"), r"<\1>"),
@@ -32,6 +33,9 @@ _SHAPES = (
     (re.compile(r"<channel\|>"), "<|channel>thought"),
 )
 """How the end of thoughts is written where a template only mentions it, and how their beginning is written then."""
+
+_WORDS = ("/no_think", "/nothink")
+"""What the templates that have no variable for it look for in a chat."""
 
 _TAG = re.compile(r"[<\[][^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]]\s*\Z", re.IGNORECASE)
 """The beginning of thoughts at a text's end."""
@@ -154,6 +158,25 @@ def opens_thoughts(written: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     """
     known = markers(tokenizer)
     return known is not None and bool(known.open) and written.rfind(known.open) > written.rfind(known.close)
+
+
+def quieting_word(prompt: Prompt | RagTemplate, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What has to stand in the system message of a prompt that shall not begin with thoughts, as Nemotron Nano's `/no_think`; None if nothing."""
+
+    def find() -> str | None:
+        text, begun = template_text(tokenizer), tried(tokenizer, {})
+        if thinking_switch(tokenizer, on=False) or begun is None or not opens_thoughts(begun, tokenizer):
+            return None
+        return next((word for word in _WORDS if word in text and quiets(word)), None)
+
+    def quiets(word: str) -> bool:
+        begun = tried(tokenizer, {}, system=word)
+        return begun is not None and not opens_thoughts(begun, tokenizer)
+
+    if prompt.thinking is not False or not tokenizer.chat_template:
+        return None
+    word: str | None = remembered(tokenizer, "quieting word", find)
+    return word
 
 
 def kept_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

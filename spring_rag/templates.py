@@ -144,6 +144,7 @@ def tried(
     tokenizer: PreTrainedTokenizerBase,
     arguments: Mapping[str, Any],
     answer: Mapping[str, str] | None = None,
+    system: str | None = None,
 ) -> str | None:
     """What the chat template writes around a minimal chat with these arguments; None where it refuses.
 
@@ -151,9 +152,11 @@ def tried(
         tokenizer: only read.
         arguments: what the template is given.
         answer: what the assistant's message holds, as `{"content": …}`; without it the beginning of an answer follows the question.
+        system: what a system message holds, if there is to be one.
     """
     for as_list in (False, True):
-        chat: list[dict[str, Any]] = [{"role": "user", "content": "a"}]
+        chat: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        chat.append({"role": "user", "content": "a"})
         if answer is not None:
             chat.append({"role": "assistant", **answer})
         if as_list:

@@ -224,7 +224,7 @@ async def test_errors_reach_asynchronous_callers(llm):
 
 def test_complete_of_a_chat_model_is_a_users_message(chat_llm, chat_model):
     chat_llm.complete("Hello")
-    assert chat_model.prompts[-1] == Prompt(messages=(Message("user", (Text("Hello"),)),))
+    assert chat_model.prompts[-1] == Prompt(messages=(Message("user", (Text("Hello"),)),), thinking=False)
     chat_llm.complete("Hello", formatted=True)
     assert chat_model.prompts[-1] == Prompt(parts=(Text("Hello"),))
     own = SpringLLM(model=chat_model, max_tokens=2, completion_to_prompt=lambda text: f"<<{text}>>")

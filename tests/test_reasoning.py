@@ -72,7 +72,8 @@ class TestTarget:
         controls = [
             tokenizer.convert_ids_to_tokens(index) for index in target if index in control_ids(tokenizer)
         ]
-        assert controls == [*re.findall("<[^<>]+>", lead), end]
+        added = set(tokenizer.added_tokens_encoder)
+        assert controls == [marker for marker in re.findall("<[^<>]+>", lead + end) if marker in added]
 
     @pytest.mark.parametrize("thinking", [False, True])
     def test_a_model_that_writes_it_answers(self, tokenizer, thinking):
@@ -86,12 +87,12 @@ class TestAnswer:
     def test_thoughts_are_parted_from_it(self, family, tokenizer):
         model = model_of(tokenizer, family.written, thinking=True)
         found = model.generate(asked(True))[0]
-        assert (found.reasoning, found.text, found.finish_reason) == ("hm", "Oslo", "stop")
+        assert (found.reasoning, found.text.rstrip(), found.finish_reason) == ("hm", "Oslo", "stop")
         assert model.answer(QUESTION, PASSAGES, thinking=True) == "Oslo"
 
     def test_streamed(self, family, tokenizer):
         model = model_of(tokenizer, family.written, thinking=True)
-        assert "".join(model.stream(asked(True))) == "Oslo"
+        assert "".join(model.stream(asked(True))) == model.generate(asked(True))[0].text
         stream = model.stream(asked(True)).stripped()
         pieces = list(stream.with_thoughts())
         assert "".join(piece for piece in pieces if isinstance(piece, Thought)) == "hm"
@@ -102,8 +103,8 @@ class TestAnswer:
         lead = family.target if encode(asked(False), tokenizer).thinking else ""
         model = model_of(tokenizer, lead + family.written[family.written.index("Oslo") :], thinking=False)
         found = model.generate(asked(False))[0]
-        assert (found.reasoning, found.text) == (None, "Oslo")
-        assert "".join(model.stream(asked(False))) == "Oslo"
+        assert (found.reasoning, found.text.rstrip()) == (None, "Oslo")
+        assert "".join(model.stream(asked(False))) == found.text
 
     def test_cut_while_thinking(self, family, tokenizer):
         model = model_of(tokenizer, family.written, thinking=True)

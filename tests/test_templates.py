@@ -75,6 +75,7 @@ class TestArguments:
         earlier = RagTemplate(chat=True).to_dict()
         del earlier["thinking"], earlier["chat_template_kwargs"]
         assert RagTemplate.from_dict(earlier) == RagTemplate(chat=True, thinking=None)
+        assert RagTemplate.from_dict({**earlier, "chat": False}) == RagTemplate()
 
 
 class TestDate:

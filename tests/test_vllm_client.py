@@ -8,7 +8,7 @@ import openai
 import pytest
 import torch
 from fake_vllm import ANSWER, fake_vllm
-from thinking_parts import FAMILIES, tokenizer_of, writing
+from thinking_parts import FAMILIES, letters, tokenizer_of, writing
 
 from spring_rag import RagPrompt, RagTemplate, SpringModel
 from spring_rag.backends.base import GenerationSettings
@@ -311,6 +311,13 @@ class TestSettings:
         assert "prompt_embeds" not in server.log[-1][1]
 
 
+IN_PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{{ part.text }}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+
+
 class TestThinking:
     @pytest.fixture
     def model(self, server, tmp_path, monkeypatch):
@@ -326,14 +333,12 @@ class TestThinking:
         found = model.generate(RagPrompt("Where?", [], RagTemplate(chat=True)))[0]
         assert (found.reasoning, found.text) == ("hm", "Oslo")
 
-    def test_a_server_that_lays_chats_out_is_told(self, model):
-        tokens = ServerTokenizer(tokenizer_of("gpt-oss"))
-        prompt = RagPrompt(
-            "Where?", ["Oslo."], RagTemplate(chat=True, chat_template_kwargs={"date_string": "26 Jul 2024"})
-        ).to_prompt()
-        layout = tokens.templated(prompt, encode(prompt, model.tokenizer))
+    def test_a_server_that_lays_chats_out_is_told(self):
+        tokenizer = letters(IN_PARTS, added=("<think>", "</think>"))
+        prompt = RagPrompt("Where?", ["Oslo."], RagTemplate(chat=True)).to_prompt()
+        layout = ServerTokenizer(tokenizer).templated(prompt, encode(prompt, tokenizer))
         assert layout is not None
-        assert layout.arguments == {"reasoning_effort": "low", "date_string": "26 Jul 2024"}
+        assert layout.arguments == {"enable_thinking": False}
         call = Call("light", embeddings=torch.zeros(1, 4), layout=layout)
         client = openai.AsyncOpenAI(base_url="http://127.0.0.1:9/v1", api_key="none")
         _, arguments = call._endpoint(client, "tiny", {})

@@ -99,6 +99,21 @@ FAMILIES = {
         "\n</think>\n\n",
         "hm</think>Oslo</s>",
     ),
+    "nemotron-nano-2": Family(
+        "{% set ns = namespace(on=true, last='') %}{% for m in messages %}{% if '/no_think' in m.content and m.role != 'assistant' %}"
+        "{% set ns.on = false %}{% endif %}{% endfor %}{{ '<SPECIAL_10>System\n' }}{% if messages[0].role == 'system' %}"
+        "{{ messages[0].content.replace('/no_think', '').strip() }}{% set messages = messages[1:] %}{% endif %}{{ '\n\n' }}"
+        "{% if messages[-1].role == 'assistant' %}{% set ns.last = messages[-1].content + '\n<SPECIAL_12>\n\n' %}"
+        "{% set messages = messages[:-1] %}{% endif %}{% for m in messages %}{{ '<SPECIAL_11>User\n' + m.content + '\n' }}{% endfor %}"
+        "{{ '<SPECIAL_11>Assistant\n' + ('<think>\n\n' if ns.on else '<think></think>') + ns.last }}",
+        ("<SPECIAL_10>", "<SPECIAL_11>", "<SPECIAL_12>"),
+        (),
+        {},
+        "Assistant\n<think></think>",
+        "Assistant\n<think>\n\n",
+        "\n</think>\n\n",
+        "hm\n</think>\n\nOslo\n<SPECIAL_12>",
+    ),
     "gpt-oss": Family(
         "<|start|>system<|message|>Current date: {{ strftime_now('%Y-%m-%d') }}\n\n{% if reasoning_effort is not defined %}"
         "{% set reasoning_effort = 'medium' %}{% endif %}Reasoning: {{ reasoning_effort }}<|end|>{% for m in messages %}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
@@ -86,7 +86,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
 
     model_config = ConfigDict(extra="forbid")
 
-    _in_prompts = ("thinking", "chat_template_kwargs")
+    _in_prompts: ClassVar[tuple[str, ...]] = ("thinking", "chat_template_kwargs")
 
     thinking: bool | None = False
     """Whether the backbone is to think before it answers, where its chat template has a say in that; None leaves it to the template."""

@@ -335,8 +335,9 @@ class SpringLLM(LLM):
 
 
 def _asked(prompt: Prompt, settings: dict[str, Any]) -> Prompt:
-    """The prompt with those of the settings that are its own, which are taken out of them."""
-    return replace(prompt, **{name: settings.pop(name) for name in _IN_PROMPTS})
+    """The prompt of a chat with those of the settings that are its own, which are taken out of them."""
+    own = {name: settings.pop(name) for name in _IN_PROMPTS}
+    return replace(prompt, **own) if prompt.messages else prompt
 
 
 def _unpickled(kind: type[SpringLLM], source: dict[str, Any], fields: dict[str, Any]) -> SpringLLM:
