@@ -22,7 +22,7 @@ from tokenizers import Encoding, Tokenizer
 
 from spring_rag.errors import PromptError
 from spring_rag.prompt import Part, Prompt, RagPrompt, RagTemplate, Slot, Text, as_prompt
-from spring_rag.reasoning import markers, opens_thoughts
+from spring_rag.reasoning import markers, opens_thoughts, quieting_word
 from spring_rag.rendering import Range, Rendered, render
 from spring_rag.templates import apply_template, template_arguments
 
@@ -103,7 +103,7 @@ def encode_target(
     kit = _kit(tokenizer)
     if chat:
         template = RagTemplate(thinking=thinking, chat_template_kwargs=chat_template_kwargs or {})
-        before, lead, end = _assistant_turn(tokenizer, kit, template_arguments(template, tokenizer))
+        before, lead, end = _assistant_turn(tokenizer, kit, template)
         parts = (Text(lead, trusted=True), Text(answer), Text(end, trusted=True))
         ids = _continue((before, *_ANCHORS), parts, tokenizer, kit)
         if end:
@@ -401,14 +401,16 @@ def _continue(
 
 
 def _assistant_turn(
-    tokenizer: PreTrainedTokenizerBase, kit: _Kit, arguments: Mapping[str, Any]
+    tokenizer: PreTrainedTokenizerBase, kit: _Kit, template: RagTemplate
 ) -> tuple[str, str, str]:
     """What the chat template writes around an answer: a minimal chat up to it, what leads to the answer, and what ends it.
 
     The end is empty if no control token is in it.
     """
     probe = f"probe{secrets.token_hex(16)}"
-    chat = [{"role": "user", "content": "a"}]
+    arguments, word = template_arguments(template, tokenizer), quieting_word(template, tokenizer)
+    chat = [{"role": "system", "content": word}] if word else []
+    chat.append({"role": "user", "content": "a"})
     before = apply_template(chat, tokenizer, arguments, add_generation_prompt=True)
     chat.append({"role": "assistant", "content": probe})
     turn = apply_template(chat, tokenizer, arguments, add_generation_prompt=False)

@@ -23,8 +23,24 @@ ANY_TOOL = "any"
 
 _RENDERING = frozenset(
     {
-        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message"),
-        *("tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *(
+            "conversation",
+            "messages",
+            "tools",
+            "documents",
+            "chat_template",
+            "add_generation_prompt",
+            "continue_final_message",
+        ),
+        *(
+            "tokenize",
+            "sanitize_control_tokens",
+            "padding",
+            "truncation",
+            "max_length",
+            "return_tensors",
+            "return_dict",
+        ),
         *("return_assistant_tokens_mask", "tokenizer_kwargs"),
     }
 )
@@ -256,7 +272,7 @@ class RagTemplate:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RagTemplate:
-        """The template that `to_dict` wrote. Where it doesn't say whether to think, as earlier versions didn't, the chat template does.
+        """The template that `to_dict` wrote. Earlier versions left it to the chat template whether to think.
 
         Raises:
             PromptError: a field that no template has, as a later version may write, or a value of a wrong type.
@@ -267,7 +283,8 @@ class RagTemplate:
                 f"a RagTemplate has no {', '.join(unknown)}; was it written by a later version of spring-rag?"
             )
             raise PromptError(msg)
-        return cls(**{"thinking": None, **values})
+        thinking = None if values.get("chat") else False
+        return cls(**{"thinking": thinking, **values})
 
 
 @dataclass(frozen=True)

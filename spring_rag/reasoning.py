@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from spring_rag.errors import PromptError
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from spring_rag.backends.base import Generation
+    from spring_rag.prompt import Prompt, RagTemplate
 
 _SHAPES = (
     (re.compile(r"</((?:\w+:)?(?:think|thinking|thought|thoughts|reasoning))>"), r"<\1>"),
@@ -34,11 +34,41 @@ _SHAPES = (
 )
 """How the end of thoughts is written where a template only mentions it, and how their beginning is written then."""
 
-_TAG = re.compile(r"[<\[][^<>\[\]\s]+[>\]]\s*\Z")
-"""A marker at a text's end."""
+_WORDS = ("/no_think", "/nothink")
+"""What the templates that have no variable for it look for in a chat."""
 
+_TAG = re.compile(r"[<\[][^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]]\s*\Z", re.IGNORECASE)
+"""The beginning of thoughts at a text's end."""
 
 _FIRST_TOKEN = re.compile(r"<[^<>]+>")
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Answers whose parts each have a header that names their channel, as gpt-oss's.
+
+    Attributes:
+        before: what every header begins with.
+        end: what every part ends with.
+        answer: the header of the answer, with the end of the part before it.
+        any: the same for a header of any channel.
+    """
+
+    before: str
+    end: str
+    answer: re.Pattern[str]
+    any: re.Pattern[str]
+
+    def split(self, text: str) -> tuple[str | None, str]:
+        """As `Markers.split` does."""
+        found = self.answer.search(text)
+        if not found and not text.lstrip().startswith(self.before):
+            return None, text
+        before, answer = (text[: found.start()], text[found.end() :]) if found else (text, "")
+        # What is left of a header is the beginning of one that isn't written to its end.
+        complete = self.any.match(text.lstrip()) is not None
+        thoughts = self.any.sub("\n", before).partition(self.end)[0].strip() if complete else ""
+        return thoughts or (None if found else ""), answer.partition(self.end)[0]
 
 
 @dataclass(frozen=True)
@@ -63,17 +93,18 @@ class Markers:
         return tuple(marker for marker in (self.open, self.close, self.answer) if marker)
 
     @cached_property
-    def _headers(self) -> tuple[re.Pattern[str], re.Pattern[str]] | None:
-        """What begins the answer, and what begins any part of it, where each part has a header that names its channel (gpt-oss)."""
-        before = commonprefix([self.open, self.answer])
-        after = commonprefix([self.open[::-1], self.answer[::-1]])[::-1]
+    def _channels(self) -> _Channels | None:
+        before = _shared(self.open, self.answer)
+        after = _shared(self.open[::-1], self.answer[::-1])[::-1]
         if not (before and after) or before not in self.close:
             return None
-        end = re.escape(self.close[: self.close.index(before)])
+        end = self.close[: self.close.index(before)]
         name = re.escape(self.answer[len(before) : len(self.answer) - len(after)])
-        begins = f"(?:{end})?{re.escape(before)}"
-        rest = rf"[^<>]*(?:<\|constrain\|>)?[^<>]*{re.escape(after)}"
-        return re.compile(begins + name + rest), re.compile(begins + rest)
+        begins, rest = f"(?:{re.escape(end)})?{re.escape(before)}", f"[^<>]*{re.escape(after)}"
+        first = _FIRST_TOKEN.match(end)
+        return _Channels(
+            before, first[0] if first else "\0", re.compile(begins + name + rest), re.compile(begins + rest)
+        )
 
     def split(self, text: str, *, opened: bool) -> tuple[str | None, str]:
         """The thoughts and the answer in what a backbone wrote, or has written so far.
@@ -83,34 +114,18 @@ class Markers:
             opened: whether the prompt ends within thoughts.
 
         Returns:
-            The thoughts, stripped at both ends, None where there are none; and the answer, as it is where there are none.
+            The thoughts, stripped at both ends, None where there are none before the answer; and the answer, as it is then.
         """
-        if self._headers is not None:
-            return self._split_channels(text, *self._headers)
+        if self._channels is not None:
+            return self._channels.split(text)
         body = text.lstrip()
         begins = bool(self.open) and body.startswith(self.open)
         if opened or begins:
-            thoughts, _, answer = (body[len(self.open) :] if begins else body).partition(self.close)
-            return thoughts.strip(), answer.lstrip()
+            thoughts, close, answer = (body[len(self.open) :] if begins else body).partition(self.close)
+            return thoughts.strip() or (None if close else ""), answer.lstrip()
         # A model may end thoughts that its prompt has ended already.
         stray = next((each for each in (self.answer, self.close) if each and body.startswith(each)), None)
         return None, text if stray is None else body[len(stray) :].lstrip()
-
-    def _split_channels(
-        self, text: str, answer_header: re.Pattern[str], any_header: re.Pattern[str]
-    ) -> tuple[str | None, str]:
-        found = answer_header.search(text)
-        before, answer = (text[: found.start()], text[found.end() :]) if found else (text, "")
-        begun = text.lstrip().startswith(commonprefix([self.open, self.answer]))
-        if not found and not begun:
-            return None, text
-        # What is left of a header is the beginning of one that isn't written to its end.
-        thoughts = any_header.sub("\n", before)
-        first = _FIRST_TOKEN.match(self.close)
-        if first is not None:
-            thoughts, answer = (each.partition(first[0])[0] for each in (thoughts, answer))
-        complete = any_header.match(text.lstrip()) is not None
-        return (thoughts.strip() or None) if complete else None, answer
 
     def unsettled(self, text: str) -> int:
         """How many characters at a text's end may turn out to be the beginning of a marker."""
@@ -118,6 +133,12 @@ class Markers:
             if any(marker.startswith(text[-length:]) for marker in self.all):
                 return length
         return 0
+
+
+def _shared(one: str, other: str) -> str:
+    """What both texts begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))]
 
 
 def markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
@@ -139,6 +160,25 @@ def opens_thoughts(written: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     return known is not None and bool(known.open) and written.rfind(known.open) > written.rfind(known.close)
 
 
+def quieting_word(prompt: Prompt | RagTemplate, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What has to stand in the system message of a prompt that shall not begin with thoughts, as Nemotron Nano's `/no_think`; None if nothing."""
+
+    def find() -> str | None:
+        text, begun = template_text(tokenizer), tried(tokenizer, {})
+        if thinking_switch(tokenizer, on=False) or begun is None or not opens_thoughts(begun, tokenizer):
+            return None
+        return next((word for word in _WORDS if word in text and quiets(word)), None)
+
+    def quiets(word: str) -> bool:
+        begun = tried(tokenizer, {}, system=word)
+        return begun is not None and not opens_thoughts(begun, tokenizer)
+
+    if prompt.thinking is not False or not tokenizer.chat_template:
+        return None
+    word: str | None = remembered(tokenizer, "quieting word", find)
+    return word
+
+
 def kept_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """The special tokens, which decoding leaves out, of which markers consist: id → content."""
     known = markers(tokenizer)
@@ -152,7 +192,9 @@ def kept_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     }
 
 
-def without_thoughts(generation: Generation, tokenizer: PreTrainedTokenizerBase, *, opened: bool) -> Generation:
+def without_thoughts(
+    generation: Generation, tokenizer: PreTrainedTokenizerBase, *, opened: bool
+) -> Generation:
     """An answer with its thoughts in a place of their own.
 
     Args:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from spring_rag.calls import begun_call, check_takes_tools
 from spring_rag.errors import PromptError
 from spring_rag.prompt import Message, Part, Prompt, Slot, Text
+from spring_rag.reasoning import quieting_word
 from spring_rag.templates import apply_template, template_arguments
 from spring_rag.values import replaced, strings_of, where_written
 
@@ -65,11 +66,14 @@ def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     if prompt.tools or any(_has_calls(message) for message in prompt.messages):
         check_takes_tools(tokenizer)
     arguments = template_arguments(prompt, tokenizer)
+    messages = prompt.messages
+    if word := quieting_word(prompt, tokenizer):
+        messages = _with_word(messages, word)
     try:
-        rendered = _render_chat(prompt.messages, tokenizer, arguments, prompt.tools)
+        rendered = _render_chat(messages, tokenizer, arguments, prompt.tools)
     except PromptError as error:
-        folded = _folded(prompt.messages)
-        if folded == prompt.messages:
+        folded = _folded(messages)
+        if folded == messages:
             raise
         try:
             rendered = _render_chat(folded, tokenizer, arguments, prompt.tools)
@@ -88,6 +92,14 @@ def _join(parts: Iterable[Part]) -> Rendered:
                 untrusted.append((len(text), len(text) + len(part.text)))
             text += part.text
     return Rendered(text, tuple(untrusted), slot)
+
+
+def _with_word(messages: tuple[Message, ...], word: str) -> tuple[Message, ...]:
+    """The messages with a word of the template's in the system message."""
+    if messages[0].role != "system":
+        return Message("system", (Text(word, trusted=True),)), *messages
+    first = messages[0]
+    return Message("system", (*first.parts, Text(f"\n{word}", trusted=True))), *messages[1:]
 
 
 def _folded(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -29,8 +29,8 @@ DATE_FORMAT = "%d %b %Y"
 _DATE_FORMATS = (DATE_FORMAT, "%Y-%m-%d", "%d %B %Y", "%B %d, %Y", "%b %d, %Y", "%d.%m.%Y")
 _DIRECTIVES = "aAbBdHIjmMpSUwWxXyYcZ%"
 
-_MOST_SECONDS = 5.0
-"""How long a chat template may take: a thousand times what the longest chats need."""
+_MOST_SECONDS = 20.0
+"""How long a chat template may take: thousands of times what the longest chats need, since other programs may keep the processor."""
 
 _SWITCHES: tuple[tuple[str, tuple[Any, ...], tuple[Any, ...]], ...] = (
     ("enable_thinking", (False,), (True,)),
@@ -44,6 +44,9 @@ _SWITCHES: tuple[tuple[str, tuple[Any, ...], tuple[Any, ...]], ...] = (
 
 _EFFORT_IN_ANY_CASE = "low"
 """Templates that write the effort as it is given (gpt-oss) don't name its values; all such models were trained with this one."""
+
+_endless: set[str] = set()
+"""Templates that took longer, so that nobody waits for them twice."""
 
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, str], Any]] = WeakKeyDictionary()
 
@@ -82,7 +85,7 @@ def apply_template(
         return str(text)
 
     try:
-        return _in_time(apply)
+        return _in_time(apply, template)
     except (
         TemplateError,
         TypeError,
@@ -143,6 +146,7 @@ def tried(
     tokenizer: PreTrainedTokenizerBase,
     arguments: Mapping[str, Any],
     answer: Mapping[str, Any] | None = None,
+    system: str | None = None,
 ) -> str | None:
     """What the chat template writes around a minimal chat with these arguments; None where it refuses.
 
@@ -150,11 +154,15 @@ def tried(
         tokenizer: only read.
         arguments: what the template is given.
         answer: what the assistant's message holds, as `{"content": …}`; without it the beginning of an answer follows the question.
+        system: what a system message holds, if there is to be one.
     """
-    for wrap in (lambda text: text, lambda text: [{"type": "text", "text": text}]):
-        chat: list[dict[str, Any]] = [{"role": "user", "content": wrap("a")}]
+    for as_list in (False, True):
+        chat: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        chat.append({"role": "user", "content": "a"})
         if answer is not None:
-            chat.append({"role": "assistant", **answer, "content": wrap(answer["content"])})
+            chat.append({"role": "assistant", **answer})
+        if as_list:
+            chat = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in chat]
         try:
             return apply_template(chat, tokenizer, arguments, add_generation_prompt=answer is None)
         except PromptError:
@@ -162,9 +170,7 @@ def tried(
     return None
 
 
-def remembered(
-    tokenizer: PreTrainedTokenizerBase, what: str, find: Callable[[], Any]
-) -> Any:
+def remembered(tokenizer: PreTrainedTokenizerBase, what: str, find: Callable[[], Any]) -> Any:
     """What was found out about a tokenizer's chat template, found out once."""
     known = _known.setdefault(tokenizer, {})
     key = (what, str(tokenizer.chat_template))
@@ -221,8 +227,8 @@ def _with_date(template: str, text: str) -> str:
         # Per cent signs last, so that none of them begins another directive.
         for letter in _DIRECTIVES:
             expression += f".replace({_literal('%' + letter)}, {_literal(day.strftime('%' + letter))})"
-    # An empty expression keeps the template's own white space from being taken for the macro's.
-    return f'{{% macro strftime_now(format) %}}{{{{ {expression} }}}}{{% endmacro %}}{{{{ "" }}}}{template}'
+    # A line break right behind a block belongs to it, so that the template begins where it did.
+    return f"{{% macro strftime_now(format) %}}{{{{ {expression} }}}}{{% endmacro %}}\n{template}"
 
 
 def _parsed_date(text: str) -> datetime | None:
@@ -243,14 +249,14 @@ class _LateError(BaseException):
     """Ends a template's loop. No template can catch it."""
 
 
-def _in_time(render: Callable[[], str]) -> str:
-    """What a function returns within `_MOST_SECONDS`.
+def _in_time(render: Callable[[], str], template: str) -> str:
+    """What a template writes within `_MOST_SECONDS`.
 
-    It runs in a thread of its own, in which an exception can be raised from outside: jinja's sandbox bounds a range, but not loops within
+    It does so in a thread of its own, in which an exception can be raised from outside: jinja's sandbox bounds a range, but not loops within
     loops, and knows no time.
 
     Raises:
-        TimeoutError: it takes longer.
+        TimeoutError: it takes longer, or did before.
     """
     found: list[str] = []
     failed: list[BaseException] = []
@@ -261,11 +267,15 @@ def _in_time(render: Callable[[], str]) -> str:
         except BaseException as error:  # belongs to the thread that asked
             failed.append(error)
 
-    worker = threading.Thread(target=work, name="spring-rag-template", daemon=True)
-    worker.start()
-    worker.join(_MOST_SECONDS)
-    if worker.is_alive():
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident or 0), ctypes.py_object(_LateError))
+    if template not in _endless:
+        worker = threading.Thread(target=work, name="spring-rag-template", daemon=True)
+        worker.start()
+        worker.join(_MOST_SECONDS)
+        if worker.is_alive():
+            _endless.add(template)
+            ident = ctypes.c_ulong(worker.ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(_LateError))
+    if template in _endless:
         msg = f"it isn't done after {_MOST_SECONDS:g} seconds, so it may have no end"
         raise TimeoutError(msg)
     if failed:

@@ -32,6 +32,7 @@ class Answer:
         num_tokens: how many virtual tokens the prompt held.
         finish_reason: "stop", or "length" when `max_new_tokens` cut the answer.
         usage: numbers of tokens.
+        reasoning: what the backbone thought before it answered; None where it didn't.
     """
 
     question: str
@@ -40,6 +41,7 @@ class Answer:
     num_tokens: int
     finish_reason: FinishReason
     usage: Usage
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ class ChromaQA:
                 num_tokens=generation.usage.virtual,
                 finish_reason=generation.finish_reason,
                 usage=generation.usage,
+                reasoning=generation.reasoning,
             )
             for question, passages, generation in zip(questions, found, generations, strict=True)
         ]

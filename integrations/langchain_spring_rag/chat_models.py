@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
@@ -12,7 +13,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from langchain_core.tools import BaseTool
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from langchain_spring_rag.messages import canonical_messages, to_prompt
 from langchain_spring_rag.parameters import SpringParameters, usage_metadata
@@ -20,6 +21,10 @@ from spring_rag.backends.base import BATCH_SIZE, Generation
 from spring_rag.bridge.threads import in_thread
 from spring_rag.encoding import warn_of_control_strings
 from spring_rag.prompt import Prompt
+from spring_rag.stream import Thought
+
+_REASONING = "reasoning_content"
+"""Where LangChain looks for thoughts: `AIMessage.content_blocks` makes a reasoning block of it."""
 
 
 class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_stream`'s prompt has a name for both models
@@ -27,7 +32,8 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
 
     Prompts from `with_virtual_tokens` or `rag_prompt` have one; any other is answered by the plain backbone. The chat is laid
     out by the chat template of the backbone's tokenizer. Where a template wants user and assistant to take turns (Mistral's,
-    Gemma's), neighbouring messages of one role are joined, and a system message becomes the first part of the user's.
+    Gemma's), neighbouring messages of one role are joined, and a system message becomes the first part of the user's. A backbone that
+    thinks before it answers is asked not to; with `thinking=True` its thoughts are the reasoning block of `answer.content_blocks`.
 
     Setup:
         `pip install 'spring-rag[langchain]'`
@@ -40,7 +46,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
             model="mistralai/Mistral-7B-Instruct-v0.1",  # or a SpringModel that is loaded already
             virtual_tokens="mistral-7b-instruct",
             max_tokens=64,
-            # num_tokens=10, tokens="finance", temperature=0.0, top_p=1.0, top_k=0, seed=1, stop=["\n"]
+            # num_tokens=10, tokens="finance", temperature=0.0, top_p=1.0, top_k=0, seed=1, stop=["\n"], thinking=True
         )
         ```
 
@@ -79,6 +85,14 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
     """
 
     model_config = ConfigDict(extra="forbid")
+
+    _in_prompts: ClassVar[tuple[str, ...]] = ("thinking", "chat_template_kwargs")
+
+    thinking: bool | None = False
+    """Whether the backbone is to think before it answers, where its chat template has a say in that; None leaves it to the template."""
+
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What else the chat template is given, as `{"date_string": "26 Jul 2024"}`, which stands for today's date. It wins over `thinking`."""
 
     streaming: bool | None = None
     """Whether `invoke` streams as well, for callbacks that want every piece."""
@@ -135,6 +149,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         generation = model._answer([model._prompt(messages)])[0]
         message = AIMessage(
             content=generation.text.strip(),
+            additional_kwargs={} if generation.reasoning is None else {_REASONING: generation.reasoning},
             usage_metadata=usage_metadata(generation),
             response_metadata=model._metadata(generation),
         )
@@ -150,6 +165,9 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         return await in_thread(self._generate, messages, stop, **kwargs)
 
     def _chunk(self, piece: str) -> ChatGenerationChunk:
+        if isinstance(piece, Thought):
+            thought = AIMessageChunk(content="", additional_kwargs={_REASONING: str(piece)})
+            return ChatGenerationChunk(message=thought)
         return ChatGenerationChunk(message=AIMessageChunk(content=piece))
 
     def _last_chunk(self, generation: Generation) -> ChatGenerationChunk:
@@ -167,7 +185,9 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         Raises:
             PromptError: they aren't text.
         """
-        prompt = to_prompt(given)
+        prompt = replace(
+            to_prompt(given), thinking=self.thinking, chat_template_kwargs=self.chat_template_kwargs
+        )
         if len(given) == 1:
             # A chat that an app has laid out by itself comes as one message.
             warn_of_control_strings(prompt.text, self._spring.tokenizer)

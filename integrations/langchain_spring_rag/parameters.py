@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams
@@ -32,6 +32,9 @@ class SpringParameters(BaseModel):
     """Fields and behaviour that `ChatSpring` and `SpringLLM` share."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    _in_prompts: ClassVar[tuple[str, ...]] = ()
+    """Names of the settings that a call can bring and that its prompt takes."""
 
     model: SpringModel | str
     """A loaded `SpringModel`, or the folder, Hub id or GGUF of a backbone to load. Models made from the same names share one."""
@@ -147,7 +150,7 @@ class SpringParameters(BaseModel):
             "revision": self.revision,
             "dtype": self.dtype,
             "virtual_tokens": attached,
-            **{name: getattr(self, name) for name in _PER_CALL},
+            **{name: getattr(self, name) for name in (*_PER_CALL, *self._in_prompts)},
             "num_tokens": count,
             "stop": self.stop,
         }
@@ -184,10 +187,11 @@ class SpringParameters(BaseModel):
         changes = in_our_words(changes)
         if any(changes.get(name) for name in _TOOLS):
             self._refuse_tools()
-        known = {name: value for name, value in changes.items() if name in _PER_CALL}
+        per_call = (*_PER_CALL, *self._in_prompts)
+        known = {name: value for name, value in changes.items() if name in per_call}
         unknown = set(changes) - set(known) - {"stream", *_TOOLS}
         if unknown:
-            msg = f"{type(self).__name__} takes no {', '.join(sorted(unknown))} in a call; it takes {', '.join(_PER_CALL)} and stop"
+            msg = f"{type(self).__name__} takes no {', '.join(sorted(unknown))} in a call; it takes {', '.join(per_call)} and stop"
             raise ValueError(msg)
         if stop is not None:
             known["stop"] = stop
@@ -234,7 +238,7 @@ class SpringParameters(BaseModel):
         """One chunk per piece of the answer, and a last one without text that knows how it ended."""
         model = self._configured(stop, changes)
         with closing(model._pieces(model._prompt(prompt))) as pieces:
-            for piece in pieces:
+            for piece in pieces.with_thoughts():
                 yield model._chunk(piece)
             yield model._last_chunk(pieces.generation)
 
@@ -243,7 +247,7 @@ class SpringParameters(BaseModel):
         raise NotImplementedError
 
     def _chunk(self, piece: str) -> Any:
-        """A piece of an answer, as LangChain wants it of this kind of model."""
+        """A piece of an answer, or a `Thought` before it, as LangChain wants it of this kind of model."""
         raise NotImplementedError
 
     def _last_chunk(self, generation: Generation) -> Any:

@@ -245,7 +245,9 @@ def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
 
     def decode(ids: list[int]) -> str:
         runs = groupby(ids, key=kept.get)
-        return "".join(plain(list(run)) if marker is None else marker * len(list(run)) for marker, run in runs)
+        return "".join(
+            plain(list(run)) if marker is None else marker * len(list(run)) for marker, run in runs
+        )
 
     return decode if kept else plain
 

@@ -1,5 +1,6 @@
 """Options that several commands share, and how a command takes many of them at once."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import wraps
@@ -33,6 +34,23 @@ def parse_numbers(text: str | Numbers) -> Numbers:
         msg = f"{text!r} isn't a list of whole numbers such as 0,1,10,50"
         raise ValueError(msg)
     return Numbers(sorted({int(part) for part in parts}))
+
+
+def parse_object(text: str, option: str, example: str) -> dict[str, Any]:
+    """Read an option that is a JSON object.
+
+    Raises:
+        typer.BadParameter: it isn't one.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        msg = f"{text!r} isn't JSON: {error}"
+        raise typer.BadParameter(msg, param_hint=option) from error
+    if not isinstance(found, dict):
+        msg = f"{text!r} isn't a JSON object such as {example}"
+        raise typer.BadParameter(msg, param_hint=option)
+    return found
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

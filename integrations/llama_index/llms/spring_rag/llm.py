@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
@@ -20,6 +20,7 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
     TextBlock,
+    ThinkingBlock,
 )
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
@@ -36,7 +37,7 @@ from spring_rag.encoding import warn_of_control_strings
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel, TokensLike
 from spring_rag.prompt import Prompt
-from spring_rag.stream import Stream
+from spring_rag.stream import Stream, Thought
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
     from spring_rag.stream import Stream
 
 _SETTINGS = ("tokens", "num_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
+_IN_PROMPTS = ("thinking", "chat_template_kwargs")
+
+_THOUGHTS, _THOUGHT = "thinking", "thinking_delta"
+"""Where LlamaIndex's own models put what was thought so far, and the latest piece of it."""
 
 # Of one process: the loaded model, and callbacks with their queues and files.
 _NOT_PICKLED = {"model", "callback_manager"}
@@ -59,6 +64,9 @@ class SpringLLM(LLM):
 
     Answers come without white space at both ends, streamed ones too. The settings can also be given per call, as
     in `llm.complete(prompt, num_tokens=10, max_tokens=20)`.
+
+    A backbone that thinks before it answers is asked not to. With `thinking=True`, what it thinks is a `ThinkingBlock` of a chat's
+    answer, and `additional_kwargs["thinking"]` of a text's.
 
     Example:
         `pip install 'spring-rag[llama-index]'`
@@ -90,6 +98,13 @@ class SpringLLM(LLM):
     top_k: int = Field(default=0, description="Number of tokens that are sampled from; 0 is all.", ge=0)
     stop: list[str] | None = Field(default=None, description="Strings that end an answer.")
     seed: int | None = Field(default=None, description="Makes sampling repeat.")
+    thinking: bool | None = Field(
+        default=False,
+        description="Whether the backbone of a chat is to think before it answers; None leaves it to the chat template.",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="What else the chat template is given; wins over `thinking`."
+    )
     is_chat_model: bool | None = Field(
         default=None,
         description=(
@@ -160,7 +175,7 @@ class SpringLLM(LLM):
         # LlamaIndex drops what it doesn't know without a word.
         if unknown := sorted(set(found) - set(cls.model_fields) - {"class_name"}):
             msg = (
-                f"SpringLLM takes no {', '.join(unknown)}; its settings are {', '.join(_SETTINGS)}. What loads a backbone goes to "
+                f"SpringLLM takes no {', '.join(unknown)}; its settings are {', '.join((*_SETTINGS, *_IN_PROMPTS))}. What loads a backbone goes to "
                 "SpringLLM.from_pretrained"
             )
             raise ValueError(msg)
@@ -301,19 +316,28 @@ class SpringLLM(LLM):
         return Prompt(parts=split(text))
 
     def _generate(self, prompt: Prompt, overrides: Mapping[str, Any]) -> Generation:
-        return self.model.generate([prompt], **self._settings(overrides))[0]
+        settings = self._settings(overrides)
+        return self.model.generate([_asked(prompt, settings)], **settings)[0]
 
     def _stream(self, prompt: Prompt, overrides: Mapping[str, Any]) -> CompletionResponseGen:
-        return _completions(self.model.stream(prompt, **self._settings(overrides)))
+        settings = self._settings(overrides)
+        return _completions(self.model.stream(_asked(prompt, settings), **settings))
 
     def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         overrides = in_our_words(overrides)
-        if unknown := sorted(set(overrides) - set(_SETTINGS)):
-            msg = f"SpringLLM has no setting {', '.join(unknown)}; a call can set {', '.join(_SETTINGS)}"
+        per_call = (*_SETTINGS, *_IN_PROMPTS)
+        if unknown := sorted(set(overrides) - set(per_call)):
+            msg = f"SpringLLM has no setting {', '.join(unknown)}; a call can set {', '.join(per_call)}"
             raise ValueError(msg)
-        settings = {name: overrides.get(name, getattr(self, name)) for name in _SETTINGS}
+        settings = {name: overrides.get(name, getattr(self, name)) for name in per_call}
         settings["max_new_tokens"] = settings.pop("max_tokens")
         return settings
+
+
+def _asked(prompt: Prompt, settings: dict[str, Any]) -> Prompt:
+    """The prompt of a chat with those of the settings that are its own, which are taken out of them."""
+    own = {name: settings.pop(name) for name in _IN_PROMPTS}
+    return replace(prompt, **own) if prompt.messages else prompt
 
 
 def _unpickled(kind: type[SpringLLM], source: dict[str, Any], fields: dict[str, Any]) -> SpringLLM:
@@ -342,7 +366,9 @@ def _chat(messages: Sequence[ChatMessage]) -> Prompt:
         PromptError: a message with something else than text.
     """
     for message in messages:
-        others = sorted({block.block_type for block in message.blocks if not isinstance(block, TextBlock)})
+        # Chat templates leave out what was thought before earlier answers.
+        kinds = (TextBlock, ThinkingBlock) if message.role is MessageRole.ASSISTANT else (TextBlock,)
+        others = sorted({block.block_type for block in message.blocks if not isinstance(block, kinds)})
         if others:
             msg = f"a {message.role.value} message holds {', '.join(others)}; the backbone takes text only"
             raise PromptError(msg)
@@ -354,31 +380,41 @@ def _completion(
 ) -> CompletionResponse:
     # In the places and under the names where LlamaIndex's token counter looks for them.
     usage = token_counts([generation.usage])
+    thoughts = {} if generation.reasoning is None else {_THOUGHTS: generation.reasoning}
     return CompletionResponse(
         text=generation.text.strip() if text is None else text,
         delta=delta,
         raw={"finish_reason": generation.finish_reason, "usage": usage},
-        additional_kwargs={"finish_reason": generation.finish_reason, **usage},
+        additional_kwargs={"finish_reason": generation.finish_reason, **usage, **thoughts},
     )
 
 
 def _completions(pieces: Stream) -> CompletionResponseGen:
     """One response per piece, and a last one without new text that knows how the answer ended."""
-    text = ""
+    text, thoughts = "", ""
     with closing(pieces.stripped()) as deltas:
-        for delta in deltas:
-            text += delta
-            yield CompletionResponse(text=text, delta=delta)
+        for delta in deltas.with_thoughts():
+            if isinstance(delta, Thought):
+                thoughts += delta
+                told = {_THOUGHTS: thoughts, _THOUGHT: str(delta)}
+                yield CompletionResponse(text=text, delta="", additional_kwargs=told)
+            else:
+                text += delta
+                told = {_THOUGHTS: thoughts} if thoughts else {}
+                yield CompletionResponse(text=text, delta=delta, additional_kwargs=told)
         yield _completion(deltas.generation, text, delta="")
 
 
 def _chat_response(response: CompletionResponse) -> ChatResponse:
     # The numbers stay out of the message: LlamaIndex writes a message's additional_kwargs into the chat history.
+    told = dict(response.additional_kwargs)
+    thoughts = told.pop(_THOUGHTS, None)
+    blocks = [*([] if thoughts is None else [ThinkingBlock(content=thoughts)]), TextBlock(text=response.text)]
     return ChatResponse(
-        message=ChatMessage(role=MessageRole.ASSISTANT, content=response.text),
+        message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks),
         delta=response.delta,
         raw=response.raw,
-        additional_kwargs=response.additional_kwargs,
+        additional_kwargs=told,
     )
 
 
