@@ -38,10 +38,13 @@ def check_takes_tools(tokenizer: PreTrainedTokenizerBase) -> None:
         ToolsError: it has none, or writes their calls in a way that can't be read.
     """
     if not tokenizer.chat_template or not _shows_tools(tokenizer):
-        msg = "the tokenizer's chat template has no place for tools; use a backbone that was trained to call them, or leave them out"
+        msg = "the backbone can't be given tools: its chat template has no place for them; use one that was trained to call tools"
         raise ToolsError(msg)
     if _form(tokenizer) is None:
-        msg = "the tokenizer's chat template writes calls of tools in a way that can't be read; use another backbone, or leave tools out"
+        msg = (
+            "the backbone can't be given tools: its chat template writes calls in a way that can't be read; set the tokenizer's "
+            "response_template, or use another backbone"
+        )
         raise ToolsError(msg)
 
 

@@ -5,14 +5,14 @@ import pytest
 from spring_rag.bridge.chats import chat_prompt
 from spring_rag.bridge.marks import FOLLOWING_MARK, MARK, split
 from spring_rag.errors import PromptError
-from spring_rag.prompt import Slot
+from spring_rag.prompt import Message, Slot
 
 
 def shown(*messages: str) -> list[str]:
     """Messages as `role: text`, with `|` for the slot and `>` for one whose question follows, in and out."""
     pairs = [message.split(": ", 1) for message in messages]
     prompt = chat_prompt(
-        [(role, split(text.replace("|", MARK).replace(">", FOLLOWING_MARK))) for role, text in pairs]
+        [Message(role, split(text.replace("|", MARK).replace(">", FOLLOWING_MARK))) for role, text in pairs]
     )
     return [
         f"{each.role}: {''.join('|' if isinstance(part, Slot) else part.text for part in each.parts)}"

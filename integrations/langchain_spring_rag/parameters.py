@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import closing
@@ -166,8 +165,8 @@ class SpringParameters(BaseModel):
             NotImplementedError: always.
         """
         msg = (
-            f"{type(self).__name__} can't force the backbone {self.model_name!r} into a schema; ask for the form in the prompt "
-            "and parse the text, as with JsonOutputParser"
+            f"{type(self).__name__} can't force the backbone {self.model_name!r} into a schema, which takes a chat template that has tools; "
+            "ask for the form in the prompt and parse the text, as with JsonOutputParser"
         )
         raise NotImplementedError(msg)
 
@@ -185,8 +184,12 @@ class SpringParameters(BaseModel):
             ValueError: it brings something else that isn't known, or a value out of its range.
         """
         changes = in_our_words(changes)
-        if any(changes.get(name) for name in _TOOLS):
-            self._refuse_tools()
+        if refused := sorted(name for name in _TOOLS if name not in self._in_prompts and changes.get(name)):
+            msg = (
+                f"{type(self).__name__} takes no {', '.join(refused)}: give a ChatSpring tools with bind_tools, and a schema with "
+                "with_structured_output"
+            )
+            raise NotImplementedError(msg)
         per_call = (*_PER_CALL, *self._in_prompts)
         known = {name: value for name, value in changes.items() if name in per_call}
         unknown = set(changes) - set(known) - {"stream", *_TOOLS}
@@ -273,17 +276,6 @@ class SpringParameters(BaseModel):
         if attached is None:
             return None, self.num_tokens or 0
         return attached.digest, len(attached) if self.num_tokens is None else self.num_tokens
-
-    def _refuse_tools(self) -> None:
-        template = self._spring.tokenizer.chat_template
-        knows_tools = "tools" in json.dumps(template) if template else False
-        why = (
-            "ChatSpring passes none to its chat template"
-            if knows_tools
-            else "its chat template has no place for them"
-        )
-        msg = f"the backbone {self.model_name!r} can't be given tools or a schema: {why}; use it without"
-        raise NotImplementedError(msg)
 
     def _langsmith(self, base: LangSmithParams, stop: list[str] | None, **kwargs: Any) -> LangSmithParams:
         """LangChain's own parameters for traces, with what it can't guess."""
