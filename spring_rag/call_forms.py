@@ -13,7 +13,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from spring_rag.templates import tried
@@ -220,8 +220,8 @@ def _written_call(tokenizer: PreTrainedTokenizerBase, name: str, arguments: obje
     if plain is None or turn is None or plain.count(content) != 1:
         return None
     head, _, tail = plain.partition(content)
-    written = turn[len(_whole_tags(commonprefix([head, turn]))) :]
-    suffix = commonprefix([tail[::-1], written[::-1]])[::-1]
+    written = turn[len(_whole_tags(_shared(head, turn))) :]
+    suffix = _shared(tail[::-1], written[::-1])[::-1]
     # The end of a marker that both have isn't the end of the turn.
     suffix = re.sub(r"\A[^<>\[\]]*[>\]]", "", suffix)
     return written.removesuffix(suffix)
@@ -265,7 +265,7 @@ def _form(written: str, name: str, arguments: dict[str, str]) -> CallForm | None
         opening = begun.strip().removesuffix("[").strip()
         closing = end_of_call.partition(")")[2].strip().removeprefix("]").strip()
         return PythonForm(opening, closing, begun, following)
-    after_value = _whole_tags(commonprefix([between.lstrip(), end_of_call.lstrip()])).strip()
+    after_value = _whole_tags(_shared(between.lstrip(), end_of_call.lstrip())).strip()
     before_key = between.lstrip().removeprefix(after_value).strip()
     if not before_value.strip() or not after_value:
         return None
@@ -334,12 +334,17 @@ def _as_python(value: ast.expr) -> ast.expr:
     """The expression with JSON's names for constants as Python's."""
 
     class Names(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802 - ast's own name
+        def visit_Name(self, node: ast.Name) -> ast.expr:
             constants = {"true": True, "false": False, "null": None}
             return ast.copy_location(ast.Constant(constants[node.id]), node) if node.id in constants else node
 
     changed: ast.expr = Names().visit(value)
     return changed
+
+
+def _shared(one: str, other: str) -> str:
+    """The longest beginning of both."""
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _whole_tags(text: str) -> str:

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 _SETTINGS = ("tokens", "num_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
 _IN_PROMPTS = ("thinking", "chat_template_kwargs")
 
-_THOUGHTS, _THOUGHT = "thinking", "thinking_delta"
+_THOUGHT = "thinking_delta"
 """Where LlamaIndex's own models put what was thought so far, and the latest piece of it."""
 
 # Of one process: the loaded model, and callbacks with their queues and files.
