@@ -153,7 +153,7 @@ def test_calls_as_models_write_them(with_template):
     assert pythonic.read("<|call_start|>[__import__('os').system('x')]<|call_end|>", TOOLS)[1] == []
 
 
-@pytest.mark.parametrize("text", [template(""), _HEAD.replace("tool | tojson", "1") + _TAIL, "{{ messages }}"])
+@pytest.mark.parametrize("text", [template(""), _HEAD.replace("tool | tojson", "1") + _TAIL])
 def test_templates_without_calls_have_no_form(with_template, text):
     assert learned_form(with_template(text)) is None
 
