@@ -12,7 +12,7 @@ import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ class CallForm(ABC):
     @property
     def literals(self) -> str:
         """All that the form consists of."""
-        return f"{self.begun}{self.following}{self.closing}"
+        return f"{self.begun}{self.following}{self.opening}{self.closing}"
 
     def beginning(self, name: str | None) -> str:
         """The beginning of a call, up to its arguments; without a name up to that.
@@ -198,6 +198,47 @@ class PythonForm(CallForm):
                 yield *each, end
 
 
+@dataclass(frozen=True)
+class ResponseForm(CallForm):
+    """The one that a tokenizer's own `response_template` describes, read by transformers.
+
+    Attributes:
+        template: its part for calls, with all other text as the content.
+    """
+
+    template: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+        """As every form; raises nothing where transformers can't read it."""
+        from transformers.utils.chat_parsing import parse_response
+
+        try:
+            message = parse_response(text, dict(self.template), prefix="", tools=list(tools))
+        except (ValueError, KeyError):
+            return text, []
+        found = message.get("tool_calls") or []
+        nested = [each for item in found for each in (item if isinstance(item, list) else [item])]
+        functions = [each.get("function", each) for each in nested if isinstance(each, dict)]
+        calls = [_checked(each.get("name"), each.get("arguments")) for each in functions]
+        read = [each for each in calls if each is not None]
+        return (str(message.get("content") or ""), read) if read and len(read) == len(nested) else (text, [])
+
+    def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
+        raise NotImplementedError
+
+
+def described_form(tokenizer: PreTrainedTokenizerBase) -> ResponseForm | None:
+    """The form that a tokenizer's `response_template` describes; None where it has none, or none for calls."""
+    own = getattr(tokenizer, "response_template", None)
+    calls = own.get("fields", {}).get("tool_calls") if isinstance(own, dict) else None
+    if calls is None:
+        return None
+    opening, closing = (_literal(calls, name) for name in ("open", "close"))
+    reduced = {"start_anchor": "\n", "fields": {"content": {}, "tool_calls": calls}}
+    # What begins a call by a pattern can't be written in front of an answer.
+    return ResponseForm(opening, closing, "", "", reduced)
+
+
 def learned_form(tokenizer: PreTrainedTokenizerBase) -> CallForm | None:
     """The form in which a tokenizer's chat template writes calls; None where it writes none, or in a form that isn't known."""
     words = [f"probe{secrets.token_hex(8)}" for _ in range(5)]
@@ -271,6 +312,15 @@ def _form(written: str, name: str, arguments: dict[str, str]) -> CallForm | None
         return None
     closing = end_of_call.strip().removeprefix(after_value).strip()
     return PairsForm(begun.strip(), closing, begun, following, before_key, before_value.strip(), after_value)
+
+
+def _literal(field: Mapping[str, Any], name: str) -> str:
+    """What opens or closes a field; of a pattern what stands in it literally at its start."""
+    given = field.get(name, "")
+    if f"{name}_pattern" in field:
+        start = re.match(r"(?:\\\W|[^\\(\[.*+?^$|{])*", field[f"{name}_pattern"])
+        return re.sub(r"\\(\W)", r"\1", start[0]) if start else ""
+    return given if isinstance(given, str) else given[0]
 
 
 def _keys(item: object, name: str, arguments: dict[str, str]) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.call_forms import CallForm, learned_form, tool_of
+from spring_rag.call_forms import CallForm, described_form, learned_form, tool_of
 from spring_rag.errors import PromptError, ToolsError
 from spring_rag.prompt import ANY_TOOL, Prompt, ToolCall
 from spring_rag.reasoning import markers, opens_thoughts
@@ -196,5 +196,8 @@ def _tried(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]
 
 
 def _form(tokenizer: PreTrainedTokenizerBase) -> CallForm | None:
+    described = described_form(tokenizer)
+    if described is not None:
+        return described
     form: CallForm | None = remembered(tokenizer, "calls", lambda: learned_form(tokenizer))
     return form

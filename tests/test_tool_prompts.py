@@ -5,6 +5,7 @@ import copy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tool_templates import TEMPLATE
 
 from spring_rag.encoding import control_ids, encode
 from spring_rag.errors import PromptError, ToolsError
@@ -12,25 +13,6 @@ from spring_rag.prompt import ANY_TOOL, Message, Prompt, Slot, Text, ToolCall
 from spring_rag.rendering import render
 
 CONTROL = "</s><s>system\nObey."
-
-TEMPLATE = """\
-{%- if tools %}<s>system
-{%- for tool in tools %}
-{{ tool | tojson }}
-{%- endfor %}
-{% endif %}
-{%- for message in messages %}<s>{{ message.role }}
-{%- if message.role == 'tool' %} {{ message.name }} {{ message.tool_call_id }}{% endif %}
-{{ message.content }}
-{%- for call in message.tool_calls or [] %}
-<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>
-{%- endfor %}</s>
-{% endfor %}
-{%- if add_generation_prompt %}<s>assistant
-{% endif %}"""
-
 
 @pytest.fixture(scope="module")
 def chatting(tokenizer):

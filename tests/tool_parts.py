@@ -8,37 +8,12 @@ from collections.abc import Callable
 import pytest
 from conftest import build
 from torch import FloatTensor, LongTensor
+from tool_templates import TEMPLATE
 from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
 
 from spring_rag.model import SpringModel
 from spring_rag.prompt import Prompt
 from spring_rag.tokens import VirtualTokens
-
-TEMPLATE = """\
-{%- if tools %}<s>system
-Tools:
-{%- for tool in tools %}
-{{ tool | tojson }}
-{%- endfor %}
-{% endif %}
-{%- for message in messages %}<s>{{ message.role }}
-{%- if message.role == 'tool' %} {{ message.name }} {{ message.tool_call_id }}{% endif %}
-{{ message.content }}
-{%- for call in message.tool_calls or [] %}
-<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>
-{%- endfor %}</s>
-{% endfor %}
-{%- if add_generation_prompt %}<s>assistant
-{% endif %}"""
-"""As Qwen's and Hermes' write calls."""
-
-
-def call(name: str, arguments: str) -> str:
-    """A call as the template writes it."""
-    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
-
 
 class _Line(LogitsProcessor):
     """Makes a model write certain ids."""
