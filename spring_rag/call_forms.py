@@ -208,6 +208,10 @@ class ResponseForm(CallForm):
 
     template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    def beginning(self, name: str | None) -> str:  # noqa: ARG002
+        """Nothing: how a call begins isn't known well enough to write it."""
+        return ""
+
     def read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
         """As every form; raises nothing where transformers can't read it."""
         from transformers.utils.chat_parsing import parse_response
@@ -235,7 +239,6 @@ def described_form(tokenizer: PreTrainedTokenizerBase) -> ResponseForm | None:
         return None
     opening, closing = (_literal(calls, name) for name in ("open", "close"))
     reduced = {"start_anchor": "\n", "fields": {"content": {}, "tool_calls": calls}}
-    # What begins a call by a pattern can't be written in front of an answer.
     return ResponseForm(opening, closing, "", "", reduced)
 
 
