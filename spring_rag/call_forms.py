@@ -52,7 +52,9 @@ class CallForm(ABC):
     @property
     def markers(self) -> tuple[str, ...]:
         """What can't stand in a text that calls nothing, in the order in which the opening has it."""
-        return tuple(each.strip() for each in _TAG.findall(self.opening)) or tuple(filter(None, [self.opening]))
+        return tuple(each.strip() for each in _TAG.findall(self.opening)) or tuple(
+            filter(None, [self.opening])
+        )
 
     @property
     def literals(self) -> str:
@@ -67,7 +69,9 @@ class CallForm(ABC):
         begun = self.begun.lstrip().partition(_ID)[0]
         return begun.rstrip() if name is None else f"{begun}{name}{self.following.partition(_ID)[0].rstrip()}"
 
-    def read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+    def read(
+        self, text: str, tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
         """The text without its calls, and the calls. What can't be read as a call stays text.
 
         Args:
@@ -154,7 +158,9 @@ class PairsForm(CallForm):
     after_value: str = ""
 
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
-        match = re.compile(rf"\s*([\w.-]+?)(?={_loose(self.following.split()[0])}|\s*\Z|\s*<)").match(text, start)
+        match = re.compile(rf"\s*([\w.-]+?)(?={_loose(self.following.split()[0])}|\s*\Z|\s*<)").match(
+            text, start
+        )
         if match is None:
             return
         schema = _parameters(match[1], tools)
@@ -188,7 +194,9 @@ class PythonForm(CallForm):
             if not isinstance(call, ast.Call) or call.args:
                 return
             try:
-                arguments = {each.arg: ast.literal_eval(_as_python(each.value)) for each in call.keywords if each.arg}
+                arguments = {
+                    each.arg: ast.literal_eval(_as_python(each.value)) for each in call.keywords if each.arg
+                }
             except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
                 return
             read.append(_checked(ast.unparse(call.func), arguments))
@@ -212,7 +220,9 @@ class ResponseForm(CallForm):
         """Nothing: how a call begins isn't known well enough to write it."""
         return ""
 
-    def read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+    def read(
+        self, text: str, tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
         """As every form; raises nothing where transformers can't read it."""
         from transformers.utils.chat_parsing import parse_response
 

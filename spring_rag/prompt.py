@@ -92,7 +92,9 @@ class ToolCall:
     def __post_init__(self) -> None:
         _check_tool_name(self.name)
         _require(self.id, str, "the id of a tool call")
-        object.__setattr__(self, "arguments", _as_json(self.arguments, f"arguments of the tool {self.name!r}"))
+        object.__setattr__(
+            self, "arguments", _as_json(self.arguments, f"arguments of the tool {self.name!r}")
+        )
 
 
 @dataclass(frozen=True, slots=True)

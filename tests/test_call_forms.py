@@ -18,33 +18,45 @@ def template(calls: str) -> str:
 
 
 TAGGED = template(
-    _EACH + '\n<tool_call>\n{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}\n</tool_call>{% endfor %}'
+    _EACH
+    + '\n<tool_call>\n{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}\n</tool_call>{% endfor %}'
 )
 LISTED = template(
-    "{% if m.tool_calls %}[TOOL_CALLS][" + _EACH + '{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}, "id": "{{ c.id }}"}'
+    "{% if m.tool_calls %}[TOOL_CALLS]["
+    + _EACH
+    + '{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}, "id": "{{ c.id }}"}'
     "{% if not loop.last %}, {% endif %}{% endfor %}]{% endif %}"
 )
 BARE = template(_EACH + '{"name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}{% endfor %}')
 NESTED = template(
-    _EACH + '<call>{"type": "function", "function": {"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson | tojson }}}}</call>'
+    _EACH
+    + '<call>{"type": "function", "function": {"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson | tojson }}}}</call>'
     "{% endfor %}"
 )
-NAMED = template(_EACH + "[TOOL_CALLS]{{ f.name }}[CALL_ID]{{ c.id }}[ARGS]{{ f.arguments | tojson }}{% endfor %}")
+NAMED = template(
+    _EACH + "[TOOL_CALLS]{{ f.name }}[CALL_ID]{{ c.id }}[ARGS]{{ f.arguments | tojson }}{% endfor %}"
+)
 SECTION = template(
-    "{% if m.tool_calls %}<calls>" + _EACH + "<call>functions.{{ f.name }}:{{ loop.index0 }}<args>{{ f.arguments | tojson }}</call>{% endfor %}"
+    "{% if m.tool_calls %}<calls>"
+    + _EACH
+    + "<call>functions.{{ f.name }}:{{ loop.index0 }}<args>{{ f.arguments | tojson }}</call>{% endfor %}"
     "</calls>{% endif %}"
 )
 TEXT_ONLY = template(_EACH + "<call>{{ f.name + '<sep>' + f.arguments }}</call>{% endfor %}")
 PAIRS = template(
-    _EACH + "\n<tool_call>\n<function={{ f.name }}>\n{% for key, value in f.arguments.items() %}<parameter={{ key }}>\n"
+    _EACH
+    + "\n<tool_call>\n<function={{ f.name }}>\n{% for key, value in f.arguments.items() %}<parameter={{ key }}>\n"
     "{{ value if value is string else value | tojson }}\n</parameter>\n{% endfor %}</function>\n</tool_call>{% endfor %}"
 )
 KEYED = template(
-    _EACH + "<tool_call>{{ f.name }}\n{% for key, value in f.arguments.items() %}<arg_key>{{ key }}</arg_key>\n"
+    _EACH
+    + "<tool_call>{{ f.name }}\n{% for key, value in f.arguments.items() %}<arg_key>{{ key }}</arg_key>\n"
     "<arg_value>{{ value if value is string else value | tojson }}</arg_value>\n{% endfor %}</tool_call>{% endfor %}"
 )
 PYTHONIC = template(
-    "{% if m.tool_calls %}<|call_start|>[" + _EACH + "{{ f.name }}({% for key, value in f.arguments.items() %}{{ key }}={{ value | tojson }}"
+    "{% if m.tool_calls %}<|call_start|>["
+    + _EACH
+    + "{{ f.name }}({% for key, value in f.arguments.items() %}{{ key }}={{ value | tojson }}"
     "{% if not loop.last %}, {% endif %}{% endfor %}){% if not loop.last %}, {% endif %}{% endfor %}]<|call_end|>{% endif %}"
 )
 
@@ -56,7 +68,11 @@ TOOLS = [
             "description": "Find something.",
             "parameters": {
                 "type": "object",
-                "properties": {"query": {"type": "string"}, "limit": {"type": "integer"}, "deep": {"type": "boolean"}},
+                "properties": {
+                    "query": {"type": "string"},
+                    "limit": {"type": "integer"},
+                    "deep": {"type": "boolean"},
+                },
             },
         },
     }
@@ -145,8 +161,14 @@ def test_calls_as_models_write_them(with_template):
     call = [("search", {"query": "a"})]
     assert tagged.read('<tool_call>{"name": "search", "parameters": {"query": "a"}}', TOOLS) == ("", call)
     assert listed.read('[TOOL_CALLS] {"name": "search", "arguments": {"query": "a"}}', TOOLS) == ("", call)
-    assert pairs.read("<function=search>\n<parameter=query>\na\n</parameter>\n</function>", TOOLS) == ("", call)
-    assert pairs.read("<tool_call>\n<function=search>\n</function>\n</tool_call>", TOOLS) == ("", [("search", {})])
+    assert pairs.read("<function=search>\n<parameter=query>\na\n</parameter>\n</function>", TOOLS) == (
+        "",
+        call,
+    )
+    assert pairs.read("<tool_call>\n<function=search>\n</function>\n</tool_call>", TOOLS) == (
+        "",
+        [("search", {})],
+    )
     assert bare.read('{"name": "search", "arguments": {"query": "a"}}', TOOLS) == ("", call)
     assert bare.read('{"name": "Ada", "parameters": {}}', TOOLS)[1] == []
     assert pythonic.read('<|call_start|>search(query="a")', TOOLS) == ("", call)

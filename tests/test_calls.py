@@ -8,7 +8,14 @@ from spring_rag.calls import takes_tools
 from spring_rag.prompt import ANY_TOOL, Message, Prompt, Text, ToolCall
 
 TOOLS = tuple(
-    {"type": "function", "function": {"name": name, "description": "Find.", "parameters": {"type": "object", "properties": {}}}}
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "Find.",
+            "parameters": {"type": "object", "properties": {}},
+        },
+    }
     for name in ("search", "look_up")
 )
 CALL = call("search", '{"query": "who?", "limit": 3}')
@@ -54,11 +61,17 @@ def test_streamed(scripted, special):  # noqa: F811
     assert "".join(stream) == "a <tool"
     if special:
         stream = model.stream(asked(tools=()), max_new_tokens=200)
-        assert "".join(stream) == stream.generation.text == '\n{"name": "search", "arguments": {"query": "who?", "limit": 3}}\n'
+        assert (
+            "".join(stream)
+            == stream.generation.text
+            == '\n{"name": "search", "arguments": {"query": "who?", "limit": 3}}\n'
+        )
 
 
 def test_an_answer_that_must_be_a_call(scripted):  # noqa: F811
-    model = scripted(' {"query": "a"}}\n</tool_call>', 'look_up", "arguments": {}}\n</tool_call>', ' {"query": "a"}}')
+    model = scripted(
+        ' {"query": "a"}}\n</tool_call>', 'look_up", "arguments": {}}\n</tool_call>', ' {"query": "a"}}'
+    )
     named = model.generate(asked(tool_choice="search"), max_new_tokens=200)[0]
     any_tool = model.generate(asked(tool_choice=ANY_TOOL), max_new_tokens=200)[0]
     stream = model.stream(asked(tool_choice="search"), max_new_tokens=200)
@@ -69,10 +82,17 @@ def test_an_answer_that_must_be_a_call(scripted):  # noqa: F811
 
 
 def test_thoughts_before_a_call(scripted):  # noqa: F811
-    template = TEMPLATE.replace("{{ message.content }}", "{{ '<think>' + message.reasoning_content + '</think>' if message.reasoning_content }}{{ message.content }}")
+    template = TEMPLATE.replace(
+        "{{ message.content }}",
+        "{{ '<think>' + message.reasoning_content + '</think>' if message.reasoning_content }}{{ message.content }}",
+    )
     model = scripted(f"<think>I might <tool_call>.</think>{CALL}", template=template)
     answer = model.generate(asked(thinking=True), max_new_tokens=200)[0]
-    assert (answer.reasoning, answer.text, names(answer)) == ("I might <tool_call>.", "", [("search", ARGUMENTS)])
+    assert (answer.reasoning, answer.text, names(answer)) == (
+        "I might <tool_call>.",
+        "",
+        [("search", ARGUMENTS)],
+    )
 
 
 def test_a_response_template_of_the_tokenizers_own(scripted):  # noqa: F811

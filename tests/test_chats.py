@@ -39,7 +39,10 @@ def test_roles_of_other_makers():
         ),
         (["system: c>", "assistant: a"], ["system: c|", "assistant: a"]),
         (["user: q", "assistant: a", "tool: c|q"], ["user: q", "assistant: a", "tool: c|q"]),
-        (["user: q", "assistant: a", "tool: c|q", "tool: d|r"], ["user: q", "assistant: a", "tool: cq", "tool: d|r"]),
+        (
+            ["user: q", "assistant: a", "tool: c|q", "tool: d|r"],
+            ["user: q", "assistant: a", "tool: cq", "tool: d|r"],
+        ),
         (["user: c|q", "assistant: a", "tool: d|r"], ["user: cq", "assistant: a", "tool: d|r"]),
     ],
 )

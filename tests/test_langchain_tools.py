@@ -122,7 +122,12 @@ def test_no_choice_and_what_is_none(scripted):  # noqa: F811
 def test_structured_output(scripted):  # noqa: F811
     llm = chat(scripted(*[' {"score": "yes"}}\n</tool_call>'] * 2, ' {"score": "perhaps"}}\n</tool_call>'))
     assert llm.with_structured_output(Grade).invoke("Relevant?") == Grade(score="yes")
-    schema = {"title": "grade", "description": "x", "type": "object", "properties": {"score": {"type": "string"}}}
+    schema = {
+        "title": "grade",
+        "description": "x",
+        "type": "object",
+        "properties": {"score": {"type": "string"}},
+    }
     assert llm.with_structured_output(schema, method="json_schema").invoke("Relevant?") == {"score": "yes"}
     raw = llm.with_structured_output(Grade, include_raw=True).invoke("Relevant?")
     assert raw["parsed"] is None
@@ -167,14 +172,18 @@ def test_agentic_rag_as_a_graph(scripted, search):  # noqa: F811
     model = scripted(LOOK, ' {"score": "yes"}}\n</tool_call>', None)
     llm = chat(model)
     prompt = with_virtual_tokens(
-        ChatPromptTemplate.from_messages([("human", "Answer from the context.\n\n{context}\n\nQuestion: {question}\nAnswer:")])
+        ChatPromptTemplate.from_messages(
+            [("human", "Answer from the context.\n\n{context}\n\nQuestion: {question}\nAnswer:")]
+        )
     )
 
     def respond(state: MessagesState):
         return {"messages": [llm.bind_tools([search]).invoke(state["messages"])]}
 
     def grade(state: MessagesState) -> Literal["answer", "respond"]:
-        found = llm.with_structured_output(Grade).invoke([HumanMessage(f"Relevant? {state['messages'][-1].content}")])
+        found = llm.with_structured_output(Grade).invoke(
+            [HumanMessage(f"Relevant? {state['messages'][-1].content}")]
+        )
         return "answer" if found.score == "yes" else "respond"
 
     def answer(state: MessagesState):
@@ -191,7 +200,11 @@ def test_agentic_rag_as_a_graph(scripted, search):  # noqa: F811
     graph.add_edge("answer", END)
     messages = graph.compile().invoke({"messages": [HumanMessage(QUESTION)]})["messages"]
     assert messages[2].content == FACTS[0]
-    used = [message.usage_metadata["input_token_details"]["virtual"] for message in messages if isinstance(message, AIMessage)]
+    used = [
+        message.usage_metadata["input_token_details"]["virtual"]
+        for message in messages
+        if isinstance(message, AIMessage)
+    ]
     assert used == [0, 6]
     asked = [(len(each.tools), each.tool_choice, each.has_slot) for each in model.prompts]
     assert asked == [(1, None, False), (1, "any", False), (0, None, True)]

@@ -87,7 +87,9 @@ def test_streamed_calls(scripted):  # noqa: F811
     llm = chat(scripted(f"Adding now.\n{CALL}"))
     responses = list(llm.stream_chat_with_tools([ADD], "1 + 2?"))
     assert "".join(response.delta or "" for response in responses) == "Adding now."
-    assert [len(llm.get_tool_calls_from_response(each, False)) for each in responses] == [0] * (len(responses) - 1) + [1]
+    assert [len(llm.get_tool_calls_from_response(each, False)) for each in responses] == [0] * (
+        len(responses) - 1
+    ) + [1]
 
 
 def test_predict_and_call(scripted):  # noqa: F811
@@ -109,7 +111,9 @@ def test_templates_without_tools_refuse(scripted):  # noqa: F811
     assert not llm.metadata.is_function_calling_model
     with pytest.raises(ToolsError, match="no place for them"):
         llm.chat_with_tools([ADD], "1 + 2?")
-    called = ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="add", tool_kwargs={}, tool_call_id="1")])
+    called = ChatMessage(
+        role="assistant", blocks=[ToolCallBlock(tool_name="add", tool_kwargs={}, tool_call_id="1")]
+    )
     with pytest.raises(ToolsError, match="no place for them"):
         llm.chat([ChatMessage("a"), called])
 

@@ -8,7 +8,11 @@ import pytest
 from spring_rag.errors import PromptError
 from spring_rag.values import replaced, strings_of, where_written
 
-VALUE = {"name": "search", "text": 'a "quoted" line\nand </s> – <b>', "of": [{"an odd key": "it's", "n": 3}, "</s>"]}
+VALUE = {
+    "name": "search",
+    "text": 'a "quoted" line\nand </s> – <b>',
+    "of": [{"an odd key": "it's", "n": 3}, "</s>"],
+}
 
 
 def shown(write, value=VALUE):
@@ -28,7 +32,11 @@ def test_words_are_left_out():
 
 @pytest.mark.parametrize(
     "write",
-    [json.dumps, lambda value: json.dumps(value, ensure_ascii=False, indent=4), lambda value: json.dumps(json.dumps(value, ensure_ascii=False), ensure_ascii=False)],
+    [
+        json.dumps,
+        lambda value: json.dumps(value, ensure_ascii=False, indent=4),
+        lambda value: json.dumps(json.dumps(value, ensure_ascii=False), ensure_ascii=False),
+    ],
 )
 def test_json(write):
     found = shown(write)
@@ -40,7 +48,9 @@ def test_json(write):
 
 
 def test_as_it_is_and_more_than_once():
-    assert shown(lambda value: f"<{value['text']}|{value['text']}|{value['of'][1]}>") == [VALUE["text"]] * 2 + ["</s>"]
+    assert shown(lambda value: f"<{value['text']}|{value['text']}|{value['of'][1]}>") == [
+        VALUE["text"]
+    ] * 2 + ["</s>"]
 
 
 def test_what_the_template_drops():

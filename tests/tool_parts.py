@@ -15,6 +15,7 @@ from spring_rag.model import SpringModel
 from spring_rag.prompt import Prompt
 from spring_rag.tokens import VirtualTokens
 
+
 class _Line(LogitsProcessor):
     """Makes a model write certain ids."""
 

@@ -99,7 +99,8 @@ def to_prompt(messages: Sequence[BaseMessage]) -> Prompt:
 def to_tool_calls(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
     """A backbone's calls of tools as LangChain has them."""
     return [
-        {"name": call.name, "args": dict(call.arguments), "id": call.id, "type": "tool_call"} for call in calls
+        {"name": call.name, "args": dict(call.arguments), "id": call.id, "type": "tool_call"}
+        for call in calls
     ]
 
 

@@ -323,7 +323,9 @@ class SpringLLM(FunctionCallingLLM):
         """
         if tools:
             check_takes_tools(self.model.tokenizer)
-        question = ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
+        question = (
+            ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
+        )
         return {
             "messages": [*(chat_history or ()), *([question] if question else ())],
             "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],

@@ -89,7 +89,9 @@ def single_call(response: ChatResponse) -> ChatResponse:
 
 def _message(message: ChatMessage) -> Message:
     # Chat templates leave out what was thought before earlier answers.
-    kinds = (TextBlock, ThinkingBlock, ToolCallBlock) if message.role is MessageRole.ASSISTANT else (TextBlock,)
+    kinds = (
+        (TextBlock, ThinkingBlock, ToolCallBlock) if message.role is MessageRole.ASSISTANT else (TextBlock,)
+    )
     others = sorted({block.block_type for block in message.blocks if not isinstance(block, kinds)})
     if others:
         msg = f"a {message.role.value} message holds {', '.join(others)}; the backbone takes text only"

@@ -77,6 +77,8 @@ class SpringOpenAILike(OpenAILike):
         """The arguments of a call, with our messages in place of those that the converter makes."""
         if not any(is_marked(message.content or "") for message in messages):
             return kwargs
-        prompt = replace(to_prompt(messages), thinking=self.thinking, chat_template_kwargs=self.chat_template_kwargs)
+        prompt = replace(
+            to_prompt(messages), thinking=self.thinking, chat_template_kwargs=self.chat_template_kwargs
+        )
         found = served_messages(self.virtual.backend, prompt, self.virtual_set, self.num_virtual)
         return {**kwargs, "extra_body": {**kwargs.get("extra_body", {}), "messages": found}}
