@@ -11,9 +11,9 @@ from langchain_chroma import Chroma
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
+from langchain_parts import CHAT_TEMPLATE, WordEmbeddings
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
-from langchain_parts import CHAT_TEMPLATE, WordEmbeddings
 from pydantic import BaseModel, Field
 from tool_parts import scripted  # noqa: F401 - a fixture
 from tool_templates import call
@@ -156,7 +156,7 @@ def test_an_agent_answers_from_what_its_tool_found(scripted, store):  # noqa: F8
     model = scripted(LOOK, None)
     agent = create_agent(chat(model), tools=[search], system_prompt="Be brief.")
     messages = agent.invoke({"messages": [HumanMessage(QUESTION)]})["messages"]
-    asked, called, result, answer = messages
+    _, called, result, answer = messages
     assert FACTS[0] in result.content
     virtual = [message.usage_metadata["input_token_details"]["virtual"] for message in (called, answer)]
     assert virtual == [0, 6]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 from conftest import build
-from torch import FloatTensor, LongTensor
 from tool_templates import TEMPLATE
+from torch import FloatTensor, LongTensor
 from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
 
 from spring_rag.model import SpringModel

@@ -19,8 +19,6 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
     MessageRole,
-    TextBlock,
-    ThinkingBlock,
 )
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
@@ -44,13 +42,13 @@ from spring_rag.bridge.tools import forbids_tools, tool_choice
 from spring_rag.bridge.usage import token_counts
 from spring_rag.calls import check_takes_tools, takes_tools
 from spring_rag.encoding import warn_of_control_strings
-from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel, TokensLike
 from spring_rag.prompt import ANY_TOOL, Prompt
 from spring_rag.stream import Stream, Thought
 
 if TYPE_CHECKING:
     import torch
+    from llama_index.core.tools.types import BaseTool
 
     from spring_rag.backends.base import Generation
     from spring_rag.stream import Stream
