@@ -12,7 +12,7 @@ import json
 import secrets
 import warnings
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,10 @@ from weakref import WeakKeyDictionary, WeakSet
 from tokenizers import Encoding, Tokenizer
 
 from spring_rag.errors import PromptError
-from spring_rag.prompt import Part, Prompt, RagPrompt, Slot, Text, as_prompt
-from spring_rag.rendering import Range, Rendered, apply_template, render
+from spring_rag.prompt import Part, Prompt, RagPrompt, RagTemplate, Slot, Text, as_prompt
+from spring_rag.reasoning import markers, opens_thoughts, quieting_word
+from spring_rag.rendering import Range, Rendered, render
+from spring_rag.templates import apply_template, template_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,10 +37,12 @@ class Encoded:
     Args:
         ids: of the plain prompt; nothing in them stands for the slot.
         slot: index into `ids` of the token that the virtual tokens stand before (`len(ids)`: they stand last), or None.
+        thinking: whether it ends within thoughts, so that they are what comes first.
     """
 
     ids: tuple[int, ...]
     slot: int | None
+    thinking: bool = False
 
     @property
     def context_ids(self) -> tuple[int, ...]:
@@ -66,31 +70,42 @@ def encode(prompt: Prompt | RagPrompt | str, tokenizer: PreTrainedTokenizerBase)
         PromptError: the tokenizer is a slow one; the chat template refuses the messages; the text is no valid Unicode.
     """
     rendered = render(as_prompt(prompt), tokenizer)
-    return _encode(rendered, _kit(tokenizer), add_special_tokens=not rendered.chat)
+    encoded = _encode(rendered, _kit(tokenizer), add_special_tokens=not rendered.chat)
+    trusted_from = rendered.untrusted[-1][1] if rendered.untrusted else 0
+    return replace(encoded, thinking=opens_thoughts(rendered.text[trusted_from:], tokenizer))
 
 
-def encode_target(answer: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool = False) -> tuple[int, ...]:
+def encode_target(
+    answer: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    chat: bool = False,
+    thinking: bool | None = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[int, ...]:
     """Tokenise an answer as the continuation of a prompt that a model is to learn.
 
     After a text prompt that is `" " + answer` and the end-of-sequence id. After a chat prompt it is what the chat template writes
-    between the generation prompt and the end of the assistant's turn: the answer, with the whitespace around it that the template
-    puts there, and the control token that ends the turn. (Anything else in front of the answer, as Qwen3's empty
-    `<think>` block, is left out: the tokens are trained to answer at once.)
+    between the generation prompt and the end of the assistant's turn: what ends the thoughts that the prompt began or names the
+    answer's channel, the answer with the whitespace around it, and the control token that ends the turn. (Thoughts that need not
+    be there, as Qwen3's empty `<think>` block, are left out: the tokens are trained to answer at once.)
 
     Args:
         answer: verbatim; control strings in it are ordinary text.
         tokenizer: a fast one.
         chat: whether the prompt is a chat.
+        thinking: as the chat prompt has it.
+        chat_template_kwargs: as the chat prompt has them.
 
     Raises:
         PromptError: the tokenizer has no end-of-sequence token; or `chat` without a chat template.
     """
     kit = _kit(tokenizer)
     if chat:
-        before, lead, end = _assistant_turn(tokenizer, kit)
-        ids = _continue(
-            (before, *_ANCHORS), (Text(lead), Text(answer), Text(end, trusted=True)), tokenizer, kit
-        )
+        template = RagTemplate(thinking=thinking, chat_template_kwargs=chat_template_kwargs or {})
+        before, lead, end = _assistant_turn(tokenizer, kit, template)
+        parts = (Text(lead, trusted=True), Text(answer), Text(end, trusted=True))
+        ids = _continue((before, *_ANCHORS), parts, tokenizer, kit)
         if end:
             return ids
     else:
@@ -385,18 +400,28 @@ def _continue(
     return _encode(render(Prompt(parts=tuple(parts)), tokenizer), kit, add_special_tokens=False).ids
 
 
-def _assistant_turn(tokenizer: PreTrainedTokenizerBase, kit: _Kit) -> tuple[str, str, str]:
-    """What the chat template writes around an answer: a minimal chat up to it, the whitespace between, and what ends it.
+def _assistant_turn(
+    tokenizer: PreTrainedTokenizerBase, kit: _Kit, template: RagTemplate
+) -> tuple[str, str, str]:
+    """What the chat template writes around an answer: a minimal chat up to it, what leads to the answer, and what ends it.
 
     The end is empty if no control token is in it.
     """
     probe = f"probe{secrets.token_hex(16)}"
-    chat = [{"role": "user", "content": "a"}]
-    before = apply_template(chat, tokenizer, add_generation_prompt=True)
+    arguments, word = template_arguments(template, tokenizer), quieting_word(template, tokenizer)
+    chat = [{"role": "system", "content": word}] if word else []
+    chat.append({"role": "user", "content": "a"})
+    before = apply_template(chat, tokenizer, arguments, add_generation_prompt=True)
     chat.append({"role": "assistant", "content": probe})
-    header, _, tail = apply_template(chat, tokenizer, add_generation_prompt=False).rpartition(probe)
+    turn = apply_template(chat, tokenizer, arguments, add_generation_prompt=False)
+    header, _, tail = turn.rpartition(probe)
     lead = header.removeprefix(before) if header.startswith(before) else ""
+    known = markers(tokenizer)
+    if known is not None and opens_thoughts(before, tokenizer):
+        lead = lead if known.close in lead else known.closing
+    elif lead.strip() and not (known is not None and known.answer and lead.strip() == known.answer):
+        lead = ""
     ends = [
         end for _, (_, end) in _control_tokens(kit.plain.encode(tail, add_special_tokens=False), tail, kit)
     ]
-    return before, "" if lead.strip() else lead, tail[: ends[0]] if header and ends else ""
+    return before, lead, tail[: ends[0]] if header and ends else ""

@@ -29,6 +29,10 @@ class PromptTooLongError(PromptError):
     """A prompt that doesn't fit the backbone's context window."""
 
 
+class ToolsError(PromptError, NotImplementedError):
+    """Tools for a backbone whose chat template has none."""
+
+
 class DataError(SpringError, ValueError):
     """Training or evaluation data that doesn't have the expected form."""
 

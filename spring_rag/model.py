@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from spring_rag.backends.base import (
@@ -14,10 +15,13 @@ from spring_rag.backends.base import (
     GenerationSettings,
     Request,
 )
+from spring_rag.calls import part_calls, with_calls
 from spring_rag.encoding import Encoded, encode, warn_of_control_strings
 from spring_rag.errors import TokensError
 from spring_rag.fitting import crossing, fit, room
+from spring_rag.layout import warn_of_another_layout
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt
+from spring_rag.reasoning import part_stream, without_thoughts
 from spring_rag.stream import Stream
 from spring_rag.tokens import VirtualTokens
 
@@ -205,7 +209,10 @@ class SpringModel:
             batch_size = max(batch_size, _ROUNDS_IN_FLIGHT * self.backend.concurrency)
         for batch in _batches([request.encoded for request in requests], batch_size):
             found = self.backend.generate([requests[i] for i in batch], settings)
-            answers.update(zip(batch, found, strict=True))
+            for i, answer in zip(batch, found, strict=True):
+                opened = requests[i].encoded.thinking
+                answer = without_thoughts(answer, self.tokenizer, opened=opened)
+                answers[i] = with_calls(answer, requests[i], self.tokenizer)
             if progress is not None:
                 progress(len(answers), len(requests))
         return [answers[i] for i in range(len(requests))]
@@ -225,12 +232,16 @@ class SpringModel:
     ) -> Stream:
         """Answer one prompt in pieces that concatenate to the text that `generate` gives.
 
-        Iterate over the stream, then ask it for the whole answer (`stream.generation`). Closing it (`.close()`, or leaving a loop
+        Iterate over the stream, then ask it for the whole answer (`stream.generation`). What the backbone thinks before it answers is
+        left out; `stream.with_thoughts()` brings it, too. Calls of tools come with the whole answer. Closing it (`.close()`, or leaving a loop
         and dropping it) stops the backbone. Arguments and errors are those of `generate`; errors in arguments are raised at
         once, not at the first piece.
         """
         settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
-        return self.backend.stream(self._request(prompt, tokens, num_tokens, settings), settings)
+        request = self._request(prompt, tokens, num_tokens, settings)
+        stream = self.backend.stream(request, settings)
+        stream = part_stream(stream, self.tokenizer, opened=request.encoded.thinking)
+        return part_calls(stream, request, self.tokenizer)
 
     def answer(
         self,
@@ -240,6 +251,7 @@ class SpringModel:
         num_tokens: int | None = None,
         tokens: str | None = None,
         template: RagTemplate | None = None,
+        thinking: bool | None = None,
         **settings: Any,
     ) -> str:
         """Answer a question from passages, best passage first.
@@ -250,17 +262,21 @@ class SpringModel:
             num_tokens: k, how many virtual tokens to use; None is all of the set.
             tokens: name of the set; None is the default set.
             template: layout of the prompt; None is the one that the set was trained with.
+            thinking: whether the backbone is to think before it answers, in a chat; None is as the template says, which is not to.
             settings: further arguments of `generate`.
 
         Returns:
-            The answer, stripped at both ends.
+            The answer without its thoughts, stripped at both ends.
 
         Raises:
             PromptTooLongError: the question alone doesn't fit the context.
             TokensError: an unknown set, or more virtual tokens than it has.
             ValueError: a setting out of its range.
         """
-        prompt = RagPrompt(question=question, passages=passages, template=template or self.template(tokens))
+        layout = template or self.template(tokens)
+        if thinking is not None:
+            layout = replace(layout, thinking=thinking)
+        prompt = RagPrompt(question=question, passages=passages, template=layout)
         return self.generate([prompt], num_tokens=num_tokens, tokens=tokens, **settings)[0].text.strip()
 
     def fitted(
@@ -303,7 +319,11 @@ class SpringModel:
             prompt, encoded = self._fit(prompt, count, settings.max_new_tokens)
         else:
             encoded = encode(prompt, self.tokenizer)
-        return Request(encoded, name, count, as_prompt(prompt))
+        prompt = as_prompt(prompt)
+        attached = self.backend.tokens(name)
+        if attached is not None and count and prompt.has_slot:
+            warn_of_another_layout(attached, prompt, self.tokenizer)
+        return Request(encoded, name, count, prompt)
 
     def _fit(self, prompt: RagPrompt, count: int, max_new_tokens: int) -> tuple[RagPrompt, Encoded]:
         budget = room(self.backend.context_length, count, max_new_tokens)

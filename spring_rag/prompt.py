@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -16,6 +17,34 @@ SLOT_MARKER = "⟦spring-rag:slot⟧"
 
 BRIEF = "Answer with a few words only.\n"
 """Asks for a brief answer in words, where no virtual tokens do."""
+
+ANY_TOOL = "any"
+"""As a prompt's `tool_choice`: one of its tools must be called, whichever."""
+
+_RENDERING = frozenset(
+    {
+        *(
+            "conversation",
+            "messages",
+            "tools",
+            "documents",
+            "chat_template",
+            "add_generation_prompt",
+            "continue_final_message",
+        ),
+        *(
+            "tokenize",
+            "sanitize_control_tokens",
+            "padding",
+            "truncation",
+            "max_length",
+            "return_tensors",
+            "return_dict",
+        ),
+        *("return_assistant_tokens_mask", "tokenizer_kwargs"),
+    }
+)
+"""What `apply_chat_template` is told by whoever calls it, and no template may be."""
 
 _ESCAPES = {"⟦": "⧹(", "⧹": "⧹⧹"}
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
@@ -53,16 +82,44 @@ Part = Text | Slot
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that a backbone asks for.
+
+    Args:
+        name: of the tool, a word.
+        arguments: by name, as JSON has them. None of their strings is trusted.
+        id: what the tool's result refers to.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(hash=False)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        _check_tool_name(self.name)
+        _require(self.id, str, "the id of a tool call")
+        object.__setattr__(
+            self, "arguments", _as_json(self.arguments, f"arguments of the tool {self.name!r}")
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a chat prompt.
 
     Args:
-        role: as the chat template names it: "system", "user", "assistant".
+        role: as the chat template names it: "system", "user", "assistant", "tool".
         parts: its content in order.
+        tool_calls: what an assistant's message asks for.
+        tool_call_id: of a tool's result, the call that it answers.
+        name: of a tool's result, the tool.
     """
 
     role: str
     parts: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked(self.parts))
@@ -83,14 +140,35 @@ class Prompt:
 
     Without a slot the plain backbone answers.
 
+    Args:
+        parts: of a text prompt.
+        messages: of a chat.
+        thinking: whether the backbone of a chat is to think before it answers; None leaves it to the chat template.
+        chat_template_kwargs: what the chat template is given besides the messages, as JSON has it, such as
+            `{"date_string": "26 Jul 2024"}`, which stands for today's date in any template that prints it. These win over `thinking`.
+        tools: that the backbone of a chat may call, each as OpenAI describes it: `{"type": "function", "function": {"name": …,
+            "description": …, "parameters": …}}`. None of their strings is trusted.
+        tool_choice: the tool that it must call; `ANY_TOOL` is any of them, None leaves it to the backbone.
+
     Raises:
-        PromptError: two slots, neither or both of `parts` and `messages`, or something in them that is no part.
+        PromptError: two slots, neither or both of `parts` and `messages`, something in them that is no part, tools that aren't
+            described so or that a text prompt has, or a choice that isn't among them.
     """
 
     parts: tuple[Part, ...] = ()
     messages: tuple[Message, ...] = ()
+    thinking: bool | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    tool_choice: str | None = None
 
     def __post_init__(self) -> None:
+        _require(self.thinking, bool | None, "thinking of a Prompt")
+        object.__setattr__(self, "tools", tuple(_checked_tool(tool) for tool in self.tools))
+        self._check_choice()
+        object.__setattr__(
+            self, "chat_template_kwargs", _checked_kwargs(self.chat_template_kwargs, "a Prompt")
+        )
         object.__setattr__(self, "parts", _checked(self.parts))
         object.__setattr__(self, "messages", tuple(self.messages))
         for message in self.messages:
@@ -103,6 +181,15 @@ class Prompt:
             msg = (
                 f"a prompt can have one slot, this one has {slots}; put the virtual tokens in one place only"
             )
+            raise PromptError(msg)
+
+    def _check_choice(self) -> None:
+        names = [tool["function"]["name"] for tool in self.tools]
+        if names and not self.messages:
+            msg = "a text prompt can't have tools, only a chat can: its chat template tells the backbone of them"
+            raise PromptError(msg)
+        if self.tool_choice is not None and self.tool_choice not in (names and [ANY_TOOL, *names]):
+            msg = f"the tool to call is {self.tool_choice!r}; expected one of the prompt's tools ({', '.join(names) or 'it has none'})"
             raise PromptError(msg)
 
     @property
@@ -135,9 +222,12 @@ class RagTemplate:
         opening: stands before the first passage, or first where there are no passages.
         system: the system message of a chat.
         chat: the prompt is one user message, laid out by the tokenizer's chat template.
+        thinking: whether the backbone is to think before it answers, where its chat template has a say in that; None leaves it to
+            the template.
+        chat_template_kwargs: what else the chat template is given, as `Prompt` takes it.
 
     Raises:
-        PromptError: an unknown or a missing placeholder, or a system message without `chat`.
+        PromptError: an unknown or a missing placeholder, a system message without `chat`, or what no chat template may be given.
     """
 
     passage: str = "[{number}] {passage}\n"
@@ -147,12 +237,18 @@ class RagTemplate:
     opening: str = ""
     system: str | None = None
     chat: bool = False
+    thinking: bool | None = False
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("passage", "question", "context_end", "instruction", "opening"):
             _require(getattr(self, name), str, f"{name} of a RagTemplate")
         _require(self.system, str | None, "system of a RagTemplate")
         _require(self.chat, bool, "chat of a RagTemplate")
+        _require(self.thinking, bool | None, "thinking of a RagTemplate")
+        object.__setattr__(
+            self, "chat_template_kwargs", _checked_kwargs(self.chat_template_kwargs, "a RagTemplate")
+        )
         if self.system is not None and not self.chat:
             msg = "a RagTemplate with a system message needs chat=True; in a text prompt put its words into `instruction`"
             raise PromptError(msg)
@@ -176,7 +272,7 @@ class RagTemplate:
         messages = [Message("user", tuple(parts))]
         if self.system is not None:
             messages.insert(0, Message("system", (Text(self.system, trusted=True),)))
-        return Prompt(messages=tuple(messages))
+        return Prompt((), tuple(messages), self.thinking, self.chat_template_kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -184,7 +280,7 @@ class RagTemplate:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RagTemplate:
-        """The template that `to_dict` wrote.
+        """The template that `to_dict` wrote. Earlier versions left it to the chat template whether to think.
 
         Raises:
             PromptError: a field that no template has, as a later version may write, or a value of a wrong type.
@@ -195,7 +291,8 @@ class RagTemplate:
                 f"a RagTemplate has no {', '.join(unknown)}; was it written by a later version of spring-rag?"
             )
             raise PromptError(msg)
-        return cls(**values)
+        thinking = None if values.get("chat") else False
+        return cls(**{"thinking": thinking, **values})
 
 
 @dataclass(frozen=True)
@@ -272,6 +369,48 @@ def _checked(parts: Iterable[Part]) -> tuple[Part, ...]:
     for part in checked:
         _require(part, Part, "a part of a prompt")
     return checked
+
+
+def _as_json(values: object, what: str) -> dict[str, Any]:
+    """A copy as JSON gives it back."""
+    _require(values, Mapping, what)
+    assert isinstance(values, Mapping)
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"{what} must be what JSON can hold: {error}"
+        raise PromptError(msg) from error
+    return copy
+
+
+def _checked_tool(tool: object) -> dict[str, Any]:
+    copy = _as_json(tool, "a tool of a Prompt")
+    function = copy.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        msg = (
+            'a tool of a Prompt must look as {"type": "function", "function": {"name": …, "description": …, "parameters": …}}, got '
+            f"{json.dumps(copy, ensure_ascii=False)[:200]}"
+        )
+        raise PromptError(msg)
+    _check_tool_name(function["name"])
+    return copy
+
+
+def _check_tool_name(name: str) -> None:
+    # As with roles: a name must not be able to hold a control string.
+    if not re.fullmatch(r"[\w.-]+", name):
+        msg = f"the name of a tool is {name!r}; it must be a word, as 'search' or 'get_weather'"
+        raise PromptError(msg)
+
+
+def _checked_kwargs(kwargs: object, whose: str) -> dict[str, Any]:
+    """A copy, since artifacts record it."""
+    what = f"chat_template_kwargs of {whose}"
+    copy = _as_json(kwargs, what)
+    if refused := sorted(_RENDERING & set(copy)):
+        msg = f"{what} hold {', '.join(refused)}, which says how a chat is rendered; they are for a template's own variables"
+        raise PromptError(msg)
+    return copy
 
 
 def _require(value: object, kind: type | UnionType, what: str) -> None:

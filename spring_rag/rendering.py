@@ -7,15 +7,18 @@ is rendered again with an unguessable probe in the content's place.
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
+from spring_rag.calls import begun_call, check_takes_tools
 from spring_rag.errors import PromptError
 from spring_rag.prompt import Message, Part, Prompt, Slot, Text
+from spring_rag.reasoning import quieting_word
+from spring_rag.templates import apply_template, template_arguments
+from spring_rag.values import replaced, strings_of, where_written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,12 +36,14 @@ class Rendered:
         untrusted: ranges of `text` that came from users, in order, without overlaps.
         slot: index of the character that the slot stands before, or None.
         messages: of a chat, as its chat template took them; empty for a text prompt.
+        arguments: what the chat template was given besides.
     """
 
     text: str
     untrusted: tuple[Range, ...]
     slot: int | None
     messages: tuple[Message, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def chat(self) -> bool:
@@ -58,46 +63,23 @@ def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """
     if not prompt.messages:
         return _join(prompt.parts)
+    if prompt.tools or any(_has_calls(message) for message in prompt.messages):
+        check_takes_tools(tokenizer)
+    arguments = template_arguments(prompt, tokenizer)
+    messages = prompt.messages
+    if word := quieting_word(prompt, tokenizer):
+        messages = _with_word(messages, word)
     try:
-        return _render_chat(prompt.messages, tokenizer)
+        rendered = _render_chat(messages, tokenizer, arguments, prompt.tools)
     except PromptError as error:
-        folded = _folded(prompt.messages)
-        if folded == prompt.messages:
+        folded = _folded(messages)
+        if folded == messages:
             raise
         try:
-            return _render_chat(folded, tokenizer)
+            rendered = _render_chat(folded, tokenizer, arguments, prompt.tools)
         except PromptError:
             raise error from None
-
-
-def apply_template(
-    chat: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool
-) -> str:
-    """The text that the tokenizer's chat template makes of messages.
-
-    Raises:
-        PromptError: there is no chat template, or it refuses the messages.
-    """
-    if not tokenizer.chat_template:
-        msg = "the tokenizer has no chat template, so it can't take a chat; use a text prompt, or set tokenizer.chat_template"
-        raise PromptError(msg)
-    try:
-        text = tokenizer.apply_chat_template(
-            list(chat), add_generation_prompt=add_generation_prompt, tokenize=False
-        )
-    except (
-        TemplateError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
-        roles = ", ".join(message["role"] for message in chat)
-        msg = f"the tokenizer's chat template refuses a chat with the roles {roles}: {error}"
-        raise PromptError(msg) from error
-    return str(text)
+    return replace(rendered, text=rendered.text + begun_call(prompt, rendered.text, tokenizer))
 
 
 def _join(parts: Iterable[Part]) -> Rendered:
@@ -112,24 +94,47 @@ def _join(parts: Iterable[Part]) -> Rendered:
     return Rendered(text, tuple(untrusted), slot)
 
 
+def _with_word(messages: tuple[Message, ...], word: str) -> tuple[Message, ...]:
+    """The messages with a word of the template's in the system message."""
+    if messages[0].role != "system":
+        return Message("system", (Text(word, trusted=True),)), *messages
+    first = messages[0]
+    return Message("system", (*first.parts, Text(f"\n{word}", trusted=True))), *messages[1:]
+
+
 def _folded(messages: Sequence[Message]) -> tuple[Message, ...]:
     turns: list[Message] = []
     for message in messages:
         role = "user" if message.role == "system" else message.role
-        if turns and turns[-1].role == role:
+        if turns and turns[-1].role == role and not (_has_calls(message) or _has_calls(turns[-1])):
             turns[-1] = Message(role, (*turns[-1].parts, Text("\n\n"), *message.parts))
         else:
-            turns.append(Message(role, message.parts))
+            turns.append(replace(message, role=role))
     return tuple(turns)
 
 
-def _render_chat(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+def _has_calls(message: Message) -> bool:
+    return bool(message.tool_calls) or message.tool_call_id is not None
+
+
+def _render_chat(
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: Mapping[str, Any],
+    tools: Sequence[Mapping[str, Any]],
+) -> Rendered:
     found: list[tuple[int, Rendered]] = []
     problems = []
-    # A few templates (of models that also see images) read only contents that are lists of parts.
-    for as_list in (False, True):
+    # A few templates (of models that also see images) read only contents that are lists of parts, and a few only arguments of calls that
+    # are a text.
+    forms = [(False, False), (True, False)]
+    if any(message.tool_calls for message in messages):
+        forms += [(False, True), (True, True)]
+    for as_list, as_text in forms:
         try:
-            dropped, rendered = _locate(messages, tokenizer, as_list=as_list)
+            dropped, rendered = _locate(
+                messages, tokenizer, arguments, tools, as_list=as_list, as_text=as_text
+            )
         except PromptError as error:
             problems.append(error)
             continue
@@ -142,21 +147,39 @@ def _render_chat(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
 
 
 def _locate(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, as_list: bool
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: Mapping[str, Any],
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    as_list: bool,
+    as_text: bool,
 ) -> tuple[int, Rendered]:
     """The rendered chat, and how many of its messages the template dropped."""
     contents = [_join(message.parts) for message in messages]
+    # The tools, and what messages hold besides their contents: each is looked for by itself.
+    values: list[Any] = [list(tools), *(_calls(message) for message in messages)]
 
-    def apply(texts: Iterable[str]) -> str:
+    def apply(texts: Iterable[str], values: Sequence[Any] = values) -> str:
         wrapped = ([{"type": "text", "text": text}] if as_list else text for text in texts)
         chat = [
-            {"role": message.role, "content": content}
-            for message, content in zip(messages, wrapped, strict=True)
+            {"role": message.role, "content": content, **(_with_text_arguments(calls) if as_text else calls)}
+            for message, content, calls in zip(messages, wrapped, values[1:], strict=True)
         ]
-        return apply_template(chat, tokenizer, add_generation_prompt=True)
+        given = {**arguments, "tools": values[0]} if tools else arguments
+        return apply_template(chat, tokenizer, given, add_generation_prompt=True)
 
     rendered = apply(content.text for content in contents)
     untrusted: list[Range] = []
+    for index, value in enumerate(values):
+        untrusted += where_written(
+            rendered,
+            strings_of(value),
+            lambda names, index=index: apply(  # type: ignore[misc] # mypy can't infer it
+                (content.text for content in contents),
+                [replaced(each, names) if i == index else each for i, each in enumerate(values)],
+            ),
+        )
     slot, dropped = None, 0
     for index, content in enumerate(contents):
         if not content.text and content.slot is None:
@@ -174,7 +197,34 @@ def _locate(
         ranges, place = _place(rendered, literals, content, messages[index].role)
         untrusted += ranges
         slot = place if content.slot is not None else slot
-    return dropped, Rendered(rendered, tuple(sorted(untrusted)), slot, tuple(messages))
+    return dropped, Rendered(rendered, tuple(sorted(untrusted)), slot, tuple(messages), arguments)
+
+
+def _calls(message: Message) -> dict[str, Any]:
+    """What a message holds besides its content, as chat templates expect it."""
+    found: dict[str, Any] = {}
+    if message.tool_calls:
+        found["tool_calls"] = [
+            {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        found["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        found["name"] = message.name
+    return found
+
+
+def _with_text_arguments(calls: dict[str, Any]) -> dict[str, Any]:
+    if "tool_calls" not in calls:
+        return calls
+    functions = [call["function"] for call in calls["tool_calls"]]
+    texts = [json.dumps(function["arguments"], ensure_ascii=False) for function in functions]
+    changed = [
+        {**call, "function": {**call["function"], "arguments": text}}
+        for call, text in zip(calls["tool_calls"], texts, strict=True)
+    ]
+    return {**calls, "tool_calls": changed}
 
 
 def _place(

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 from spring_rag.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from spring_rag.backends.base import Generation
 
 
+class Thought(str):
+    """A piece of what a backbone thinks before it answers."""
+
+    __slots__ = ()
+
+
 class Stream:
     """An answer in pieces of text: iterate over it, then ask it for the whole answer.
+
+    Thoughts are left out; `with_thoughts` brings them, too.
 
     Closing it, or dropping it, stops the backbone.
 
@@ -36,6 +44,20 @@ class Stream:
         return self
 
     def __next__(self) -> str:
+        while isinstance(piece := self._next(), Thought):
+            pass
+        return piece
+
+    def with_thoughts(self) -> Iterator[str]:
+        """The pieces in the order in which they are written, those of thoughts as `Thought`."""
+        while True:
+            try:
+                piece = self._next()
+            except StopIteration:
+                return
+            yield piece
+
+    def _next(self) -> str:
         item = next(self._items)
         if isinstance(item, str):
             return item
@@ -71,7 +93,10 @@ class Stream:
     def _stripped(self) -> Generator[str | Generation, None, None]:
         held: str | None = None
         try:
-            for piece in self:
+            for piece in self.with_thoughts():
+                if isinstance(piece, Thought):
+                    yield piece
+                    continue
                 text = piece.lstrip() if held is None else held + piece
                 body = text.rstrip()
                 if body:

@@ -28,6 +28,8 @@ class VirtualTokens:
         training: how it was trained, as JSON; kept in config.json and shown in the model card.
         after_scaling: the rows stand behind the scaling that the backbone's embedding layer applies (Gemma's), as PEFT's do; they are
             divided by it where they are attached. Without effect on backbones that don't scale.
+        chat_template: digest of the chat template that they were trained with, as `template_digest` gives it; None where they were
+            trained in text prompts, or it isn't known.
 
     Raises:
         TokensError: the matrix isn't 2-D, is empty, isn't of floats, or holds NaN or infinite values; its
@@ -42,8 +44,9 @@ class VirtualTokens:
         template: RagTemplate | None = None,
         training: Mapping[str, Any] | None = None,
         after_scaling: bool = False,
+        chat_template: str | None = None,
     ) -> None:
-        self._artifact = Artifact(matrix, backbone, template, training, after_scaling)
+        self._artifact = Artifact(matrix, backbone, template, training, after_scaling, chat_template)
 
     @classmethod
     def _of(cls, artifact: Artifact) -> "VirtualTokens":
@@ -75,6 +78,11 @@ class VirtualTokens:
     def after_scaling(self) -> bool:
         """Whether the rows stand behind the scaling of the backbone's embedding layer, as PEFT's do, and not before it."""
         return self._artifact.after_scaling
+
+    @property
+    def chat_template(self) -> str | None:
+        """Digest of the chat template that the tokens were trained with, if it is known."""
+        return self._artifact.chat_template
 
     def in_table_space(self, scale: float) -> Tensor:
         """The rows as the backbone's embedding table would hold them.

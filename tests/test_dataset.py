@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from thinking_parts import tokenizer_of
 from transformers import PreTrainedTokenizerFast
 
 from spring_rag.data.examples import RagExample
@@ -205,3 +206,14 @@ def test_order_is_a_permutation_with_similar_neighbours(chatty: PreTrainedTokeni
         assert spread < 0.2 * 25 * (max(lengths) - min(lengths))
     assert orders[0] == orders[2] != orders[1]
     assert data.epoch == 0
+
+
+def test_a_target_follows_the_thoughts_that_its_prompt_opens() -> None:
+    tokenizer = tokenizer_of("deepseek-r1")
+    for template in (RagTemplate(), RagTemplate(thinking=None)):
+        data = RagExamples(
+            [EXAMPLE], tokenizer, replace(RECIPE, chat=1.0, template=template, max_length=4000)
+        )
+        encoded, target = data[SampleIndex(0)].example
+        assert tokenizer.decode(encoded.ids).endswith("<think>\n")
+        assert tokenizer.decode(target) == "\n</think>\n\nAnn</s>"

@@ -15,6 +15,7 @@ import datasets
 import pytest
 import torch
 import typer
+from thinking_parts import FAMILIES, tokenizer_of, writing
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
@@ -23,12 +24,15 @@ from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.local import LocalBackend
 from spring_rag.cli.eval import _ks, evaluate
 from spring_rag.data.examples import RagExample
+from spring_rag.encoding import encode
 from spring_rag.errors import DataError, TokensError
 from spring_rag.evaluation import plain_difference, sweep
 from spring_rag.evaluation.datasets import load_dataset
-from spring_rag.evaluation.study import merged
+from spring_rag.evaluation.pages import write_report
+from spring_rag.evaluation.report import cut_short
+from spring_rag.evaluation.study import DatasetSweeps, Study, merged
 from spring_rag.model import SpringModel
-from spring_rag.prompt import RagTemplate
+from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.tokens import VirtualTokens
 
 app = typer.Typer()
@@ -104,6 +108,31 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
+
+
+def test_answers_that_were_cut_while_thinking_are_told_apart(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("deepseek-r1")
+    example = RagExample("Where?", ("Oslo",), ("Arlo lives in Oslo.",))
+    template = RagTemplate(chat=True)
+    length = len(encode(RagPrompt(example.question, example.passages, template), tokenizer).ids)
+    model = SpringModel(writing(tokenizer, FAMILIES["deepseek-r1"].written, length), tokenizer)
+    cut = sweep(model, [example], [0], max_new_tokens=2)
+    assert cut.runs[0].to_dict()["cut_while_thinking"] == 1.0
+    assert cut_short(cut) == [
+        "1 of 1 answers of k = 0 were cut while the backbone was thinking, so they hold no answer: raise --max-new-tokens, or turn "
+        "thinking off (--no-thinking)."
+    ]
+    study = Study((DatasetSweeps("one", (cut,)),), (None,))
+    write_report(study, tmp_path, {})
+    for name in ("report.md", "report.html"):
+        assert (
+            "1 of 1 answers of k = 0 were cut while the backbone was thinking"
+            in (tmp_path / name).read_text()
+        )
+    whole = sweep(model, [example], [0], max_new_tokens=20)
+    assert whole.runs[0].answers[0].exact_match == 1
+    assert cut_short(whole) == []
+    assert "cut_while_thinking" not in whole.runs[0].to_dict()
 
 
 def test_report_and_json(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -23,6 +24,7 @@ from langchain_core.messages import (
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.runnables import ConfigurableField
 from langchain_parts import TURNS_ONLY_TEMPLATE, make_spring_model, spring_model
+from thinking_parts import FAMILIES, tokenizer_of, writing
 
 from langchain_spring_rag import (
     ChatSpring,
@@ -33,6 +35,8 @@ from langchain_spring_rag import (
     with_virtual_tokens,
     without_virtual_tokens,
 )
+from langchain_spring_rag.messages import to_prompt
+from spring_rag.encoding import encode
 from spring_rag.errors import BackendError, PromptError, PromptTooLongError, TokensError
 from spring_rag.model import SpringModel
 from spring_rag.prompt import SLOT_MARKER, Message, Prompt, Slot, Text
@@ -414,8 +418,8 @@ class TestChats:
         ("message", "problem"),
         [
             (HumanMessage([{"type": "image_url", "image_url": {"url": "x"}}]), "image_url"),
-            (ToolMessage("4", tool_call_id="1"), "ToolMessage"),
-            (AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]), "calls tools"),
+            (ToolMessage("4", tool_call_id="1"), "no place for them"),
+            (AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]), "no place for them"),
             (HumanMessage([*spliced("a", "b"), *spliced("c")]), "one slot"),
         ],
     )
@@ -437,7 +441,7 @@ class TestChats:
         with pytest.raises(NotImplementedError, match="no place for them"):
             chat.invoke("Hi", tools=[{"name": "add"}])
         knowing = ChatSpring(model=make_spring_model("{% if tools %}{{ tools }}{% endif %}"))
-        with pytest.raises(NotImplementedError, match="passes none"):
+        with pytest.raises(NotImplementedError, match="can't be read"):
             knowing.bind_tools([add])
         for model in (chat, llm):
             with pytest.raises(NotImplementedError, match="JsonOutputParser"):
@@ -578,3 +582,61 @@ class TestDocstrings:
             await names["example"]()
         assert text_of(names["answer"]) == text_of(names["answers"][0])
         assert capsys.readouterr().out.count(text_of(names["answer"])) == 2
+
+
+WHERE = HumanMessage("Where?")
+
+
+class TestThinking:
+    @pytest.fixture(scope="class")
+    def llm(self):
+        tokenizer = tokenizer_of("qwen-3")
+        prompt = replace(to_prompt([WHERE]), thinking=True)
+        written = FAMILIES["qwen-3"].written
+        return ChatSpring(
+            model=SpringModel(writing(tokenizer, written, len(encode(prompt, tokenizer).ids)), tokenizer)
+        )
+
+    def test_thoughts_are_a_reasoning_block(self, llm):
+        answer = llm.invoke([WHERE], thinking=True)
+        assert answer.content == "Oslo"
+        assert [(b["type"], b.get("reasoning") or b.get("text")) for b in answer.content_blocks] == [
+            ("reasoning", "hm"),
+            ("text", "Oslo"),
+        ]
+
+    def test_streamed(self, llm):
+        chunks = list(llm.stream([WHERE], thinking=True))
+        assert "".join(chunk.text for chunk in chunks) == "Oslo"
+        whole = chunks[0]
+        for chunk in chunks[1:]:
+            whole += chunk
+        assert whole.content_blocks == llm.invoke([WHERE], thinking=True).content_blocks
+        assert len(chunks) > 4
+
+    def test_they_may_come_back_in_the_history(self, llm):
+        answer = llm.invoke([WHERE], thinking=True)
+        assert to_prompt([WHERE, answer]).messages[1].text == "Oslo"
+
+    def test_it_is_asked_not_to_think_unless_told(self, llm):
+        def prompt(**fields):
+            chosen = llm.model_copy(update=fields)
+            return llm.spring_model.tokenizer.decode(
+                encode(chosen._prompt([WHERE]), llm.spring_model.tokenizer).ids
+            )
+
+        assert prompt().endswith("</think>\n\n")
+        assert prompt(thinking=None).endswith("assistant\n")
+        assert prompt(chat_template_kwargs={"enable_thinking": True}).endswith("assistant\n")
+
+    def test_a_cache_tells_them_apart(self, llm):
+        keys = {
+            llm._get_llm_string(),
+            llm._get_llm_string(thinking=True),
+            llm._get_llm_string(chat_template_kwargs={"a": 1}),
+        }
+        assert len(keys) == 3
+
+    def test_what_no_template_may_be_given_is_refused(self, llm):
+        with pytest.raises(PromptError, match="hold tokenize"):
+            llm.invoke([WHERE], chat_template_kwargs={"tokenize": True})

@@ -40,8 +40,8 @@ class _Chat:
         # `max_tokens` is ours: the suite's hundred takes its time, and what is tested is the interface.
         return {"temperature": 0, "timeout": 60, "stop": [], "max_retries": 2}
 
-    # `bind_tools` and `with_structured_output` are there to refuse with a reason, and the suite takes a class that has
-    # them for one that supports them. test_langchain_models.py tests the refusals.
+    # The toy's chat template has no tools, and the suite takes a class that has `bind_tools` for one that supports them.
+    # test_langchain_tools.py tests them on a backbone that has.
     @property
     def has_tool_calling(self) -> bool:
         return False

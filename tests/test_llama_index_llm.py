@@ -14,6 +14,7 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRol
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index_parts import FACTS, QUESTION, SLOT, chroma_index, shown_prompt, spring_model
+from thinking_parts import FAMILIES, tokenizer_of, writing
 
 from llama_index.llms.spring_rag import (
     NumberedPassages,
@@ -23,8 +24,9 @@ from llama_index.llms.spring_rag import (
     with_virtual_tokens,
 )
 from llama_index.llms.spring_rag.llm import _completions
-from spring_rag import Prompt, RagPrompt, RagTemplate, Slot
+from spring_rag import Prompt, RagPrompt, RagTemplate, Slot, SpringModel
 from spring_rag.backends.base import Generation, Usage
+from spring_rag.encoding import encode
 from spring_rag.errors import PromptError, PromptTooLongError
 from spring_rag.prompt import SLOT_MARKER, Message, Text
 from spring_rag.rendering import render
@@ -222,7 +224,7 @@ async def test_errors_reach_asynchronous_callers(llm):
 
 def test_complete_of_a_chat_model_is_a_users_message(chat_llm, chat_model):
     chat_llm.complete("Hello")
-    assert chat_model.prompts[-1] == Prompt(messages=(Message("user", (Text("Hello"),)),))
+    assert chat_model.prompts[-1] == Prompt(messages=(Message("user", (Text("Hello"),)),), thinking=False)
     chat_llm.complete("Hello", formatted=True)
     assert chat_model.prompts[-1] == Prompt(parts=(Text("Hello"),))
     own = SpringLLM(model=chat_model, max_tokens=2, completion_to_prompt=lambda text: f"<<{text}>>")
@@ -430,3 +432,47 @@ def test_docstring_examples(documented, llm, capsys, monkeypatch):
         printed = capsys.readouterr().out
         assert "virtual tokens: response_synthesizer:text_qa_template" in printed
         assert "left as it was: response_synthesizer:refine_template" in printed
+
+
+WHERE = ChatMessage(role="user", content="Where?")
+
+
+class TestThinking:
+    @pytest.fixture(scope="class")
+    def llm(self):
+        tokenizer = tokenizer_of("gpt-oss")
+        prompt = Prompt(messages=(Message("user", (Text("Where?"),)),), thinking=True)
+        written = FAMILIES["gpt-oss"].written
+        return SpringLLM(
+            model=SpringModel(writing(tokenizer, written, len(encode(prompt, tokenizer).ids)), tokenizer),
+            thinking=True,
+        )
+
+    def test_thoughts_are_a_thinking_block(self, llm):
+        answer = llm.chat([WHERE])
+        assert [
+            (block.block_type, getattr(block, "content", None) or block.text)
+            for block in answer.message.blocks
+        ] == [
+            ("thinking", "hm"),
+            ("text", "Oslo"),
+        ]
+        assert answer.message.content == "Oslo"
+        assert llm.complete("Where?").text == "Oslo"
+        assert llm.complete("Where?").additional_kwargs["thinking"] == "hm"
+
+    def test_streamed(self, llm):
+        answers = list(llm.stream_chat([WHERE]))
+        assert "".join(answer.delta for answer in answers) == "Oslo"
+        assert "".join(answer.additional_kwargs.get("thinking_delta", "") for answer in answers) == "hm"
+        assert answers[-1].message.blocks == llm.chat([WHERE]).message.blocks
+
+    def test_they_may_come_back_in_the_history(self, llm):
+        answer = llm.chat([WHERE]).message
+        shown = llm._chat_prompt([WHERE, answer, WHERE])
+        assert [message.text for message in shown.messages] == ["Where?", "Oslo", "Where?"]
+
+    def test_per_call(self, llm):
+        less = llm.chat([WHERE], thinking=False, max_tokens=1)
+        more = llm.chat([WHERE], max_tokens=1)
+        assert less.raw["usage"]["prompt_tokens"] < more.raw["usage"]["prompt_tokens"]  # "low", not "medium"

@@ -262,7 +262,7 @@ LANGCHAIN: dict[str, tuple[str, Callable[[App], object]]] = {
         lambda app: app.llm.invoke(TEXT.format(**VALUES) + TEXT.format(**VALUES)),
     ),
     "`FewShotChatMessagePromptTemplate` alone": (REFUSED, few_shot_chat_alone),
-    "agent with tools": (REFUSED, tool_agent),
+    "agent with tools, on a chat template without tools": (REFUSED, tool_agent),
 }
 
 IN_TEXT = with_llama_tokens(DEFAULT_TEXT_QA_PROMPT)

@@ -1,6 +1,7 @@
 """Chats for chat templates that want user and assistant to take turns."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,10 @@ from spring_rag.rendering import render
 TURNS = (
     "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
+)
+QUIET = (
+    "{% set ns = namespace(on=true) %}{% for m in messages %}{% if '/no_think' in m.content %}{% set ns.on = false %}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}{{ '<think>' if ns.on else '<think></think>' }}{% endif %}"
 )
 ANY = "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
 
@@ -69,3 +74,13 @@ def test_without_a_template_encoding_says_so(with_template):
 def test_a_refusal_names_the_roles_that_were_asked_for(with_template):
     with pytest.raises(PromptError, match="with the roles assistant, user, user: roles must alternate"):
         encode(chat(("assistant", "Hale."), ("user", "Who?"), ("user", "When?")), with_template(TURNS))
+
+
+def test_a_template_that_is_asked_in_words_not_to_think_gets_them_in_the_system_message(with_template):
+    tokenizer = with_template(QUIET)
+    quiet = replace(chat(("user", "Who?")), thinking=False)
+    assert render(quiet, tokenizer).text == "[system]/no_think[user]Who?<think></think>"
+    quiet = replace(chat(("system", "Facts."), ("user", "Who?")), thinking=False)
+    assert render(quiet, tokenizer).text == "[system]Facts.\n/no_think[user]Who?<think></think>"
+    for thinking in (None, True):
+        assert render(replace(quiet, thinking=thinking), tokenizer).text == "[system]Facts.[user]Who?<think>"

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -28,9 +29,11 @@ from spring_rag.data.examples import RagExample, digest
 from spring_rag.encoding import encode, encode_target
 from spring_rag.errors import DataError, TrainingError
 from spring_rag.prompt import RagPrompt, RagTemplate
+from spring_rag.templates import template_digest
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training import RagExamples, TrainingRecipe, initial_rows, objective, train_tokens
 from spring_rag.training.heldout import HeldOut
+from spring_rag.training.trainer import _with_date
 
 NAMES = ["Arlo", "Bina", "Cato", "Dora", "Egon", "Fina"]
 PLACES = ["Rome", "Oslo", "Lima", "Bern", "Kyiv", "Doha"]
@@ -347,3 +350,26 @@ def test_what_cannot_be_trained_is_said_first(
         train_tokens(backbone, chatty, examples(), replace(RECIPE, max_length=300), tmp_path)
     with pytest.raises(DataError, match="too long for max_length"):
         train_tokens(backbone, chatty, [*examples(), RagExample("why " * 60, ("so",))], RECIPE, tmp_path)
+
+
+def test_a_run_in_chats_keeps_one_date_and_records_it_with_the_chat_template(
+    backbone: PreTrainedModel, chatty: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    dated = copy.deepcopy(chatty)
+    dated.chat_template = "{{ strftime_now('%Y-%m-%d') }}" + str(chatty.chat_template)
+    began = f"{datetime.now():%d %b %Y}"
+    tokens = train_tokens(backbone, dated, examples(4), replace(RECIPE, max_steps=1, chat=1.0), tmp_path)
+    assert tokens.chat_template == template_digest(dated)
+    assert tokens.template is not None
+    assert tokens.template.chat_template_kwargs == {"date_string": began}
+    # Another day: the run goes on with its own date, and the date that someone gives wins.
+    run = tmp_path / "checkpoints" / "run.json"
+    run.write_text(run.read_text().replace(began, "26 Jul 2024"))
+    recipe = replace(RECIPE, chat=1.0)
+    assert _with_date(recipe, dated, run.parent).template.chat_template_kwargs == {
+        "date_string": "26 Jul 2024"
+    }
+    given = replace(recipe, template=RagTemplate(chat_template_kwargs={"date_string": "1 May 2020"}))
+    assert _with_date(given, dated, run.parent) == given
+    for undated in (replace(RECIPE, chat=0.0), dated), (recipe, chatty):
+        assert _with_date(*undated, run.parent) == undated[0]

@@ -4,12 +4,18 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import openai
 import pytest
+import torch
 from fake_vllm import ANSWER, fake_vllm
+from thinking_parts import FAMILIES, letters, tokenizer_of, writing
 
-from spring_rag import RagPrompt, SpringModel
+from spring_rag import RagPrompt, RagTemplate, SpringModel
 from spring_rag.backends.base import GenerationSettings
+from spring_rag.backends.vllm.calls import Call
 from spring_rag.backends.vllm.failures import PartlyAnsweredError, RefusedError, UnreachableError
+from spring_rag.backends.vllm.layouts import ServerTokenizer
+from spring_rag.encoding import encode
 from spring_rag.errors import BackboneMismatchError, BackendError, PromptTooLongError
 
 PROMPT = RagPrompt("Who built it?", ["Hale and Sons built the lighthouse."])
@@ -309,3 +315,37 @@ class TestSettings:
         answer = model.generate("who?")[0]
         assert answer.form == "ids"
         assert "prompt_embeds" not in server.log[-1][1]
+
+
+IN_PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{{ part.text }}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+
+
+class TestThinking:
+    @pytest.fixture
+    def model(self, server, tmp_path, monkeypatch):
+        tokenizer = tokenizer_of("gpt-oss")
+        model = writing(tokenizer, "a</s>", 1)
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        written = tokenizer(FAMILIES["gpt-oss"].written, add_special_tokens=False).input_ids
+        monkeypatch.setattr("fake_vllm.ANSWER", written)
+        return SpringModel.from_pretrained(tmp_path, base_url=server.url, max_retries=0)
+
+    def test_thoughts_are_parted_from_the_answer(self, model):
+        found = model.generate(RagPrompt("Where?", [], RagTemplate(chat=True)))[0]
+        assert (found.reasoning, found.text) == ("hm", "Oslo")
+
+    def test_a_server_that_lays_chats_out_is_told(self):
+        tokenizer = letters(IN_PARTS, added=("<think>", "</think>"))
+        prompt = RagPrompt("Where?", ["Oslo."], RagTemplate(chat=True)).to_prompt()
+        layout = ServerTokenizer(tokenizer).templated(prompt, encode(prompt, tokenizer))
+        assert layout is not None
+        assert layout.arguments == {"enable_thinking": False}
+        call = Call("light", embeddings=torch.zeros(1, 4), layout=layout)
+        client = openai.AsyncOpenAI(base_url="http://127.0.0.1:9/v1", api_key="none")
+        _, arguments = call._endpoint(client, "tiny", {})
+        assert arguments["extra_body"]["chat_template_kwargs"] == layout.arguments

@@ -37,6 +37,7 @@ class Answer:
         finish_reason: "stop", or "length" when `max_new_tokens` cut the answer.
         usage: numbers of tokens.
         dropped: what was retrieved, too, but left out of the prompt, which was too long for the backbone.
+        reasoning: what the backbone thought before it answered; None where it didn't.
     """
 
     question: str
@@ -46,6 +47,7 @@ class Answer:
     finish_reason: FinishReason
     usage: Usage
     dropped: list[Passage] = field(default_factory=list)
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,7 @@ class ChromaQA:
                 num_tokens=generation.usage.virtual,
                 finish_reason=generation.finish_reason,
                 usage=generation.usage,
+                reasoning=generation.reasoning,
                 dropped=passages[len(prompt.passages) :],
             )
             for question, passages, prompt, generation in zip(

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from langchain_core.tools import BaseTool
-from pydantic import ConfigDict
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from langchain_spring_rag.messages import canonical_messages, to_prompt
+from langchain_spring_rag.messages import canonical_messages, to_prompt, to_tool_calls
 from langchain_spring_rag.parameters import SpringParameters, usage_metadata
 from spring_rag.backends.base import BATCH_SIZE, Generation
 from spring_rag.bridge.threads import in_thread
+from spring_rag.bridge.tools import forbids_tools, tool_choice
+from spring_rag.calls import check_takes_tools, takes_tools
 from spring_rag.encoding import warn_of_control_strings
 from spring_rag.prompt import Prompt
+from spring_rag.stream import Thought
+
+_REASONING = "reasoning_content"
+"""Where LangChain looks for thoughts: `AIMessage.content_blocks` makes a reasoning block of it."""
 
 
 class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_stream`'s prompt has a name for both models
@@ -27,7 +37,8 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
 
     Prompts from `with_virtual_tokens` or `rag_prompt` have one; any other is answered by the plain backbone. The chat is laid
     out by the chat template of the backbone's tokenizer. Where a template wants user and assistant to take turns (Mistral's,
-    Gemma's), neighbouring messages of one role are joined, and a system message becomes the first part of the user's.
+    Gemma's), neighbouring messages of one role are joined, and a system message becomes the first part of the user's. A backbone that
+    thinks before it answers is asked not to; with `thinking=True` its thoughts are the reasoning block of `answer.content_blocks`.
 
     Setup:
         `pip install 'spring-rag[langchain]'`
@@ -40,7 +51,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
             model="mistralai/Mistral-7B-Instruct-v0.1",  # or a SpringModel that is loaded already
             virtual_tokens="mistral-7b-instruct",
             max_tokens=64,
-            # num_tokens=10, tokens="finance", temperature=0.0, top_p=1.0, top_k=0, seed=1, stop=["\n"]
+            # num_tokens=10, tokens="finance", temperature=0.0, top_p=1.0, top_k=0, seed=1, stop=["\n"], thinking=True
         )
         ```
 
@@ -76,12 +87,44 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         answers = chain.batch([question, question], {"max_concurrency": 32})
         plain = (with_virtual_tokens(prompt) | llm.bind(num_tokens=0)).invoke(question)
         ```
+
+    Tools, where the backbone's chat template has them:
+        ```python
+        llm.bind_tools([search]).invoke("Who built the lighthouse?").tool_calls
+        ```
     """
 
     model_config = ConfigDict(extra="forbid")
 
+    _in_prompts: ClassVar[tuple[str, ...]] = ("thinking", "chat_template_kwargs", "tools", "tool_choice")
+
+    thinking: bool | None = False
+    """Whether the backbone is to think before it answers, where its chat template has a say in that; None leaves it to the template."""
+
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What else the chat template is given, as `{"date_string": "26 Jul 2024"}`, which stands for today's date. It wins over `thinking`."""
+
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    """What the backbone may call, as OpenAI describes it; `bind_tools` makes it of anything that LangChain has for tools."""
+
+    tool_choice: str | None = None
+    """The tool that it must call; "any" is any of them, None leaves it to the backbone."""
+
     streaming: bool | None = None
     """Whether `invoke` streams as well, for callbacks that want every piece."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_tools(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        choice = values.get("tool_choice")
+        tools = [] if forbids_tools(choice) else values.get("tools") or []
+        return {
+            **values,
+            "tools": [convert_to_openai_tool(tool) for tool in tools],
+            "tool_choice": tool_choice(choice),
+        }
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -95,14 +138,41 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Refused, but for an empty list.
+        """The same model with tools that the backbone may call, through its own chat template.
+
+        What it calls is in `AIMessage.tool_calls`. A step without a slot is the plain backbone's, as any prompt without one.
+
+        Args:
+            tools: functions, classes, tools of LangChain's, or OpenAI's descriptions.
+            tool_choice: a tool's name, "any" or "required" make the answer a call; "auto" and None leave it to the backbone, "none"
+                leaves the tools out.
+            kwargs: settings of a call.
 
         Raises:
-            NotImplementedError: there are tools; says why the backbone can't have them.
+            ToolsError: the chat template has no place for tools. A `NotImplementedError`, as LangChain expects.
         """
         if tools:
-            self._refuse_tools()
-        return self.bind(tool_choice=tool_choice, **kwargs)
+            check_takes_tools(self._spring.tokenizer)
+        return self.bind(
+            tools=[convert_to_openai_tool(tool) for tool in tools], tool_choice=tool_choice, **kwargs
+        )
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """The same model with answers in a form, for which the backbone is made to call a tool that takes it.
+
+        Args:
+            schema: a pydantic class, a `TypedDict` or a JSON schema.
+            include_raw: whether to get the message and what was wrong with it, too.
+            kwargs: `method` and `strict` are taken and mean nothing here.
+
+        Raises:
+            NotImplementedError: the chat template has no place for tools.
+        """
+        if not takes_tools(self._spring.tokenizer):
+            return super().with_structured_output(schema, **kwargs)  # type: ignore[no-any-return] # refuses
+        return BaseChatModel.with_structured_output(self, schema, include_raw=include_raw, **kwargs)
 
     def batch(
         self,
@@ -135,6 +205,8 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         generation = model._answer([model._prompt(messages)])[0]
         message = AIMessage(
             content=generation.text.strip(),
+            additional_kwargs={} if generation.reasoning is None else {_REASONING: generation.reasoning},
+            tool_calls=to_tool_calls(generation.tool_calls),
             usage_metadata=usage_metadata(generation),
             response_metadata=model._metadata(generation),
         )
@@ -150,11 +222,23 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         return await in_thread(self._generate, messages, stop, **kwargs)
 
     def _chunk(self, piece: str) -> ChatGenerationChunk:
+        if isinstance(piece, Thought):
+            thought = AIMessageChunk(content="", additional_kwargs={_REASONING: str(piece)})
+            return ChatGenerationChunk(message=thought)
         return ChatGenerationChunk(message=AIMessageChunk(content=piece))
 
     def _last_chunk(self, generation: Generation) -> ChatGenerationChunk:
         message = AIMessageChunk(
             content="",
+            tool_call_chunks=[
+                tool_call_chunk(
+                    name=call.name,
+                    args=json.dumps(call.arguments, ensure_ascii=False),
+                    id=call.id,
+                    index=number,
+                )
+                for number, call in enumerate(generation.tool_calls)
+            ],
             usage_metadata=usage_metadata(generation),
             response_metadata=self._metadata(generation),
             chunk_position="last",
@@ -167,11 +251,16 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         Raises:
             PromptError: they aren't text.
         """
-        prompt = to_prompt(given)
+        prompt = replace(to_prompt(given), **{name: getattr(self, name) for name in self._in_prompts})
         if len(given) == 1:
             # A chat that an app has laid out by itself comes as one message.
             warn_of_control_strings(prompt.text, self._spring.tokenizer)
         return prompt
+
+    def _configured(self, stop: Sequence[str] | None, changes: dict[str, Any]) -> Self:
+        if changes.get("tools"):
+            check_takes_tools(self._spring.tokenizer)
+        return super()._configured(stop, changes)
 
     def _metadata(self, generation: Generation) -> dict[str, Any]:
         return {"finish_reason": generation.finish_reason, "model_name": self.model_name}

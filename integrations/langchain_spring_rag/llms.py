@@ -21,6 +21,7 @@ from spring_rag.bridge.threads import in_thread
 from spring_rag.bridge.usage import token_counts
 from spring_rag.encoding import warn_of_control_strings
 from spring_rag.prompt import Prompt, parse_marked
+from spring_rag.stream import Thought
 
 
 class SpringLLM(SpringParameters, BaseLLM):
@@ -194,7 +195,7 @@ class SpringLLM(SpringParameters, BaseLLM):
         return prompt
 
     def _chunk(self, piece: str) -> GenerationChunk:
-        return GenerationChunk(text=piece)
+        return GenerationChunk(text="" if isinstance(piece, Thought) else piece)
 
     def _last_chunk(self, generation: Answer) -> GenerationChunk:
         return GenerationChunk(text="", generation_info=self._info(generation))

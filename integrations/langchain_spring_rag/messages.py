@@ -11,18 +11,20 @@ from langchain_core.messages import (
     ChatMessage,
     HumanMessage,
     SystemMessage,
+    ToolMessage,
 )
 
 from spring_rag.bridge.chats import chat_prompt
 from spring_rag.bridge.marks import MARK, is_marked, split, without_marks
 from spring_rag.errors import PromptError
-from spring_rag.prompt import Part, Prompt, Slot, Text
+from spring_rag.prompt import Message, Part, Prompt, Slot, Text, ToolCall
 
 VIRTUAL_TOKENS: dict[str, Any] = {"type": "virtual_tokens"}
 """The content part that stands for the slot, as `{"type": "image_url", …}` stands for an image."""
 
-_ROLES = {HumanMessage: "user", AIMessage: "assistant", SystemMessage: "system"}
-_THOUGHTS = {"reasoning", "thinking"}
+_ROLES = {HumanMessage: "user", AIMessage: "assistant", SystemMessage: "system", ToolMessage: "tool"}
+_NOT_CONTENT = {"reasoning", "thinking", "tool_call", "tool_use"}
+"""Parts of AI messages that chat templates leave out, or that `tool_calls` has, too."""
 
 
 def spliced(context: str, question: str = "") -> list[str | dict[str, Any]]:
@@ -89,9 +91,17 @@ def to_prompt(messages: Sequence[BaseMessage]) -> Prompt:
     """The chat prompt that these messages are. Nothing in them is trusted.
 
     Raises:
-        PromptError: a message that isn't text (an image, a tool's result), or two slots.
+        PromptError: a message that isn't text (an image, say), or two slots.
     """
-    return chat_prompt([(_role(message), _parts(message)) for message in messages])
+    return chat_prompt([_message(message) for message in messages])
+
+
+def to_tool_calls(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
+    """A backbone's calls of tools as LangChain has them."""
+    return [
+        {"name": call.name, "args": dict(call.arguments), "id": call.id, "type": "tool_call"}
+        for call in calls
+    ]
 
 
 def _text_part(text: str) -> dict[str, Any]:
@@ -111,22 +121,27 @@ def _changed(message: BaseMessage, change: Callable[[Any], Any]) -> BaseMessage:
     return message if content == message.content else message.model_copy(update={"content": content})
 
 
+def _message(message: BaseMessage) -> Message:
+    role, parts = _role(message), tuple(_parts(message))
+    if isinstance(message, AIMessage):
+        calls = (ToolCall(call["name"], call["args"], call["id"] or "") for call in message.tool_calls)
+        return Message(role, parts, tuple(calls))
+    if isinstance(message, ToolMessage):
+        return Message(role, parts, tool_call_id=message.tool_call_id, name=message.name)
+    return Message(role, parts)
+
+
 def _role(message: BaseMessage) -> str:
     if isinstance(message, ChatMessage):
         return message.role
     for kind, role in _ROLES.items():
         if isinstance(message, kind):
             return role
-    msg = (
-        f"a {type(message).__name__} can't be answered: expected system, human and AI messages, without tools"
-    )
+    msg = f"a {type(message).__name__} can't be answered: expected system, human, AI and tool messages"
     raise PromptError(msg)
 
 
 def _parts(message: BaseMessage) -> list[Part]:
-    if isinstance(message, AIMessage) and message.tool_calls:
-        msg = "an AI message calls tools, which ChatSpring doesn't support; give it chats without tool calls"
-        raise PromptError(msg)
     content = [message.content] if isinstance(message.content, str) else message.content
     parts: list[Part] = []
     for part in content:
@@ -136,7 +151,7 @@ def _parts(message: BaseMessage) -> list[Part]:
             parts.append(Slot())
         elif part.get("type") == "text":
             parts += split(part["text"])
-        elif not (isinstance(message, AIMessage) and part.get("type") in _THOUGHTS):
+        elif not (isinstance(message, AIMessage) and part.get("type") in _NOT_CONTENT):
             msg = f"a message holds a part of the type {part.get('type')!r}; ChatSpring answers text only"
             raise PromptError(msg)
     return parts

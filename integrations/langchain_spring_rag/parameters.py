@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams
@@ -32,6 +31,9 @@ class SpringParameters(BaseModel):
     """Fields and behaviour that `ChatSpring` and `SpringLLM` share."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    _in_prompts: ClassVar[tuple[str, ...]] = ()
+    """Names of the settings that a call can bring and that its prompt takes."""
 
     model: SpringModel | str
     """A loaded `SpringModel`, or the folder, Hub id or GGUF of a backbone to load. Models made from the same names share one."""
@@ -147,7 +149,7 @@ class SpringParameters(BaseModel):
             "revision": self.revision,
             "dtype": self.dtype,
             "virtual_tokens": attached,
-            **{name: getattr(self, name) for name in _PER_CALL},
+            **{name: getattr(self, name) for name in (*_PER_CALL, *self._in_prompts)},
             "num_tokens": count,
             "stop": self.stop,
         }
@@ -163,8 +165,8 @@ class SpringParameters(BaseModel):
             NotImplementedError: always.
         """
         msg = (
-            f"{type(self).__name__} can't force the backbone {self.model_name!r} into a schema; ask for the form in the prompt "
-            "and parse the text, as with JsonOutputParser"
+            f"{type(self).__name__} can't force the backbone {self.model_name!r} into a schema, which takes a chat template that has tools; "
+            "ask for the form in the prompt and parse the text, as with JsonOutputParser"
         )
         raise NotImplementedError(msg)
 
@@ -182,12 +184,17 @@ class SpringParameters(BaseModel):
             ValueError: it brings something else that isn't known, or a value out of its range.
         """
         changes = in_our_words(changes)
-        if any(changes.get(name) for name in _TOOLS):
-            self._refuse_tools()
-        known = {name: value for name, value in changes.items() if name in _PER_CALL}
+        if refused := sorted(name for name in _TOOLS if name not in self._in_prompts and changes.get(name)):
+            msg = (
+                f"{type(self).__name__} takes no {', '.join(refused)}: give a ChatSpring tools with bind_tools, and a schema with "
+                "with_structured_output"
+            )
+            raise NotImplementedError(msg)
+        per_call = (*_PER_CALL, *self._in_prompts)
+        known = {name: value for name, value in changes.items() if name in per_call}
         unknown = set(changes) - set(known) - {"stream", *_TOOLS}
         if unknown:
-            msg = f"{type(self).__name__} takes no {', '.join(sorted(unknown))} in a call; it takes {', '.join(_PER_CALL)} and stop"
+            msg = f"{type(self).__name__} takes no {', '.join(sorted(unknown))} in a call; it takes {', '.join(per_call)} and stop"
             raise ValueError(msg)
         if stop is not None:
             known["stop"] = stop
@@ -234,7 +241,7 @@ class SpringParameters(BaseModel):
         """One chunk per piece of the answer, and a last one without text that knows how it ended."""
         model = self._configured(stop, changes)
         with closing(model._pieces(model._prompt(prompt))) as pieces:
-            for piece in pieces:
+            for piece in pieces.with_thoughts():
                 yield model._chunk(piece)
             yield model._last_chunk(pieces.generation)
 
@@ -243,7 +250,7 @@ class SpringParameters(BaseModel):
         raise NotImplementedError
 
     def _chunk(self, piece: str) -> Any:
-        """A piece of an answer, as LangChain wants it of this kind of model."""
+        """A piece of an answer, or a `Thought` before it, as LangChain wants it of this kind of model."""
         raise NotImplementedError
 
     def _last_chunk(self, generation: Generation) -> Any:
@@ -269,17 +276,6 @@ class SpringParameters(BaseModel):
         if attached is None:
             return None, self.num_tokens or 0
         return attached.digest, len(attached) if self.num_tokens is None else self.num_tokens
-
-    def _refuse_tools(self) -> None:
-        template = self._spring.tokenizer.chat_template
-        knows_tools = "tools" in json.dumps(template) if template else False
-        why = (
-            "ChatSpring passes none to its chat template"
-            if knows_tools
-            else "its chat template has no place for them"
-        )
-        msg = f"the backbone {self.model_name!r} can't be given tools or a schema: {why}; use it without"
-        raise NotImplementedError(msg)
 
     def _langsmith(self, base: LangSmithParams, stop: list[str] | None, **kwargs: Any) -> LangSmithParams:
         """LangChain's own parameters for traces, with what it can't guess."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -40,6 +41,12 @@ class ServedPromptTemplate(BasePromptTemplate[Any]):
     tokens: str | None = None
     """Name of the set; None is the default set."""
 
+    thinking: bool | None = False
+    """Whether the backbone of a chat is to think before it answers, as `ChatSpring` takes it."""
+
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What else the chat template is given, as `ChatSpring` takes it."""
+
     @classmethod
     def is_lc_serializable(cls) -> bool:
         """False: it holds a loaded model."""
@@ -77,6 +84,7 @@ class ServedPromptTemplate(BasePromptTemplate[Any]):
     def _served(self, value: PromptValue) -> PromptValue:
         is_text = isinstance(value, StringPromptValue)
         prompt = Prompt(parts=split(value.to_string())) if is_text else to_prompt(value.to_messages())
+        prompt = replace(prompt, thinking=self.thinking, chat_template_kwargs=self.chat_template_kwargs)
         found = served_messages(self.model.backend, prompt, self.tokens, self.num_tokens)
         return ChatPromptValue(messages=[_message(each) for each in found])
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from spring_rag.encoding import Encoded
-    from spring_rag.prompt import Prompt
+    from spring_rag.prompt import Prompt, ToolCall
     from spring_rag.splice import TokenBank
     from spring_rag.stream import Stream
     from spring_rag.tokens import VirtualTokens
@@ -60,6 +60,9 @@ class Generation:
         usage: numbers of tokens.
         token_ids: every generated id, the end-of-sequence id included; may run past `text` where a stop string cut it.
         form: how the prompt travelled to a server; None where the backbone runs in this process.
+        reasoning: what the backbone thought before it answered, stripped; None where it didn't. A backend leaves it in `text`, markers
+            included, and `SpringModel` parts them.
+        tool_calls: what the backbone asks for, where its prompt has tools. A backend leaves them in `text`, too.
     """
 
     text: str
@@ -67,6 +70,13 @@ class Generation:
     usage: Usage
     token_ids: tuple[int, ...]
     form: Form | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def cut_while_thinking(self) -> bool:
+        """Whether tokens ran out before the answer began."""
+        return self.finish_reason == "length" and self.reasoning is not None and not self.text.strip()
 
 
 @dataclass(frozen=True, slots=True)

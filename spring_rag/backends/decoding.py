@@ -5,6 +5,7 @@ import inspect
 import re
 import threading
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,9 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from spring_rag.backends.base import GenerationSettings
+from spring_rag.calls import call_tokens
 from spring_rag.errors import BackendError, UnsupportedBackboneError
+from spring_rag.reasoning import kept_tokens
 from spring_rag.splice import InputEmbedding, inner_model
 
 _REFUSED: dict[str, tuple[Any, ...]] = {
@@ -234,12 +237,23 @@ class StopStrings(StoppingCriteria):
 
 
 def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
-    """From generated ids to the text as the model wrote it: no special tokens, no tidying of its spaces."""
+    """From generated ids to the text as the model wrote it: no tidying of its spaces, no special tokens but those of thoughts and calls."""
+    kept = _kept(tokenizer)
 
-    def decode(ids: list[int]) -> str:
+    def plain(ids: list[int]) -> str:
         return cast(str, tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    return decode
+    def decode(ids: list[int]) -> str:
+        runs = groupby(ids, key=kept.get)
+        return "".join(
+            plain(list(run)) if marker is None else marker * len(list(run)) for marker, run in runs
+        )
+
+    return decode if kept else plain
+
+
+def _kept(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    return kept_tokens(tokenizer) | call_tokens(tokenizer)
 
 
 def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
@@ -266,10 +280,8 @@ class TextStreamer(BaseStreamer):
         self._tokenizer = tokenizer
         self._decode = decoder(tokenizer)
         added = tokenizer.added_tokens_decoder
-        self._hidden = {
-            *tokenizer.all_special_ids,
-            *(number for number, token in added.items() if token.special),
-        }
+        special = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+        self._hidden = special - set(_kept(tokenizer))
         self._stop = stop
         self._emit = emit
         self._ids: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from spring_rag.bridge.marks import FollowingSlot
 from spring_rag.prompt import Message, Part, Prompt, Slot
@@ -17,26 +18,40 @@ ROLES = {
 """Names that frameworks and other makers' models have for the roles that every chat template knows."""
 
 
-def chat_prompt(messages: Sequence[tuple[str, Sequence[Part]]]) -> Prompt:
+def chat_prompt(messages: Sequence[Message]) -> Prompt:
     """The chat prompt that these messages are; roles under any of their names. Nothing in them is trusted.
 
     A slot whose question follows in a later message comes right before that, whatever was put between. Slots of questions that have been
-    answered are left out where there is another.
+    answered are left out where there is another, and so are those of tools' results before the last one. A result gets the name of the
+    tool that was called.
 
     Raises:
         PromptError: no messages, or two slots.
     """
-    roles = [ROLES.get(role, role) for role, _ in messages]
-    contents = [list(parts) for _, parts in messages]
+    roles = [ROLES.get(message.role, message.role) for message in messages]
+    contents = [list(message.parts) for message in messages]
     _move_following(roles, contents)
-    if sum(map(_has_slot, contents)) > 1:
-        answered = max((i for i, role in enumerate(roles) if role == "assistant"), default=0)
-        for i in range(answered):
-            if roles[i] == "user":
-                contents[i] = [part for part in contents[i] if not isinstance(part, Slot)]
+    _leave_out_answered(roles, contents)
+    called = {call.id: call.name for message in messages for call in message.tool_calls}
     return Prompt(
-        messages=tuple(Message(role, tuple(parts)) for role, parts in zip(roles, contents, strict=True))
+        messages=tuple(
+            replace(
+                message,
+                role=role,
+                parts=tuple(parts),
+                name=message.name or called.get(message.tool_call_id or ""),
+            )
+            for message, role, parts in zip(messages, roles, contents, strict=True)
+        )
     )
+
+
+def _leave_out_answered(roles: list[str], contents: list[list[Part]]) -> None:
+    slots = [i for i, parts in enumerate(contents) if _has_slot(parts)]
+    answered = max((i for i, role in enumerate(roles) if role == "assistant"), default=0)
+    for i in slots if len(slots) > 1 else ():
+        if (roles[i] == "tool" and i != slots[-1]) or (roles[i] == "user" and i < answered):
+            contents[i] = [part for part in contents[i] if not isinstance(part, Slot)]
 
 
 def _move_following(roles: list[str], contents: list[list[Part]]) -> None:

@@ -22,6 +22,8 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
     "return_full_text": (None, False),
     "logprobs": (None, False),
+    "parallel_tool_calls": (None, True),
+    "strict": (None, False),
 }
 _SETTINGS = {*_OTHER_NAMES, *_NEVER_NONE, *_WITHOUT_EFFECT, "stop", "seed", "do_sample"}
 _OURS = "max_tokens, temperature, top_p, top_k, stop, seed, num_tokens and tokens"

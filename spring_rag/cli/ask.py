@@ -11,9 +11,8 @@ from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
 from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say
 from spring_rag.cli.model_options import ModelOptions, PromptOptions, Tokens
-from spring_rag.cli.options import Json, grouped
+from spring_rag.cli.options import Json, grouped, parse_object
 from spring_rag.errors import counted
-from spring_rag.files import parse_json
 
 if TYPE_CHECKING:
     from chroma_spring_rag import Passage
@@ -78,7 +77,7 @@ def ask(
     if stop and "" in stop:
         msg = "the text is empty"
         raise typer.BadParameter(msg, param_hint="--stop")
-    condition = _parse_where(where)
+    condition = parse_object(where, "--where", '{"source": "docs/a.md"}') if where is not None else None
     with quiet_libraries():
         # The collection first: its errors come at once, a model takes its time to load.
         with Progress("opening the collection"):
@@ -122,20 +121,6 @@ def ask(
         return
     if show_passages:
         _print_passages(passages)
-
-
-def _parse_where(where: str | None) -> dict[str, Any] | None:
-    if where is None:
-        return None
-    try:
-        condition = parse_json(where)
-    except ValueError as error:
-        msg = f"{where!r} isn't JSON: {error}"
-        raise typer.BadParameter(msg, param_hint="--where") from error
-    if not isinstance(condition, dict):
-        msg = f'{where!r} isn\'t a JSON object such as {{"source": "docs/a.md"}}'
-        raise typer.BadParameter(msg, param_hint="--where")
-    return condition
 
 
 def _print_passages(passages: "Sequence[Passage]") -> None:

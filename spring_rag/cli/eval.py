@@ -363,6 +363,7 @@ def _about(model: "SpringModel", sets: Sequence[str], data: Sequence[Path]) -> d
 
 def _print(found: "Study", result: dict[str, Any]) -> None:
     from spring_rag.evaluation import score_table
+    from spring_rag.evaluation.report import cut_short
 
     for dataset in found.datasets:
         title = f"{dataset.name}: {counted(len(dataset.main.examples), 'question')}, {found.counted}"
@@ -380,6 +381,8 @@ def _print(found: "Study", result: dict[str, Any]) -> None:
     if found.without_passages is not None:
         scores = ", ".join(f"{run.mean('f1'):.1%} ({run.label})" for run in found.without_passages.runs)
         say(f"F1 of {counted(len(found.without_passages.examples), 'question')} without passages: {scores}.")
+    for line in cut_short(found.overall.main):
+        say(line)
     say(f"An accepted answer stands in the passages of {result['retrieved']:.1%} of the questions.")
     for row in result["results"]:
         if "beside_plain" in row:

@@ -9,6 +9,7 @@ import typer
 
 from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.console import Progress, note
+from spring_rag.cli.options import parse_object
 from spring_rag.errors import BackendError, TokensError
 
 if TYPE_CHECKING:
@@ -25,7 +26,51 @@ Tokens = Annotated[
 
 
 @dataclass(frozen=True)
-class PromptOptions:
+class TemplateOptions:
+    """What the tokenizer's chat template is told, other than a layout says."""
+
+    thinking: Annotated[
+        bool | None,
+        typer.Option(
+            "--thinking/--no-thinking",
+            help="Let the backbone think before it answers, where its chat template has a say in that. Default: as the virtual tokens were"
+            " trained; without them, no.",
+            show_default=False,
+        ),
+    ] = None
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help='What else the chat template is given, such as \'{"date_string": "26 Jul 2024"}\' in place of today\'s date.',
+            show_default=False,
+        ),
+    ] = None
+
+    @property
+    def given(self) -> bool:
+        """Whether they change anything."""
+        return self.thinking is not None or self.chat_template_kwargs is not None
+
+    def told(self, template: "RagTemplate") -> "RagTemplate":
+        """The layout, changed as the options say.
+
+        Raises:
+            typer.BadParameter: what is no JSON object.
+            PromptError: what no chat template may be given.
+        """
+        if self.thinking is not None:
+            template = replace(template, thinking=self.thinking)
+        if self.chat_template_kwargs is not None:
+            kwargs = parse_object(
+                self.chat_template_kwargs, "--chat-template-kwargs", '{"date_string": "26 Jul 2024"}'
+            )
+            template = replace(template, chat_template_kwargs={**template.chat_template_kwargs, **kwargs})
+        return template
+
+
+@dataclass(frozen=True)
+class PromptOptions(TemplateOptions):
     """How prompts are laid out, other than the virtual tokens were trained with."""
 
     chat: Annotated[
@@ -45,7 +90,7 @@ class PromptOptions:
     @property
     def given(self) -> bool:
         """Whether they change anything."""
-        return self.chat is not None or self.system is not None
+        return self.chat is not None or self.system is not None or super().given
 
     def template(self, model: "SpringModel", tokens: str | None = None) -> "RagTemplate":
         """The layout for a set of virtual tokens, changed as the options say.
@@ -53,7 +98,7 @@ class PromptOptions:
         Raises:
             typer.BadParameter: a system message without a chat.
         """
-        template = model.template(tokens)
+        template = self.told(model.template(tokens))
         if self.chat is not None:
             template = replace(template, chat=self.chat, system=template.system if self.chat else None)
         if self.system is not None and not template.chat:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from spring_rag.files import parse_json
+
 _MOST = 10**9
 """Greatest number of an option that counts or measures something: more than there is of anything, and less than what overflows."""
 
@@ -35,6 +37,23 @@ def parse_numbers(text: str | Numbers) -> Numbers:
         msg = f"{text!r} isn't a list of whole numbers such as 0,1,10,50"
         raise ValueError(msg)
     return Numbers(sorted({int(part) for part in parts}))
+
+
+def parse_object(text: str, option: str, example: str) -> dict[str, Any]:
+    """Read an option that is a JSON object.
+
+    Raises:
+        typer.BadParameter: it isn't one.
+    """
+    try:
+        found = parse_json(text)
+    except ValueError as error:
+        msg = f"{text!r} isn't JSON: {error}"
+        raise typer.BadParameter(msg, param_hint=option) from error
+    if not isinstance(found, dict):
+        msg = f"{text!r} isn't a JSON object such as {example}"
+        raise typer.BadParameter(msg, param_hint=option)
+    return found
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

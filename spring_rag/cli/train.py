@@ -11,6 +11,7 @@ import typer
 
 from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say
+from spring_rag.cli.model_options import TemplateOptions
 from spring_rag.cli.options import Json, Numbers, SkipBad, grouped, parse_numbers
 from spring_rag.errors import counted
 from spring_rag.extras import extra
@@ -78,6 +79,7 @@ def train(
         ),
     ] = None,
     recipe: TrainingRecipe,
+    template: TemplateOptions,
     init_tokens: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +116,7 @@ def train(
     if recipe.init_text != INIT_TEXT and init_tokens is not None:
         msg = "--init-text and --init-tokens exclude each other"
         raise typer.BadParameter(msg)
+    recipe = replace(recipe, template=template.told(recipe.template))
     with quiet_libraries():
         from spring_rag.data.examples import hold_out, load_examples
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from spring_rag.evaluation.plots import score_over_k, score_over_passages
-from spring_rag.evaluation.report import losing_examples, shown, telling_examples
+from spring_rag.evaluation.report import cut_short, losing_examples, shown, telling_examples
 from spring_rag.evaluation.runner import Sweep
 from spring_rag.evaluation.study import DatasetSweeps, Study
 from spring_rag.files import replace_files
@@ -38,6 +38,7 @@ def write_report(study: Study, folder: Path, about: dict[str, Any]) -> None:
         "timed": all(run.answers_per_second is not None for run in study.overall.main.all_runs),
         "words": [trial.to_dict() for trial in study.trials],
         "without_passages": study.without_passages,
+        "cut_short": cut_short(study.overall.main),
         "examples": _examples(study.overall.main),
     }
     results = {"about": about, **study.to_dict()}
@@ -125,6 +126,7 @@ def _answers(study: Study) -> Iterator[dict[str, Any]]:
                         "contains": answer.contains,
                         "answer_tokens": answer.num_tokens,
                         "cut": answer.cut,
+                        "cut_while_thinking": answer.cut_while_thinking,
                     }
 
 

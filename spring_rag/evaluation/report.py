@@ -30,6 +30,18 @@ def score_table(sweep: Sweep, title: str | None = None) -> Table:
     return table
 
 
+def cut_short(sweep: Sweep) -> list[str]:
+    """A sentence for each run with answers that were cut while the backbone was thinking: its scores say nothing of what it can do."""
+    lines = []
+    for run in sweep.all_runs:
+        if count := sum(answer.cut_while_thinking for answer in run.answers):
+            lines.append(
+                f"{count} of {len(run.answers)} answers of {run.label} were cut while the backbone was thinking, so they hold no answer: "
+                "raise --max-new-tokens, or turn thinking off (--no-thinking)."
+            )
+    return lines
+
+
 def telling_examples(sweep: Sweep, count: int) -> list[int]:
     """Indices of the questions where more virtual tokens bring most; the earlier one where they bring the same."""
     gains = _gains(sweep)

@@ -49,7 +49,11 @@ class Run:
         return sum(self.scores(score)) / len(self.answers)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row that `--json` prints; scores from 0 to 1, `answer_tokens` the mean length, `cut` the share that ran out of tokens."""
+        """The row that `--json` prints; scores from 0 to 1, `answer_tokens` the mean length, `cut` the share that ran out of tokens.
+
+        Where any did before its answer began, `cut_while_thinking` is their share.
+        """
+        cut_short = self.mean("cut_while_thinking")
         speed = self.answers_per_second
         return {
             **({"way": self.words.name, "instruction": self.words.words} if self.words else {}),
@@ -60,6 +64,7 @@ class Run:
             "contains": round(self.mean("contains"), 4),
             "answer_tokens": round(self.mean("num_tokens"), 2),
             "cut": round(self.mean("cut"), 4),
+            **({"cut_while_thinking": round(cut_short, 4)} if cut_short else {}),
             "n": len(self.answers),
             "answers_per_second": None if speed is None else round(speed, 3),
         }

@@ -19,7 +19,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ScoredAnswer:
-    """What the model said to one question; `num_tokens` counts the ids generated, `cut` says that they ran out."""
+    """What the model said to one question.
+
+    `num_tokens` counts the ids generated, `cut` says that they ran out, `cut_while_thinking` that they did before an answer began.
+    """
 
     text: str
     num_tokens: int
@@ -27,6 +30,7 @@ class ScoredAnswer:
     f1: float
     contains: float
     cut: bool = False
+    cut_while_thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +126,10 @@ def score(reply: "Generation", accepted: Sequence[str]) -> ScoredAnswer:
     """The answer, stripped at both ends, and its scores against the accepted ones."""
     text = reply.text.strip()
     scores = exact_match(text, accepted), f1(text, accepted), contains(text, accepted)
-    return ScoredAnswer(text, reply.usage.generated, *scores, cut=reply.finish_reason == "length")
+    return ScoredAnswer(
+        text,
+        reply.usage.generated,
+        *scores,
+        cut=reply.finish_reason == "length",
+        cut_while_thinking=reply.cut_while_thinking,
+    )

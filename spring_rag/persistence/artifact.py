@@ -25,6 +25,7 @@ class Artifact:
         template: layout of the prompts that it was trained with.
         training: how it was trained, as JSON.
         after_scaling: whether the rows stand behind the scaling of the backbone's embedding layer.
+        chat_template: digest of the chat template that it was trained with, if it was trained in chats.
 
     Raises:
         TokensError: the matrix isn't fit to be virtual tokens, its width isn't the backbone's hidden size, or `training` isn't JSON.
@@ -35,6 +36,7 @@ class Artifact:
     template: RagTemplate | None = None
     training: Mapping[str, Any] | None = None
     after_scaling: bool = False
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", _checked(self.matrix))

@@ -109,7 +109,9 @@ def read_lone_safetensors(path: Path) -> Artifact:
 
 
 def _config(artifact: Artifact) -> dict[str, Any]:
-    scaling = {"after_scaling": True} if artifact.after_scaling else {}
+    optional: dict[str, Any] = {"after_scaling": True} if artifact.after_scaling else {}
+    if artifact.chat_template is not None:
+        optional["chat_template"] = artifact.chat_template
     return {
         "schema_version": SCHEMA_VERSION,
         "num_tokens": len(artifact),
@@ -118,7 +120,7 @@ def _config(artifact: Artifact) -> dict[str, Any]:
         "backbone": artifact.backbone.to_dict() if artifact.backbone else None,
         "template": artifact.template.to_dict() if artifact.template else None,
         "training": artifact.training,
-        **scaling,
+        **optional,
     }
 
 
@@ -149,6 +151,7 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> Artifact:
         expected = (config["num_tokens"], config["hidden_size"], config["digest"])
         training = config["training"]
         after_scaling = bool(config.get("after_scaling", False))
+        chat_template = config.get("chat_template")
     except TokensError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -156,7 +159,7 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> Artifact:
             f"the description of virtual tokens in {origin} is malformed ({error!r}); save the artifact again"
         )
         raise TokensError(msg) from error
-    artifact = Artifact(tensor, backbone, template, training, after_scaling)
+    artifact = Artifact(tensor, backbone, template, training, after_scaling, chat_template)
     found = (len(artifact), artifact.hidden_size, artifact.digest)
     if found != expected:
         msg = (

@@ -101,7 +101,8 @@ class RagExamples(Dataset[Item]):
     def longest_target(self) -> int:
         """Tokens of the longest answer that may be trained."""
         answers = {example.answers[0] for example in self.examples} | set(self._instead)
-        return max(len(encode_target(each, self.tokenizer, chat=self.recipe.chat > 0)) for each in answers)
+        template = replace(self.recipe.template, chat=self.recipe.chat > 0)
+        return max(len(self._target(each, template)) for each in answers)
 
     def length(self, index: int) -> int:
         """Characters of the passages drawn in this epoch."""
@@ -126,7 +127,13 @@ class RagExamples(Dataset[Item]):
         return RagPrompt(question=example.question, passages=passages, template=template)
 
     def _target(self, answer: str, template: RagTemplate) -> tuple[int, ...]:
-        return encode_target(answer, self.tokenizer, chat=template.chat)
+        return encode_target(
+            answer,
+            self.tokenizer,
+            chat=template.chat,
+            thinking=template.thinking,
+            chat_template_kwargs=template.chat_template_kwargs,
+        )
 
     def _budget(self, target: Sequence[int]) -> int:
         return self.recipe.max_length - self.recipe.num_tokens - len(target)

@@ -134,14 +134,7 @@ class CheckpointFolder:
         return sorted(found, key=_step)
 
     def _recorded(self) -> dict[str, Any]:
-        path = self.folder / _RUN_FILE
-        if not path.is_file():
-            return {}
-        try:
-            recorded = parse_json(path.read_bytes())
-        except ValueError:
-            return {}
-        return recorded if isinstance(recorded, dict) else {}
+        return _recorded(self.folder)
 
     def _write(self, *, finished: bool) -> None:
         content = {"finished": finished, "run": self.description}
@@ -159,6 +152,23 @@ class CheckpointFolder:
                 "Give what it began with beside --resume, or begin anew in another folder"
             )
             raise TrainingError(msg)
+
+
+def recorded_run(folder: Path) -> dict[str, Any]:
+    """What decides where the run leads that has its checkpoints in a folder; empty where there is none."""
+    run = _recorded(folder).get("run")
+    return run if isinstance(run, dict) else {}
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    path = folder / _RUN_FILE
+    if not path.is_file():
+        return {}
+    try:
+        recorded = parse_json(path.read_bytes())
+    except ValueError:
+        return {}
+    return recorded if isinstance(recorded, dict) else {}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -6,6 +6,8 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,13 @@ from spring_rag.limits import context_length
 from spring_rag.persistence.folder import refuse_foreign
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.splice import InputEmbedding
+from spring_rag.templates import DATE, DATE_FORMAT, prints_date, template_arguments, template_digest
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.dataset import RagExamples
 from spring_rag.training.engine import LOWER, Collator, EvaluateAtTheEnd, TokenModule, TokenTrainer
 from spring_rag.training.heldout import BEST, HeldOut
 from spring_rag.training.interrupt import StopOnInterrupt
-from spring_rag.training.resuming import CheckpointFolder
+from spring_rag.training.resuming import CheckpointFolder, recorded_run
 
 _logger = logging.getLogger(__name__)
 
@@ -99,6 +102,7 @@ def train_tokens(
     _check(hf_model, recipe, examples, eval_examples, patience)
     if recipe.precision == "bfloat16" and hf_model.device.type == "cpu":
         _warn_if_slow()
+    recipe = _with_date(recipe, tokenizer, output / CHECKPOINTS)
     train_data = RagExamples(examples, tokenizer, recipe)
     train_data.check()
     held_out = HeldOut(hf_model, tokenizer, eval_examples, recipe, eval_ks) if eval_examples else None
@@ -168,6 +172,7 @@ def train_tokens(
             module.matrix.detach().cpu(),
             backbone=record,
             template=recipe.answer_template,
+            chat_template=template_digest(tokenizer) if recipe.chat > 0 else None,
             training={
                 "recipe": recipe.to_dict(),
                 **began,
@@ -204,6 +209,24 @@ def initial_rows(
     with InputEmbedding(hf_model).table() as table:
         rows = torch.tensor([ids[i % len(ids)] for i in range(num_tokens)], device=table.device)
         return table.detach()[rows].to("cpu", torch.float32)
+
+
+def _with_date(
+    recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, checkpoints: Path
+) -> TrainingRecipe:
+    """The recipe with one date for all prompts of the run, and for later ones, where the chat template prints today's.
+
+    A run that was begun on another day keeps its date.
+    """
+    template = recipe.template
+    arguments = template_arguments(template, tokenizer) if recipe.chat > 0 else {}
+    if recipe.chat == 0 or DATE in arguments or not prints_date(tokenizer, arguments):
+        return recipe
+    begun = recorded_run(checkpoints).get("recipe", {}).get("template", {}).get("chat_template_kwargs", {})
+    day = begun.get(DATE) or f"{datetime.now():{DATE_FORMAT}}"
+    return replace(
+        recipe, template=replace(template, chat_template_kwargs={**template.chat_template_kwargs, DATE: day})
+    )
 
 
 def _rows_of(tokens: VirtualTokens, hf_model: PreTrainedModel, num_tokens: int) -> Tensor:

@@ -223,6 +223,12 @@ class VLLMBackend(Backend):
             for call in self._light_calls(server, request, rows):
                 assert call.layout is not None
                 assert call.embeddings is not None
+                if call.layout.arguments:
+                    msg = (
+                        f"this server lays chats out by itself, and a client of your own doesn't tell its chat template {call.layout.arguments}; "
+                        "start the server with `spring-rag serve`, or leave that to the template (thinking=None)"
+                    )
+                    raise PromptError(msg)
                 return call.layout.filled(pack(call.embeddings))
             raise self._not_light(request)
 

@@ -101,6 +101,8 @@ class Call:
         if self.layout is not None:
             assert self.embeddings is not None
             arguments["messages"] = self.layout.filled(pack(self.embeddings))
+            if self.layout.arguments:
+                extra["chat_template_kwargs"] = dict(self.layout.arguments)
             arguments["extra_body"] = extra
             return client.chat.completions.create, arguments
         if self.embeddings is not None:

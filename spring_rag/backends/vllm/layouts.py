@@ -8,7 +8,8 @@ front) leads to another form, never to another prompt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from tokenizers import AddedToken, Tokenizer
@@ -16,7 +17,8 @@ from tokenizers import AddedToken, Tokenizer
 from spring_rag.encoding import Encoded, encode
 from spring_rag.errors import PromptError
 from spring_rag.prompt import Message, Prompt, Slot, Text
-from spring_rag.rendering import apply_template, render
+from spring_rag.rendering import render
+from spring_rag.templates import apply_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,12 +41,14 @@ class Layout:
         embedded: the ids whose embeddings follow the virtual tokens in that part.
         before: the ids that the server must read before the part.
         after: the ids that it must read after the part.
+        arguments: what the server's chat template must be given besides the messages.
     """
 
     messages: tuple[dict[str, Any], ...]
     embedded: tuple[int, ...]
     before: tuple[int, ...]
     after: tuple[int, ...]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_raw(self) -> bool:
@@ -115,7 +119,8 @@ class ServerTokenizer:
         """A chat in messages that the server lays out with the tokenizer's own template; None if it would read other ids."""
         if not prompt.messages or not prompt.has_slot:
             return None
-        messages = [_message(message) for message in render(prompt, self._tokenizer).messages]
+        rendered = render(prompt, self._tokenizer)
+        messages = [_message(message) for message in rendered.messages]
         try:
             text = apply_template(
                 [
@@ -123,6 +128,7 @@ class ServerTokenizer:
                     for message in messages
                 ],
                 self._tokenizer,
+                rendered.arguments,
                 add_generation_prompt=True,
             )
         except PromptError:
@@ -134,7 +140,7 @@ class ServerTokenizer:
         embedded = len(encoded.suffix_ids) - len(after)
         if before != encoded.context_ids or embedded < 0 or encoded.suffix_ids[embedded:] != after:
             return None
-        return Layout(tuple(messages), encoded.suffix_ids[:embedded], before, after)
+        return Layout(tuple(messages), encoded.suffix_ids[:embedded], before, after, rendered.arguments)
 
     def _read(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """The ids before and after the placeholder; None where user text has written another."""

@@ -12,7 +12,7 @@ from spring_rag.backends.vllm.layouts import RAW
 from spring_rag.errors import BackendError, PromptError
 from spring_rag.files import cache_folder, replace_files
 from spring_rag.loading import load_tokenizer
-from spring_rag.rendering import apply_template
+from spring_rag.templates import apply_template
 
 MINIMUM_VERSION = (0, 32)
 """Of vLLM. What older ones do with embeddings inside a chat message was not tried."""

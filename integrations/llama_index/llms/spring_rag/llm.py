@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
@@ -19,39 +19,52 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
     MessageRole,
-    TextBlock,
 )
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.llm import LLM, default_completion_to_prompt
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 
 from llama_index.llms.spring_rag.counting import saying_how_it_counts
-from spring_rag.bridge.chats import chat_prompt
+from llama_index.llms.spring_rag.messages import (
+    THOUGHTS,
+    TOOL_CALLS,
+    chat_response,
+    single_call,
+    to_prompt,
+    tool_selections,
+)
 from spring_rag.bridge.loading import load_shared, not_pickled
 from spring_rag.bridge.marks import join, split
 from spring_rag.bridge.settings import in_our_words
 from spring_rag.bridge.threads import in_thread, iterate_in_thread
+from spring_rag.bridge.tools import forbids_tools, tool_choice
 from spring_rag.bridge.usage import token_counts
+from spring_rag.calls import check_takes_tools, takes_tools
 from spring_rag.encoding import warn_of_control_strings
-from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel, TokensLike
-from spring_rag.prompt import Prompt
-from spring_rag.stream import Stream
+from spring_rag.prompt import ANY_TOOL, Prompt
+from spring_rag.stream import Stream, Thought
 
 if TYPE_CHECKING:
     import torch
+    from llama_index.core.tools.types import BaseTool
 
     from spring_rag.backends.base import Generation
     from spring_rag.stream import Stream
 
 _SETTINGS = ("tokens", "num_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
+_IN_PROMPTS = ("thinking", "chat_template_kwargs")
+
+_THOUGHT = "thinking_delta"
+"""Where LlamaIndex's own models put what was thought so far, and the latest piece of it."""
 
 # Of one process: the loaded model, and callbacks with their queues and files.
 _NOT_PICKLED = {"model", "callback_manager"}
 
 
-class SpringLLM(LLM):
+class SpringLLM(FunctionCallingLLM):
     """A backbone that you run yourself, with virtual tokens in the slots of its prompts.
 
     Prompts get their slot from `with_virtual_tokens` or `upgrade_engine`. One without a slot (a refine step, say, or the rephrasing
@@ -60,6 +73,9 @@ class SpringLLM(LLM):
 
     Answers come without white space at both ends, streamed ones too. The settings can also be given per call, as
     in `llm.complete(prompt, num_tokens=10, max_tokens=20)`.
+
+    A backbone that thinks before it answers is asked not to. With `thinking=True`, what it thinks is a `ThinkingBlock` of a chat's
+    answer, and `additional_kwargs["thinking"]` of a text's.
 
     Example:
         `pip install 'spring-rag[llama-index]'`
@@ -91,6 +107,13 @@ class SpringLLM(LLM):
     top_k: int = Field(default=0, description="Number of tokens that are sampled from; 0 is all.", ge=0)
     stop: list[str] | None = Field(default=None, description="Strings that end an answer.")
     seed: int | None = Field(default=None, description="Makes sampling repeat.")
+    thinking: bool | None = Field(
+        default=False,
+        description="Whether the backbone of a chat is to think before it answers; None leaves it to the chat template.",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="What else the chat template is given; wins over `thinking`."
+    )
     is_chat_model: bool | None = Field(
         default=None,
         description=(
@@ -161,7 +184,7 @@ class SpringLLM(LLM):
         # LlamaIndex drops what it doesn't know without a word.
         if unknown := sorted(set(found) - set(cls.model_fields) - {"class_name"}):
             msg = (
-                f"SpringLLM takes no {', '.join(unknown)}; its settings are {', '.join(_SETTINGS)}. What loads a backbone goes to "
+                f"SpringLLM takes no {', '.join(unknown)}; its settings are {', '.join((*_SETTINGS, *_IN_PROMPTS))}. What loads a backbone goes to "
                 "SpringLLM.from_pretrained"
             )
             raise ValueError(msg)
@@ -199,6 +222,7 @@ class SpringLLM(LLM):
             context_window=window - virtual,
             num_output=self.max_tokens,
             is_chat_model=self._is_chat,
+            is_function_calling_model=not self._has_own_layout and takes_tools(self.model.tokenizer),
             model_name=self.model.backend.model_id or "unknown",
         )
 
@@ -248,7 +272,7 @@ class SpringLLM(LLM):
         Raises:
             PromptError: a message with something else than text, or one that the chat template refuses.
         """
-        return _chat_response(_completion(self._generate(self._chat_prompt(messages), kwargs)))
+        return chat_response(_completion(self._generate(self._chat_prompt(messages), kwargs)))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -259,13 +283,63 @@ class SpringLLM(LLM):
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """What `chat` does, in another thread."""
         generation = await in_thread(self._generate, self._chat_prompt(messages), kwargs)
-        return _chat_response(_completion(generation))
+        return chat_response(_completion(generation))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """What `stream_chat` does, in another thread. Cancelling it stops the backbone."""
         prompt = self._chat_prompt(messages)
         return iterate_in_thread(_chats(await in_thread(self._stream, prompt, kwargs)))
+
+    def get_tool_calls_from_response(
+        self,
+        response: ChatResponse,
+        error_on_no_tool_call: bool = True,
+        **kwargs: Any,  # noqa: ARG002 - LlamaIndex passes them
+    ) -> list[ToolSelection]:
+        """The tools that an answer calls.
+
+        Raises:
+            ValueError: none, unless that is said to be no error.
+        """
+        return tool_selections(response, required=error_on_no_tool_call)
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,  # noqa: ARG002 - LlamaIndex passes it
+        allow_parallel_tool_calls: bool = False,  # noqa: ARG002 - LlamaIndex passes it
+        tool_required: bool = False,
+        tool_choice: str | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The arguments of `chat`.
+
+        Raises:
+            ToolsError: the chat template has no place for tools.
+        """
+        if tools:
+            check_takes_tools(self.model.tokenizer)
+        question = (
+            ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
+        )
+        return {
+            "messages": [*(chat_history or ()), *([question] if question else ())],
+            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tool_choice": tool_choice or (ANY_TOOL if tool_required and tools else None),
+            **kwargs,
+        }
+
+    def _validate_chat_with_tools_response(
+        self,
+        response: ChatResponse,
+        tools: Sequence[BaseTool],  # noqa: ARG002 - LlamaIndex passes it
+        allow_parallel_tool_calls: bool = False,
+        **kwargs: Any,  # noqa: ARG002 - LlamaIndex passes them
+    ) -> ChatResponse:
+        return response if allow_parallel_tool_calls else single_call(response)
 
     @property
     def _is_chat(self) -> bool:
@@ -295,28 +369,41 @@ class SpringLLM(LLM):
         assert self.messages_to_prompt is not None
         if self._has_own_layout or not self.model.tokenizer.chat_template:
             return self._as_text(self.messages_to_prompt(messages))
-        return _chat(messages)
+        return to_prompt(messages)
 
     def _as_text(self, text: str) -> Prompt:
         warn_of_control_strings(text, self.model.tokenizer)
         return Prompt(parts=split(text))
 
     def _generate(self, prompt: Prompt, overrides: Mapping[str, Any]) -> Generation:
+        settings = self._settings(overrides)
         with saying_how_it_counts(self.model.tokenizer):
-            return self.model.generate([prompt], **self._settings(overrides))[0]
+            return self.model.generate([_asked(prompt, settings)], **settings)[0]
 
     def _stream(self, prompt: Prompt, overrides: Mapping[str, Any]) -> CompletionResponseGen:
+        settings = self._settings(overrides)
         with saying_how_it_counts(self.model.tokenizer):
-            return _completions(self.model.stream(prompt, **self._settings(overrides)))
+            return _completions(self.model.stream(_asked(prompt, settings), **settings))
 
     def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         overrides = in_our_words(overrides)
-        if unknown := sorted(set(overrides) - set(_SETTINGS)):
-            msg = f"SpringLLM has no setting {', '.join(unknown)}; a call can set {', '.join(_SETTINGS)}"
+        choice = overrides.pop("tool_choice", None)
+        tools = overrides.pop("tools", None) or ()
+        per_call = (*_SETTINGS, *_IN_PROMPTS)
+        if unknown := sorted(set(overrides) - set(per_call)):
+            msg = f"SpringLLM has no setting {', '.join(unknown)}; a call can set {', '.join(per_call)}"
             raise ValueError(msg)
-        settings = {name: overrides.get(name, getattr(self, name)) for name in _SETTINGS}
+        settings = {name: overrides.get(name, getattr(self, name)) for name in per_call}
         settings["max_new_tokens"] = settings.pop("max_tokens")
+        settings["tools"] = () if forbids_tools(choice) else tuple(tools)
+        settings["tool_choice"] = tool_choice(choice)
         return settings
+
+
+def _asked(prompt: Prompt, settings: dict[str, Any]) -> Prompt:
+    """The prompt of a chat with those of the settings that are its own, which are taken out of them."""
+    own = {name: settings.pop(name) for name in (*_IN_PROMPTS, "tools", "tool_choice")}
+    return replace(prompt, **own) if prompt.messages or own["tools"] else prompt
 
 
 def _unpickled(kind: type[SpringLLM], source: dict[str, Any], fields: dict[str, Any]) -> SpringLLM:
@@ -330,7 +417,7 @@ class _Layout:
     lay_out: Callable[[Sequence[ChatMessage]], str]
 
     def __call__(self, messages: Sequence[ChatMessage]) -> str:
-        prompt = _chat(messages)
+        prompt = to_prompt(messages)
         if not prompt.has_slot:
             return self.lay_out(messages)
         texts = [join(message.parts) for message in prompt.messages]
@@ -338,54 +425,39 @@ class _Layout:
         return self.lay_out([ChatMessage(role=message.role, content=text) for message, text in pairs])
 
 
-def _chat(messages: Sequence[ChatMessage]) -> Prompt:
-    """The messages as a prompt of the core.
-
-    Raises:
-        PromptError: a message with something else than text.
-    """
-    for message in messages:
-        others = sorted({block.block_type for block in message.blocks if not isinstance(block, TextBlock)})
-        if others:
-            msg = f"a {message.role.value} message holds {', '.join(others)}; the backbone takes text only"
-            raise PromptError(msg)
-    return chat_prompt([(message.role.value, split(message.content or "")) for message in messages])
-
-
 def _completion(
     generation: Generation, text: str | None = None, delta: str | None = None
 ) -> CompletionResponse:
     # In the places and under the names where LlamaIndex's token counter looks for them.
     usage = token_counts([generation.usage])
+    told: dict[str, Any] = {} if generation.reasoning is None else {THOUGHTS: generation.reasoning}
+    if generation.tool_calls:
+        told[TOOL_CALLS] = generation.tool_calls
     return CompletionResponse(
         text=generation.text.strip() if text is None else text,
         delta=delta,
         raw={"finish_reason": generation.finish_reason, "usage": usage},
-        additional_kwargs={"finish_reason": generation.finish_reason, **usage},
+        additional_kwargs={"finish_reason": generation.finish_reason, **usage, **told},
     )
 
 
 def _completions(pieces: Stream) -> CompletionResponseGen:
     """One response per piece, and a last one without new text that knows how the answer ended."""
-    text = ""
+    text, thoughts = "", ""
     with closing(pieces.stripped()) as deltas:
-        for delta in deltas:
-            text += delta
-            yield CompletionResponse(text=text, delta=delta)
+        for delta in deltas.with_thoughts():
+            if isinstance(delta, Thought):
+                thoughts += delta
+                told = {THOUGHTS: thoughts, _THOUGHT: str(delta)}
+                yield CompletionResponse(text=text, delta="", additional_kwargs=told)
+            else:
+                text += delta
+                told = {THOUGHTS: thoughts} if thoughts else {}
+                yield CompletionResponse(text=text, delta=delta, additional_kwargs=told)
         yield _completion(deltas.generation, text, delta="")
-
-
-def _chat_response(response: CompletionResponse) -> ChatResponse:
-    # The numbers stay out of the message: LlamaIndex writes a message's additional_kwargs into the chat history.
-    return ChatResponse(
-        message=ChatMessage(role=MessageRole.ASSISTANT, content=response.text),
-        delta=response.delta,
-        raw=response.raw,
-        additional_kwargs=response.additional_kwargs,
-    )
 
 
 def _chats(responses: CompletionResponseGen) -> ChatResponseGen:
     with closing(responses):
         for response in responses:
-            yield _chat_response(response)
+            yield chat_response(response)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -14,8 +15,8 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.bridge.pydantic import Field
 from llama_index.llms.openai_like import OpenAILike
 
-from spring_rag.bridge.chats import chat_prompt
-from spring_rag.bridge.marks import is_marked, split
+from llama_index.llms.spring_rag.messages import to_prompt
+from spring_rag.bridge.marks import is_marked
 from spring_rag.bridge.served import served_messages
 from spring_rag.model import SpringModel
 
@@ -43,6 +44,13 @@ class SpringOpenAILike(OpenAILike):
     )
     num_virtual: int | None = Field(default=None, description="k, how many of them; None is all of the set.")
     virtual_set: str | None = Field(default=None, description="Name of the set; None is the default set.")
+    thinking: bool | None = Field(
+        default=False,
+        description="Whether the backbone is to think first; None leaves it to the chat template.",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="What else the chat template is given; wins over `thinking`."
+    )
 
     @classmethod
     def class_name(cls) -> str:
@@ -69,6 +77,8 @@ class SpringOpenAILike(OpenAILike):
         """The arguments of a call, with our messages in place of those that the converter makes."""
         if not any(is_marked(message.content or "") for message in messages):
             return kwargs
-        prompt = chat_prompt([(message.role.value, split(message.content or "")) for message in messages])
+        prompt = replace(
+            to_prompt(messages), thinking=self.thinking, chat_template_kwargs=self.chat_template_kwargs
+        )
         found = served_messages(self.virtual.backend, prompt, self.virtual_set, self.num_virtual)
         return {**kwargs, "extra_body": {**kwargs.get("extra_body", {}), "messages": found}}

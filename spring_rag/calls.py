@@ -1,0 +1,203 @@
+"""Calls of tools in what a backbone wrote: whether its chat template has tools, how it is made to call one, and reading its calls."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from spring_rag.call_forms import CallForm, described_form, learned_form, tool_of
+from spring_rag.errors import PromptError, ToolsError
+from spring_rag.prompt import ANY_TOOL, Prompt, ToolCall
+from spring_rag.reasoning import markers, opens_thoughts
+from spring_rag.stream import Stream, Thought
+from spring_rag.templates import remembered, tried
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from spring_rag.backends.base import Generation, Request
+
+_ID_CHARACTERS = string.ascii_letters + string.digits
+_ID_LENGTH = 9
+"""What Mistral's chat templates insist on; no other has a rule."""
+
+
+def takes_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer's chat template tells a backbone of tools, in a form whose calls can be read."""
+    return bool(tokenizer.chat_template) and _shows_tools(tokenizer) and _form(tokenizer) is not None
+
+
+def check_takes_tools(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make sure that the tokenizer's chat template has tools.
+
+    Raises:
+        ToolsError: it has none, or writes their calls in a way that can't be read.
+    """
+    if not tokenizer.chat_template or not _shows_tools(tokenizer):
+        msg = "the backbone can't be given tools: its chat template has no place for them; use one that was trained to call tools"
+        raise ToolsError(msg)
+    if _form(tokenizer) is None:
+        msg = (
+            "the backbone can't be given tools: its chat template writes calls in a way that can't be read; set the tokenizer's "
+            "response_template, or use another backbone"
+        )
+        raise ToolsError(msg)
+
+
+def begun_call(prompt: Prompt, rendered: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What follows a rendered prompt whose answer must be a call: the beginning of one; empty for other prompts.
+
+    Args:
+        prompt: with a `tool_choice`, or without.
+        rendered: what the chat template wrote.
+        tokenizer: the backbone's.
+    """
+    if prompt.tool_choice is None:
+        return ""
+    form, known = _form(tokenizer), markers(tokenizer)
+    assert form is not None
+    thought = known.closing if known is not None and opens_thoughts(rendered, tokenizer) else ""
+    return thought + _beginning(prompt, form)
+
+
+def with_calls(generation: Generation, request: Request, tokenizer: PreTrainedTokenizerBase) -> Generation:
+    """An answer with its calls of tools in a place of their own.
+
+    Args:
+        generation: without its thoughts.
+        request: that it answers.
+        tokenizer: the backbone's.
+    """
+    prompt = request.prompt
+    if prompt is None or not prompt.tools:
+        return replace(generation, text=_plain(generation.text, tokenizer))
+    form = _form(tokenizer)
+    assert form is not None
+    begun = _beginning(prompt, form) if prompt.tool_choice is not None else ""
+    text, calls = form.read(begun + generation.text, prompt.tools)
+    if not calls:
+        return generation
+    made = tuple(
+        ToolCall(name, arguments, _call_id(request, number, name, arguments))
+        for number, (name, arguments) in enumerate(calls)
+    )
+    return replace(generation, text=text, tool_calls=made)
+
+
+def part_calls(stream: Stream, request: Request, tokenizer: PreTrainedTokenizerBase) -> Stream:
+    """The same for an answer that is being written: its text ends where a call begins; the calls come with the whole answer."""
+    if request.prompt is None or not request.prompt.tools:
+        return Stream(_plain_pieces(stream, tokenizer)) if call_tokens(tokenizer) else stream
+    return Stream(_parted(stream, request, tokenizer))
+
+
+def call_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The special tokens, which decoding leaves out, of which calls consist: id → content."""
+    if not tokenizer.chat_template or not _shows_tools(tokenizer):
+        return {}
+    form = _form(tokenizer)
+    if form is None:
+        return {}
+    return {
+        index: token.content
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content in form.literals
+    }
+
+
+def _parted(
+    stream: Stream, request: Request, tokenizer: PreTrainedTokenizerBase
+) -> Generator[str | Generation, None, None]:
+    form = _form(tokenizer)
+    assert form is not None
+    forced = request.prompt is not None and request.prompt.tool_choice is not None
+    text = shown = ""
+    try:
+        for piece in stream.with_thoughts():
+            if isinstance(piece, Thought):
+                yield piece
+                continue
+            text += piece
+            settled = "" if forced else _before_calls(text, form.markers)
+            if len(settled) > len(shown):
+                yield settled[len(shown) :]
+                shown = settled
+        generation = with_calls(stream.generation, request, tokenizer)
+        if len(generation.text) > len(shown) and generation.text.startswith(shown):
+            yield generation.text[len(shown) :]
+        yield generation
+    finally:
+        stream.close()
+
+
+def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text without the special tokens of calls, which mean nothing where there are no tools."""
+    for token in call_tokens(tokenizer).values():
+        text = text.replace(token, "")
+    return text
+
+
+def _plain_pieces(
+    stream: Stream, tokenizer: PreTrainedTokenizerBase
+) -> Generator[str | Generation, None, None]:
+    try:
+        for piece in stream.with_thoughts():
+            if plain := piece if isinstance(piece, Thought) else _plain(piece, tokenizer):
+                yield plain
+        yield replace(stream.generation, text=_plain(stream.generation.text, tokenizer))
+    finally:
+        stream.close()
+
+
+def _before_calls(text: str, markers: Sequence[str]) -> str:
+    """The part of an unfinished text that no call can be in, nor the white space before one."""
+    if not markers:
+        return "" if text.lstrip()[:1] in ("", "{", "[", "<") else text
+    places = [place for marker in markers if (place := text.find(marker)) >= 0]
+    if not places:
+        # The longest end of the text that begins a marker.
+        begun = (n for n in range(len(text), 0, -1) if any(each.startswith(text[-n:]) for each in markers))
+        places = [len(text) - next(begun, 0)]
+    return text[: min(places)].rstrip()
+
+
+def _beginning(prompt: Prompt, form: CallForm) -> str:
+    """The beginning of a call, as far as the choice determines it."""
+    names = [tool["function"]["name"] for tool in prompt.tools]
+    if prompt.tool_choice != ANY_TOOL:
+        return form.beginning(prompt.tool_choice)
+    return form.beginning(names[0] if len(names) == 1 else None)
+
+
+def _call_id(request: Request, number: int, name: str, arguments: Mapping[str, Any]) -> str:
+    """The same for the same call in the same prompt, since some templates write it into the next."""
+    digest = hashlib.sha256(repr((request.encoded.ids, number, name, arguments)).encode()).digest()
+    return "".join(_ID_CHARACTERS[byte % len(_ID_CHARACTERS)] for byte in digest[:_ID_LENGTH])
+
+
+def _shows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+    def find() -> bool:
+        name = f"probe{secrets.token_hex(8)}"
+        return name in (_tried(tokenizer, [tool_of(name)]) or "")
+
+    shown: bool = remembered(tokenizer, "tools", find)
+    return shown
+
+
+def _tried(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    try:
+        return tried(tokenizer, {"tools": tools})
+    except PromptError:
+        return None
+
+
+def _form(tokenizer: PreTrainedTokenizerBase) -> CallForm | None:
+    described = described_form(tokenizer)
+    if described is not None:
+        return described
+    form: CallForm | None = remembered(tokenizer, "calls", lambda: learned_form(tokenizer))
+    return form

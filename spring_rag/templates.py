@@ -1,0 +1,283 @@
+"""A tokenizer's chat template: applying it, what it is told of thinking and of the date, and what it is known by."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from jinja2 import TemplateError
+
+from spring_rag.errors import PromptError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from spring_rag.prompt import Prompt, RagTemplate
+
+DATE = "date_string"
+"""The argument that stands for today's date: Llama's templates read it, and others get it where they ask for the date."""
+
+DATE_FORMAT = "%d %b %Y"
+"""How Llama's templates write a date."""
+
+_DATE_FORMATS = (DATE_FORMAT, "%Y-%m-%d", "%d %B %Y", "%B %d, %Y", "%b %d, %Y", "%d.%m.%Y")
+_DIRECTIVES = "aAbBdHIjmMpSUwWxXyYcZ%"
+
+_MOST_SECONDS = 20.0
+"""How long a chat template may take: thousands of times what the longest chats need, since other programs may keep the processor."""
+
+_SWITCHES: tuple[tuple[str, tuple[Any, ...], tuple[Any, ...]], ...] = (
+    ("enable_thinking", (False,), (True,)),
+    ("thinking", (False,), (True,)),
+    ("reasoning", (False,), (True,)),
+    ("thinking_budget", (0,), ()),
+    ("thinking_mode", ("off", "disabled", "chat", "no_think"), ("on", "enabled", "thinking", "think")),
+    ("reasoning_effort", ("none", "no_think", "minimal", "low"), ("high",)),
+)
+"""Variables by which templates turn thinking off and on: name, values for off, values for on, the first that a template knows."""
+
+_EFFORT_IN_ANY_CASE = "low"
+"""Templates that write the effort as it is given (gpt-oss) don't name its values; all such models were trained with this one."""
+
+_endless: set[str] = set()
+"""Templates that took longer, so that nobody waits for them twice."""
+
+_known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, str], Any]] = WeakKeyDictionary()
+
+
+def apply_template(
+    chat: Sequence[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    add_generation_prompt: bool,
+) -> str:
+    """The text that the tokenizer's chat template makes of messages.
+
+    Args:
+        chat: the messages, as transformers takes them.
+        tokenizer: only read.
+        arguments: what the template is given besides.
+        add_generation_prompt: whether the beginning of an answer follows.
+
+    Raises:
+        PromptError: there is no chat template, it refuses the messages, or it doesn't come to an end.
+    """
+    given = dict(arguments or {})
+    template = template_text(tokenizer, tools=given.get("tools"))
+    if DATE in given:
+        template = _with_date(template, str(given[DATE]))
+
+    def apply() -> str:
+        text = tokenizer.apply_chat_template(
+            list(chat),
+            chat_template=template,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+            **given,
+        )
+        return str(text)
+
+    try:
+        return _in_time(apply, template)
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+        TimeoutError,
+    ) as error:
+        roles = ", ".join(message["role"] for message in chat)
+        msg = f"the tokenizer's chat template refuses a chat with the roles {roles}: {error}"
+        raise PromptError(msg) from error
+
+
+def template_text(
+    tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]] | None = None
+) -> str:
+    """The tokenizer's chat template; of several by name, the default one, or with tools the one that is made for them.
+
+    Raises:
+        PromptError: it has none.
+    """
+    if not tokenizer.chat_template:
+        msg = "the tokenizer has no chat template, so it can't take a chat; use a text prompt, or set tokenizer.chat_template"
+        raise PromptError(msg)
+    try:
+        return str(tokenizer.get_chat_template(tools=[*map(dict, tools)] if tools else None))
+    except ValueError as error:
+        msg = f"the tokenizer has several chat templates and no default one: {error}"
+        raise PromptError(msg) from error
+
+
+def template_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """16 hex digits that change with any character of the chat template; None where there is none."""
+    if not tokenizer.chat_template:
+        return None
+    return hashlib.sha256(template_text(tokenizer).encode()).hexdigest()[:16]
+
+
+def template_arguments(prompt: Prompt | RagTemplate, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the chat template of a prompt is given besides its messages: the switch of thinking in its own words, and the prompt's own."""
+    switch = {} if prompt.thinking is None else thinking_switch(tokenizer, on=prompt.thinking)
+    return {**switch, **prompt.chat_template_kwargs}
+
+
+def prints_date(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> bool:
+    """Whether the chat template writes today's date into every prompt."""
+
+    def on(day: date) -> str | None:
+        return tried(tokenizer, {**arguments, DATE: f"{day:{DATE_FORMAT}}"})
+
+    return on(date(2001, 2, 3)) != on(date(2004, 5, 6))
+
+
+def tried(
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: Mapping[str, Any],
+    answer: Mapping[str, Any] | None = None,
+    system: str | None = None,
+) -> str | None:
+    """What the chat template writes around a minimal chat with these arguments; None where it refuses.
+
+    Args:
+        tokenizer: only read.
+        arguments: what the template is given.
+        answer: what the assistant's message holds, as `{"content": …}`; without it the beginning of an answer follows the question.
+        system: what a system message holds, if there is to be one.
+    """
+    for as_list in (False, True):
+        chat: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        chat.append({"role": "user", "content": "a"})
+        if answer is not None:
+            chat.append({"role": "assistant", **answer})
+        if as_list:
+            chat = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in chat]
+        try:
+            return apply_template(chat, tokenizer, arguments, add_generation_prompt=answer is None)
+        except PromptError:
+            continue
+    return None
+
+
+def remembered(tokenizer: PreTrainedTokenizerBase, what: str, find: Callable[[], Any]) -> Any:
+    """What was found out about a tokenizer's chat template, found out once."""
+    known = _known.setdefault(tokenizer, {})
+    key = (what, str(tokenizer.chat_template))
+    if key not in known:
+        known[key] = find()
+    return known[key]
+
+
+def thinking_switch(tokenizer: PreTrainedTokenizerBase, *, on: bool) -> dict[str, Any]:
+    """The arguments that turn thinking on or off; empty where the template does so by itself, or has no say in it."""
+
+    def find() -> dict[str, Any]:
+        text = template_text(tokenizer)
+        plain = tried(tokenizer, {})
+        found: dict[str, Any] = {}
+        for name, off_values, on_values in _SWITCHES:
+            if plain is None or not re.search(rf"\b{name}\b", text):
+                continue
+            off = next(_accepted(tokenizer, name, off_values, text), None)
+            if off is None:
+                continue
+            if not on and off[1] != plain:
+                found[name] = off[0]
+            # What thinks by itself does so as hard as its template says.
+            if on and off[1] == plain:
+                value = next(_accepted(tokenizer, name, on_values, text), None)
+                if value is not None and value[1] != plain:
+                    found[name] = value[0]
+        return found
+
+    switch: dict[str, Any] = remembered(tokenizer, f"thinking={on}", find)
+    return switch
+
+
+def _accepted(
+    tokenizer: PreTrainedTokenizerBase, name: str, values: Sequence[Any], text: str
+) -> Iterator[tuple[Any, str]]:
+    """Those of a variable's values that the template knows, with what it writes then."""
+    for value in values:
+        named = not isinstance(value, str) or re.search(rf"""(["']){value}\1""", text)
+        if named or value == _EFFORT_IN_ANY_CASE:
+            written = tried(tokenizer, {name: value})
+            if written is not None:
+                yield value, written
+
+
+def _with_date(template: str, text: str) -> str:
+    """The template with another clock: what it asks for is this date, in the format that it asks for; as it is where it can't be read."""
+    day = _parsed_date(text)
+    expression = "format"
+    if day is None:
+        expression = _literal(text)
+    else:
+        # Per cent signs last, so that none of them begins another directive.
+        for letter in _DIRECTIVES:
+            expression += f".replace({_literal('%' + letter)}, {_literal(day.strftime('%' + letter))})"
+    # A line break right behind a block belongs to it, so that the template begins where it did.
+    return f"{{% macro strftime_now(format) %}}{{{{ {expression} }}}}{{% endmacro %}}\n{template}"
+
+
+def _parsed_date(text: str) -> datetime | None:
+    for form in _DATE_FORMATS:
+        try:
+            return datetime.strptime(text.strip(), form)
+        except ValueError:
+            continue
+    return None
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"'{escaped}'"
+
+
+class _LateError(BaseException):
+    """Ends a template's loop. No template can catch it."""
+
+
+def _in_time(render: Callable[[], str], template: str) -> str:
+    """What a template writes within `_MOST_SECONDS`.
+
+    It does so in a thread of its own, in which an exception can be raised from outside: jinja's sandbox bounds a range, but not loops within
+    loops, and knows no time.
+
+    Raises:
+        TimeoutError: it takes longer, or did before.
+    """
+    found: list[str] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(render())
+        except BaseException as error:  # belongs to the thread that asked
+            failed.append(error)
+
+    if template not in _endless:
+        worker = threading.Thread(target=work, name="spring-rag-template", daemon=True)
+        worker.start()
+        worker.join(_MOST_SECONDS)
+        if worker.is_alive():
+            _endless.add(template)
+            ident = ctypes.c_ulong(worker.ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(_LateError))
+    if template in _endless:
+        msg = f"it isn't done after {_MOST_SECONDS:g} seconds, so it may have no end"
+        raise TimeoutError(msg)
+    if failed:
+        raise failed[0]
+    return found[0]

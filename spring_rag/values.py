@@ -1,0 +1,113 @@
+"""Where the strings of JSON values lie in a text that a chat template wrote from them: tools, and the arguments of their calls.
+
+A template writes such a string as it is, as JSON, or in some other notation. Which, and where, is found out by rendering once more with an
+unguessable probe in the place of each string, in which stand the characters that notations write otherwise.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from spring_rag.errors import PromptError
+
+_TELLING = "\"\\\n\u00e9<&>'"
+"""Characters that tell notations from each other."""
+
+_WORD = re.compile(r"[\w.-]*")
+
+
+def _as_json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+_NOTATIONS: tuple[Callable[[str], str], ...] = (
+    lambda text: text,
+    _as_json,
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: _as_json(_as_json(text)),
+    lambda text: repr(text)[1:-1],
+    # As jinja's own `tojson` and `escape`.
+    lambda text: json.dumps(text)[1:-1].translate({ord(each): f"\\u{ord(each):04x}" for each in "<>&'"}),
+    html.escape,
+    lambda text: html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+)
+
+
+def strings_of(value: Any) -> list[str]:
+    """The strings in a JSON value, keys included, each once. Words are left out, since they can't hold a control string."""
+    return list(dict.fromkeys(each for each in _walk(value) if not _WORD.fullmatch(each)))
+
+
+def replaced(value: Any, names: Mapping[str, str]) -> Any:
+    """The value with other strings in the place of some."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, Mapping):
+        return {names.get(key, key): replaced(each, names) for key, each in value.items()}
+    if isinstance(value, list):
+        return [replaced(each, names) for each in value]
+    return value
+
+
+def where_written(
+    rendered: str, strings: Sequence[str], write: Callable[[Mapping[str, str]], str]
+) -> list[tuple[int, int]]:
+    """The ranges of a rendered text that come from these strings.
+
+    Args:
+        rendered: with the strings as they are.
+        strings: each once.
+        write: renders with other strings in their place.
+
+    Raises:
+        PromptError: the template changes a string in a way that can't be followed.
+    """
+    if not strings:
+        return []
+    marks = [(secrets.token_hex(16), secrets.token_hex(16)) for _ in strings]
+    probes = [f"probe{first}{_TELLING}{last}probe" for first, last in marks]
+    probed = write(dict(zip(strings, probes, strict=True)))
+    found: list[tuple[int, int, Callable[[str], str] | None, str]] = []
+    for string, probe, (first, last) in zip(strings, probes, marks, strict=True):
+        for match in re.finditer(f"probe{first}.*?{last}probe", probed, re.DOTALL):
+            notation = next((each for each in _NOTATIONS if each(probe) == match[0]), None)
+            found.append((match.start(), match.end(), notation, string))
+    found.sort(key=lambda each: each[:2])
+    ranges, text, done = [], "", 0
+    for start, end, notation, string in found:
+        text += probed[done:start]
+        written = notation(string) if notation else ""
+        ranges.append((len(text), len(text) + len(written)))
+        text += written
+        done = end
+    text += probed[done:]
+    if text == rendered and all(notation for _, _, notation, _ in found):
+        return ranges
+    # Nothing between the first and the last of them is trusted then, the template's own additions included.
+    before = probed[: found[0][0]] if found else probed
+    after = probed[found[-1][1] :] if found else ""
+    end = len(rendered) - len(after)
+    if not rendered.startswith(before) or not rendered.endswith(after) or end < len(before):
+        msg = (
+            "the chat template changes the text of a tool, or of a call of one, in a way that can't be followed; reword "
+            f"{strings[0][:80]!r}" + (" and its like" if len(strings) > 1 else "")
+        )
+        raise PromptError(msg)
+    return [(len(before), end)]
+
+
+def _walk(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield key
+            yield from _walk(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _walk(each)
