@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spring_rag.errors import PromptError
@@ -62,16 +62,17 @@ def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
         return _join(prompt.parts)
     arguments = template_arguments(prompt, tokenizer)
     messages = prompt.messages
-    if word := quieting_word(prompt, tokenizer):
+    word = quieting_word(prompt, tokenizer)
+    if word is not None:
         messages = _with_word(messages, word)
     try:
-        return _render_chat(messages, tokenizer, arguments)
+        return _render_chat(messages, tokenizer, arguments, word)
     except PromptError as error:
         folded = _folded(messages)
         if folded == messages:
             raise
         try:
-            return _render_chat(folded, tokenizer, arguments)
+            return _render_chat(folded, tokenizer, arguments, word)
         except PromptError:
             raise error from None
 
@@ -108,14 +109,17 @@ def _folded(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def _render_chat(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: Mapping[str, Any],
+    word: str | None,
 ) -> Rendered:
     found: list[tuple[int, Rendered]] = []
     problems = []
     # A few templates (of models that also see images) read only contents that are lists of parts.
     for as_list in (False, True):
         try:
-            dropped, rendered = _locate(messages, tokenizer, arguments, as_list=as_list)
+            dropped, rendered = _locate(messages, tokenizer, arguments, word, as_list=as_list)
         except PromptError as error:
             problems.append(error)
             continue
@@ -131,10 +135,14 @@ def _locate(
     messages: Sequence[Message],
     tokenizer: PreTrainedTokenizerBase,
     arguments: Mapping[str, Any],
+    word: str | None,
     *,
     as_list: bool,
 ) -> tuple[int, Rendered]:
-    """The rendered chat, and how many of its messages the template dropped."""
+    """The rendered chat, and how many of its messages the template dropped.
+
+    A word that the template looks for at the end of the first message stays there, whatever is put in its place.
+    """
     contents = [_join(message.parts) for message in messages]
 
     def apply(texts: Iterable[str]) -> str:
@@ -149,11 +157,13 @@ def _locate(
     untrusted: list[Range] = []
     slot, dropped = None, 0
     for index, content in enumerate(contents):
+        kept = word if word and not index and content.text.endswith(word) else ""
+        content = replace(content, text=content.text.removesuffix(kept))
         if not content.text and content.slot is None:
             continue
         # Letters and digits only, so that no template trims or splits it.
         probe = f"probe{secrets.token_hex(16)}"
-        probed = apply(probe if i == index else other.text for i, other in enumerate(contents))
+        probed = apply(probe + kept if i == index else other.text for i, other in enumerate(contents))
         literals = probed.split(probe)
         if len(literals) == 1 and probed == rendered:
             if content.slot is not None:
