@@ -67,16 +67,17 @@ def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
         check_takes_tools(tokenizer)
     arguments = template_arguments(prompt, tokenizer)
     messages = prompt.messages
-    if word := quieting_word(prompt, tokenizer):
+    word = quieting_word(prompt, tokenizer)
+    if word is not None:
         messages = _with_word(messages, word)
     try:
-        rendered = _render_chat(messages, tokenizer, arguments, prompt.tools)
+        rendered = _render_chat(messages, tokenizer, arguments, prompt.tools, word)
     except PromptError as error:
         folded = _folded(messages)
         if folded == messages:
             raise
         try:
-            rendered = _render_chat(folded, tokenizer, arguments, prompt.tools)
+            rendered = _render_chat(folded, tokenizer, arguments, prompt.tools, word)
         except PromptError:
             raise error from None
     return replace(rendered, text=rendered.text + begun_call(prompt, rendered.text, tokenizer))
@@ -122,6 +123,7 @@ def _render_chat(
     tokenizer: PreTrainedTokenizerBase,
     arguments: Mapping[str, Any],
     tools: Sequence[Mapping[str, Any]],
+    word: str | None,
 ) -> Rendered:
     found: list[tuple[int, Rendered]] = []
     problems = []
@@ -133,7 +135,7 @@ def _render_chat(
     for as_list, as_text in forms:
         try:
             dropped, rendered = _locate(
-                messages, tokenizer, arguments, tools, as_list=as_list, as_text=as_text
+                messages, tokenizer, arguments, tools, word, as_list=as_list, as_text=as_text
             )
         except PromptError as error:
             problems.append(error)
@@ -151,11 +153,15 @@ def _locate(
     tokenizer: PreTrainedTokenizerBase,
     arguments: Mapping[str, Any],
     tools: Sequence[Mapping[str, Any]],
+    word: str | None,
     *,
     as_list: bool,
     as_text: bool,
 ) -> tuple[int, Rendered]:
-    """The rendered chat, and how many of its messages the template dropped."""
+    """The rendered chat, and how many of its messages the template dropped.
+
+    A word that the template looks for at the end of the first message stays there, whatever is put in its place.
+    """
     contents = [_join(message.parts) for message in messages]
     # The tools, and what messages hold besides their contents: each is looked for by itself.
     values: list[Any] = [list(tools), *(_calls(message) for message in messages)]
@@ -182,11 +188,13 @@ def _locate(
         )
     slot, dropped = None, 0
     for index, content in enumerate(contents):
+        kept = word if word and not index and content.text.endswith(word) else ""
+        content = replace(content, text=content.text.removesuffix(kept))
         if not content.text and content.slot is None:
             continue
         # Letters and digits only, so that no template trims or splits it.
         probe = f"probe{secrets.token_hex(16)}"
-        probed = apply(probe if i == index else other.text for i, other in enumerate(contents))
+        probed = apply(probe + kept if i == index else other.text for i, other in enumerate(contents))
         literals = probed.split(probe)
         if len(literals) == 1 and probed == rendered:
             if content.slot is not None:

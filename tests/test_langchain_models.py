@@ -587,56 +587,57 @@ class TestDocstrings:
 WHERE = HumanMessage("Where?")
 
 
-class TestThinking:
-    @pytest.fixture(scope="class")
-    def llm(self):
-        tokenizer = tokenizer_of("qwen-3")
-        prompt = replace(to_prompt([WHERE]), thinking=True)
-        written = FAMILIES["qwen-3"].written
-        return ChatSpring(
-            model=SpringModel(writing(tokenizer, written, len(encode(prompt, tokenizer).ids)), tokenizer)
-        )
+@pytest.fixture(scope="module")
+def thinker():
+    tokenizer = tokenizer_of("qwen-3")
+    prompt = replace(to_prompt([WHERE]), thinking=True)
+    written = FAMILIES["qwen-3"].written
+    return ChatSpring(
+        model=SpringModel(writing(tokenizer, written, len(encode(prompt, tokenizer).ids)), tokenizer)
+    )
 
-    def test_thoughts_are_a_reasoning_block(self, llm):
-        answer = llm.invoke([WHERE], thinking=True)
+
+class TestThinking:
+    def test_thoughts_are_a_reasoning_block(self, thinker):
+        answer = thinker.invoke([WHERE], thinking=True)
         assert answer.content == "Oslo"
         assert [(b["type"], b.get("reasoning") or b.get("text")) for b in answer.content_blocks] == [
             ("reasoning", "hm"),
             ("text", "Oslo"),
         ]
 
-    def test_streamed(self, llm):
-        chunks = list(llm.stream([WHERE], thinking=True))
+    def test_streamed(self, thinker):
+        chunks = list(thinker.stream([WHERE], thinking=True))
         assert "".join(chunk.text for chunk in chunks) == "Oslo"
         whole = chunks[0]
         for chunk in chunks[1:]:
             whole += chunk
-        assert whole.content_blocks == llm.invoke([WHERE], thinking=True).content_blocks
+        assert whole.content_blocks == thinker.invoke([WHERE], thinking=True).content_blocks
         assert len(chunks) > 4
 
-    def test_they_may_come_back_in_the_history(self, llm):
-        answer = llm.invoke([WHERE], thinking=True)
+    def test_they_may_come_back_in_the_history(self, thinker):
+        answer = thinker.invoke([WHERE], thinking=True)
         assert to_prompt([WHERE, answer]).messages[1].text == "Oslo"
 
-    def test_it_is_asked_not_to_think_unless_told(self, llm):
+    def test_it_is_asked_not_to_think_unless_told(self, thinker):
         def prompt(**fields):
-            chosen = llm.model_copy(update=fields)
-            return llm.spring_model.tokenizer.decode(
-                encode(chosen._prompt([WHERE]), llm.spring_model.tokenizer).ids
+            chosen = thinker.model_copy(update=fields)
+            return thinker.spring_model.tokenizer.decode(
+                encode(chosen._prompt([WHERE]), thinker.spring_model.tokenizer).ids
             )
 
         assert prompt().endswith("</think>\n\n")
         assert prompt(thinking=None).endswith("assistant\n")
         assert prompt(chat_template_kwargs={"enable_thinking": True}).endswith("assistant\n")
 
-    def test_a_cache_tells_them_apart(self, llm):
+    def test_a_cache_tells_them_apart(self, thinker):
         keys = {
-            llm._get_llm_string(),
-            llm._get_llm_string(thinking=True),
-            llm._get_llm_string(chat_template_kwargs={"a": 1}),
+            thinker._get_llm_string(),
+            thinker._get_llm_string(thinking=True),
+            thinker._get_llm_string(chat_template_kwargs={"a": 1}),
         }
         assert len(keys) == 3
 
-    def test_what_no_template_may_be_given_is_refused(self, llm):
+    def test_what_no_template_may_be_given_is_refused(self, thinker):
         with pytest.raises(PromptError, match="hold tokenize"):
-            llm.invoke([WHERE], chat_template_kwargs={"tokenize": True})
+            thinker.invoke([WHERE], chat_template_kwargs={"tokenize": True})

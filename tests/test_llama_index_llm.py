@@ -437,19 +437,20 @@ def test_docstring_examples(documented, llm, capsys, monkeypatch):
 WHERE = ChatMessage(role="user", content="Where?")
 
 
-class TestThinking:
-    @pytest.fixture(scope="class")
-    def llm(self):
-        tokenizer = tokenizer_of("gpt-oss")
-        prompt = Prompt(messages=(Message("user", (Text("Where?"),)),), thinking=True)
-        written = FAMILIES["gpt-oss"].written
-        return SpringLLM(
-            model=SpringModel(writing(tokenizer, written, len(encode(prompt, tokenizer).ids)), tokenizer),
-            thinking=True,
-        )
+@pytest.fixture(scope="module")
+def thinker():
+    tokenizer = tokenizer_of("gpt-oss")
+    prompt = Prompt(messages=(Message("user", (Text("Where?"),)),), thinking=True)
+    written = FAMILIES["gpt-oss"].written
+    return SpringLLM(
+        model=SpringModel(writing(tokenizer, written, len(encode(prompt, tokenizer).ids)), tokenizer),
+        thinking=True,
+    )
 
-    def test_thoughts_are_a_thinking_block(self, llm):
-        answer = llm.chat([WHERE])
+
+class TestThinking:
+    def test_thoughts_are_a_thinking_block(self, thinker):
+        answer = thinker.chat([WHERE])
         assert [
             (block.block_type, getattr(block, "content", None) or block.text)
             for block in answer.message.blocks
@@ -458,21 +459,21 @@ class TestThinking:
             ("text", "Oslo"),
         ]
         assert answer.message.content == "Oslo"
-        assert llm.complete("Where?").text == "Oslo"
-        assert llm.complete("Where?").additional_kwargs["thinking"] == "hm"
+        assert thinker.complete("Where?").text == "Oslo"
+        assert thinker.complete("Where?").additional_kwargs["thinking"] == "hm"
 
-    def test_streamed(self, llm):
-        answers = list(llm.stream_chat([WHERE]))
+    def test_streamed(self, thinker):
+        answers = list(thinker.stream_chat([WHERE]))
         assert "".join(answer.delta for answer in answers) == "Oslo"
         assert "".join(answer.additional_kwargs.get("thinking_delta", "") for answer in answers) == "hm"
-        assert answers[-1].message.blocks == llm.chat([WHERE]).message.blocks
+        assert answers[-1].message.blocks == thinker.chat([WHERE]).message.blocks
 
-    def test_they_may_come_back_in_the_history(self, llm):
-        answer = llm.chat([WHERE]).message
-        shown = llm._chat_prompt([WHERE, answer, WHERE])
+    def test_they_may_come_back_in_the_history(self, thinker):
+        answer = thinker.chat([WHERE]).message
+        shown = thinker._chat_prompt([WHERE, answer, WHERE])
         assert [message.text for message in shown.messages] == ["Where?", "Oslo", "Where?"]
 
-    def test_per_call(self, llm):
-        less = llm.chat([WHERE], thinking=False, max_tokens=1)
-        more = llm.chat([WHERE], max_tokens=1)
+    def test_per_call(self, thinker):
+        less = thinker.chat([WHERE], thinking=False, max_tokens=1)
+        more = thinker.chat([WHERE], max_tokens=1)
         assert less.raw["usage"]["prompt_tokens"] < more.raw["usage"]["prompt_tokens"]  # "low", not "medium"
