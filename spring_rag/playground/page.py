@@ -53,7 +53,8 @@ def build(qa: ChromaQA, ways: Sequence[Way]) -> gr.Blocks:
         for replies in answer_ways(qa.model, question, texts, picked, int(max_new_tokens)):
             yield replies_html(replies), passages, prompt
 
-    with gr.Blocks(title=_TITLE, analytics_enabled=False) as page:
+    page = gr.Blocks(title=_TITLE, analytics_enabled=False)
+    with page:
         gr.Markdown(
             f"# {_TITLE}\nThe same frozen model over the same passages, with and without virtual tokens."
         )
