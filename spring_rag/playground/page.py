@@ -62,7 +62,7 @@ def build(qa: ChromaQA, ways: Sequence[Way]) -> gr.Blocks:
         with gr.Row():
             chosen = gr.CheckboxGroup(list(by_label), value=list(by_label), label="Answer by", scale=3)
             top_k = gr.Slider(1, MOST_PASSAGES, value=qa.top_k, step=1, label="Passages")
-            most = gr.Slider(1, MOST_NEW_TOKENS, value=48, step=1, label="Most tokens of an answer")
+            most = gr.Slider(1, MOST_NEW_TOKENS, value=48, step=1, label="Most tokens")
         button = gr.Button("Ask", variant="primary")
         replies = gr.HTML(elem_id="replies")
         with gr.Accordion("Passages", open=True):
