@@ -37,6 +37,7 @@ STAND_INS = {
 
 PARSED_ONLY = {
     "demo": "asks the default backbone for minutes; tests/test_demo.py runs it",
+    "playground": "serves a page until it is stopped; tests/test_playground.py opens it",
     "data make": "the toy can't write questions; tests/test_data.py has a backbone that can",
 }
 """Commands whose options are read here, but which don't run."""

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from spring_rag import __version__
-from spring_rag.cli import ask, collections, data, demo, index, serve, tokens, train
+from spring_rag.cli import ask, collections, data, demo, index, playground, serve, tokens, train
 from spring_rag.cli import eval as eval_command
 from spring_rag.cli.console import (
     forgive_encodings,
@@ -57,6 +57,7 @@ app.command("demo")(demo.demo)
 app.command("index")(index.index)
 app.add_typer(collections.app, name="collections")
 app.command("ask")(ask.ask)
+app.command("playground")(playground.playground)
 app.command("train")(train.train)
 app.add_typer(data.app, name="data")
 app.command("eval")(eval_command.evaluate)

@@ -1,0 +1,138 @@
+"""One question answered several ways over the same passages, piece by piece."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from spring_rag.backends.base import DEFAULT_TOKENS
+from spring_rag.errors import SpringError
+from spring_rag.fitting import fit, room
+from spring_rag.prompt import RagPrompt
+
+if TYPE_CHECKING:
+    from spring_rag.model import SpringModel
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A set of virtual tokens and how many of them to use; a set of None is the plain backbone, which uses 0."""
+
+    tokens: str | None
+    num_tokens: int
+
+    @property
+    def label(self) -> str:
+        """What the page calls it."""
+        if not self.num_tokens:
+            return "plain"
+        named = f"{self.tokens}, " if self.tokens not in (None, DEFAULT_TOKENS) else ""
+        return f"{named}k = {self.num_tokens}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one way has answered so far.
+
+    Attributes:
+        way: who answers.
+        text: the answer, or its beginning.
+        seconds: since it was asked; 0 before its turn.
+        generated: tokens of the answer; None until it is whole.
+        error: why there is no answer; empty if all is well.
+    """
+
+    way: Way
+    text: str = ""
+    seconds: float = 0.0
+    generated: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPrompt:
+    """A prompt as the backbone reads it, in the three pieces around and in the slot.
+
+    Attributes:
+        context: the ids before the slot, decoded with their control tokens.
+        virtual: how many virtual tokens stand in the slot.
+        suffix: the ids after the slot, decoded.
+        dropped: how many passages found no room.
+    """
+
+    context: str
+    virtual: int
+    suffix: str
+    dropped: int
+
+
+def ways_of(model: SpringModel, sets: Sequence[str], ks: Sequence[int]) -> list[Way]:
+    """All that can be compared: the plain backbone, the default set with each k that it has, and further sets with all their tokens.
+
+    Args:
+        model: with its sets attached.
+        sets: names of further sets.
+        ks: numbers of virtual tokens; the default set's own number is added.
+    """
+    ways = [Way(None, 0)]
+    if (default := model.backend.tokens(None)) is not None:
+        ways += [Way(DEFAULT_TOKENS, k) for k in sorted({*ks, len(default)}) if 0 < k <= len(default)]
+    for name in sets:
+        attached = model.backend.tokens(name)
+        assert attached is not None
+        ways.append(Way(name, len(attached)))
+    return ways
+
+
+def answer_ways(
+    model: SpringModel, question: str, passages: Sequence[str], ways: Sequence[Way], max_new_tokens: int
+) -> Iterator[list[Reply]]:
+    """Let each way answer in its turn; after each piece of text comes the state of all replies.
+
+    A way that fails says why in its reply; the others go on.
+    """
+    replies = [Reply(way) for way in ways]
+    for number, way in enumerate(ways):
+        started = time.perf_counter()
+        try:
+            stream = model.stream(
+                rag_prompt(model, question, passages, way),
+                num_tokens=way.num_tokens,
+                tokens=way.tokens,
+                max_new_tokens=max_new_tokens,
+            )
+            for piece in stream.stripped():
+                seconds = time.perf_counter() - started
+                replies[number] = replace(replies[number], text=replies[number].text + piece, seconds=seconds)
+                yield list(replies)
+            replies[number] = replace(
+                replies[number],
+                seconds=time.perf_counter() - started,
+                generated=stream.generation.usage.generated,
+            )
+        except (SpringError, ValueError) as error:
+            replies[number] = replace(replies[number], error=str(error))
+        yield list(replies)
+
+
+def rag_prompt(model: SpringModel, question: str, passages: Sequence[str], way: Way) -> RagPrompt:
+    """The prompt in the layout that the way's set was trained with."""
+    return RagPrompt(question=question, passages=tuple(passages), template=model.template(way.tokens))
+
+
+def shown_prompt(
+    model: SpringModel, question: str, passages: Sequence[str], way: Way, max_new_tokens: int
+) -> ShownPrompt:
+    """What the backbone reads when this way answers.
+
+    Raises:
+        PromptTooLongError: the question alone doesn't fit the context.
+    """
+    budget = room(model.backend.context_length, way.num_tokens, max_new_tokens)
+    prompt, encoded = fit(rag_prompt(model, question, passages, way), budget, model.tokenizer)
+    before, after = (
+        str(model.tokenizer.decode(list(ids))) for ids in (encoded.context_ids, encoded.suffix_ids)
+    )
+    return ShownPrompt(before, way.num_tokens, after, len(prompt.dropped))
