@@ -46,12 +46,15 @@ def _reply(reply: Reply) -> str:
 
 def passages_html(passages: Sequence[Passage], cited: Collection[int] = ()) -> str:
     """The retrieved passages, closest first; those whose number (from 1) is in `cited` are lit up."""
-    cards = [
-        f'<div class="passage{" cited" if number in cited else ""}"><b>[{number}] {escape(passage.source)}</b> '
-        f'<span class="small">score {passage.score:.3f}</span><div class="text">{escape(passage.text)}</div></div>'
-        for number, passage in enumerate(passages, 1)
-    ]
-    return "".join(cards)
+    return "".join(_passage(number, each, number in cited) for number, each in enumerate(passages, 1))
+
+
+def _passage(number: int, passage: Passage, cited: bool) -> str:
+    score = "" if passage.score is None else f"score {passage.score:.3f}"
+    return (
+        f'<div class="passage{" cited" if cited else ""}"><b>[{number}] {escape(passage.source)}</b> '
+        f'<span class="small">{score}</span><div class="text">{escape(passage.text)}</div></div>'
+    )
 
 
 def prompt_html(prompt: ShownPrompt) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from spring_rag.backends.base import DEFAULT_TOKENS
+from spring_rag.encoding import encode
 from spring_rag.errors import SpringError
-from spring_rag.fitting import fit, room
 from spring_rag.prompt import RagPrompt
 
 if TYPE_CHECKING:
@@ -130,8 +130,13 @@ def shown_prompt(
     Raises:
         PromptTooLongError: the question alone doesn't fit the context.
     """
-    budget = room(model.backend.context_length, way.num_tokens, max_new_tokens)
-    prompt, encoded = fit(rag_prompt(model, question, passages, way), budget, model.tokenizer)
+    prompt = model.fitted(
+        rag_prompt(model, question, passages, way),
+        num_tokens=way.num_tokens,
+        tokens=way.tokens,
+        max_new_tokens=max_new_tokens,
+    )
+    encoded = encode(prompt, model.tokenizer)
     before, after = (
         str(model.tokenizer.decode(list(ids))) for ids in (encoded.context_ids, encoded.suffix_ids)
     )
