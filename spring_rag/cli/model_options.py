@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -83,6 +83,10 @@ class ModelOptions:
             show_default=False,
         ),
     ] = None
+    engine: Annotated[
+        Literal["transformers", "llama.cpp"],
+        typer.Option(help="What runs the backbone in this process; llama.cpp reads a GGUF as it is."),
+    ] = "transformers"
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -111,8 +115,11 @@ class ModelOptions:
         if self.base_url and (backbone.quantize or backbone.device_map):
             msg = "--quantize and --device-map say how the backbone is loaded here; with --base-url a server has it"
             raise typer.BadParameter(msg)
+        if self.engine != "transformers" and (self.base_url or backbone.quantize or backbone.device_map):
+            msg = f"--engine {self.engine} goes without --base-url, --quantize and --device-map"
+            raise typer.BadParameter(msg)
         servers = {"base_url": self.base_url, "api_key": self.api_key} if self.base_url else {}
-        where = {**backbone.arguments(), **servers}
+        where = {**backbone.arguments(), "engine": self.engine, **servers}
         if tokens is None:
             if self.model is None:
                 return _load_default(where)
