@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from near_ties import gap
 
 from spring_rag import Prompt, RagPrompt, SpringModel
 from spring_rag.backbone import BackboneRecord
@@ -76,13 +77,29 @@ def read(ours, monkeypatch):
 class TestFamilies:
     """Each loads, finds out how it expects virtual tokens, and answers as transformers does."""
 
-    @pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "gemma2", "gemma3"])
+    @pytest.mark.parametrize("family", ["llama", "qwen3", "phi3"])
     def test_same_answers(self, family, make_pair, make_tokens):
         pair = make_pair(family)
         for model in pair:
             model.add_tokens("default", make_tokens(6))
         found, expected = map(answers, pair)
         assert found == expected
+        assert len({each.token_ids for each in found}) > 4
+
+    @pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+    def test_gemma(self, family, make_pair, make_tokens):
+        """llama.cpp looks its activation function up in a table of 16 bits, so near-ties may go the other way."""
+        ours, local = make_pair(family)
+        for model in (ours, local):
+            model.add_tokens("default", make_tokens(6))
+        found, expected = answers(ours), answers(local)
+        gaps = [
+            gap(local, prompt, k, mine, theirs)
+            for prompt, k, mine, theirs in zip(PROMPTS, KS, expected, found, strict=True)
+            if mine.token_ids != theirs.token_ids
+        ]
+        assert all(0 <= each < 0.01 for each in gaps)
+        assert len(gaps) < 3
         assert len({each.token_ids for each in found}) > 4
 
     def test_gemma_takes_virtual_tokens_as_its_look_up_gives_them(self, make_pair):

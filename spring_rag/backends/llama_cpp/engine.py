@@ -37,6 +37,7 @@ def _listen(level: int, text: bytes, _: object) -> None:
 
 
 llama_cpp.llama_log_set(_listen, None)
+llama_cpp.llama_backend_init()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Engine:
         sequences: how many there may be.
         threads: that compute.
         gpu_layers: how many layers go to the GPU; -1 is all, where the library is built for one.
-        float32: whether keys and values are kept in float32, not in float16.
+        float32: whether keys and values are kept in float32, not in float16; None is as the weights are.
 
     Raises:
         BackendError: llama.cpp can't load the file, or there is no memory for the cache; says why.
@@ -95,6 +96,8 @@ class Engine:
         told.n_seq_max = told.n_outputs_max = sequences
         told.n_threads = told.n_threads_batch = threads
         told.type_k = told.type_v = stored
+        if float32:  # its flash attention rounds them to float16
+            told.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         told.kv_unified = True  # sequences share the cells of a context, so that copying one costs nothing
         told.swa_full = True  # a sliding window would lose what a copy still needs
         self._context = llama_cpp.llama_init_from_model(self._model, told)
