@@ -47,7 +47,7 @@ test-families: .venv/.installed-dev  ## try every causal family of transformers 
 LLAMA_CPP := .venv-llama-cpp/bin/python
 
 test-llama-cpp: .venv/.installed-dev .venv-llama-cpp/.installed  ## test on llama.cpp (built from source the first time; some minutes)
-	$(LLAMA_CPP) -m pytest -m llama_cpp tests/llamacpp
+	$(LLAMA_CPP) -m pytest -m llama_cpp tests/llamacpp tests/test_docs.py
 
 VLLM := .venv-vllm/bin/python
 
@@ -94,11 +94,13 @@ $(BIN)/python:
 	$(DEFAULT_BACKBONE)
 	@touch $@ .venv/.installed-demo
 
-# Its own environment holds llama-cpp-python alone; whatever else the tests need it takes from .venv.
+# Its own environment holds llama-cpp-python alone; whatever else the tests need it takes from .venv. Built for any x86-64 of the last ten
+# years: virtual machines announce instructions (AMX) that they then refuse.
 .venv-llama-cpp/.installed: constraints.txt | .venv/.installed-dev
-	@echo "Building llama-cpp-python for this machine's CPU into .venv-llama-cpp (some minutes the first time; needs cmake and g++) …"
+	@echo "Building llama-cpp-python for the CPU into .venv-llama-cpp (some minutes the first time; needs cmake and g++) …"
 	$(PYTHON) -m venv .venv-llama-cpp
-	$(LLAMA_CPP) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llama-cpp-python
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=2 \
+		$(LLAMA_CPP) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llama-cpp-python
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 		> "$$($(LLAMA_CPP) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dev.pth"
 	@touch $@

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +24,9 @@ import llama_cpp
 import torch
 from measure import ratio, save
 
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("tests", "tests/llamacpp")]
+from near_ties import gap
+
 from spring_rag import RagPrompt, SpringModel
 from spring_rag.backends.base import Generation
 from spring_rag.backends.local import LocalBackend
@@ -31,9 +34,8 @@ from spring_rag.data.examples import RagExample
 from spring_rag.demo import run
 from spring_rag.demo.default import default_backbone
 from spring_rag.demo.paths import TOKENS
-from spring_rag.encoding import Encoded, encode
+from spring_rag.encoding import encode
 from spring_rag.evaluation.metrics import exact_match
-from spring_rag.splice import splice_batch
 
 KS = (0, 10, 50)
 KINDS = {
@@ -42,62 +44,55 @@ KINDS = {
     "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
 }
 NEW, WRITTEN = 32, 33
-ROUNDS = 5
+ROUNDS = 3
 
 
 def make_files(folder: Path) -> dict[str, Path]:
     """The default backbone in four bits, and what llama.cpp makes of it in more."""
-    files = {"Q4_1": Path(default_backbone())}
+    source = Path(default_backbone())
+    files = {}
     for kind, number in KINDS.items():
         settings = llama_cpp.llama_model_quantize_default_params()
         settings.ftype, settings.nthread, settings.allow_requantize = number, 1, True
         settings.pure = True
         files[kind] = folder / f"SmolLM2-135M-Instruct.{kind}.gguf"
-        code = llama_cpp.llama_model_quantize(
-            str(files["Q4_1"]).encode(), str(files[kind]).encode(), settings
-        )
+        code = llama_cpp.llama_model_quantize(str(source).encode(), str(files[kind]).encode(), settings)
         assert code == 0
-    return files
+    return {"F32": files["F32"], "Q4_1": source, **files}
 
 
 def load(file: Path, **settings: Any) -> SpringModel:
     return SpringModel.from_pretrained(file, tokens=TOKENS, engine="llama.cpp", n_threads=1, **settings)
 
 
-def gap(local: LocalBackend, encoded: Encoded, k: int, mine: Generation, theirs: Generation) -> float:
-    """By how much transformers prefers its own token to ours where two answers part, in logits; a near-tie is close to 0."""
-    at = next(
-        i for i, pair in enumerate(zip(mine.token_ids, theirs.token_ids, strict=False)) if pair[0] != pair[1]
-    )
-    longer = Encoded((*encoded.ids, *mine.token_ids[:at]), encoded.slot)
-    batch = splice_batch(local.embedding, [longer], [local.bank.rows("default", k)])
-    with torch.no_grad():
-        logits = local.hf_model(inputs_embeds=batch.inputs_embeds, logits_to_keep=1).logits[0, -1]
-    return float(logits[mine.token_ids[at]] - logits[theirs.token_ids[at]])
-
-
 def compare(
-    local: SpringModel,
-    expected: dict[int, list[Generation]],
-    ours: SpringModel,
-    examples: Sequence[RagExample],
+    local: SpringModel, ours: SpringModel, expected: Sequence[Generation], examples: Sequence[RagExample]
 ) -> dict[str, Any]:
+    """How many answers differ, how near the ties were, and what both are worth, by k."""
+    asked = list(product(examples, KS))
+    found = answers_of(ours, examples)
     rows = {}
     for k in KS:
-        prompts = _prompts(local, examples)
-        found = ours.generate(prompts, num_tokens=k, max_new_tokens=NEW)
+        those = [number for number, (_, each) in enumerate(asked) if each == k]
         gaps = [
-            gap(local.backend, encode(prompt, local.tokenizer), k, mine, theirs)  # type: ignore[arg-type]
-            for prompt, mine, theirs in zip(prompts, expected[k], found, strict=True)
-            if mine.token_ids != theirs.token_ids
+            gap(local, _prompt(local, asked[number][0]), k, expected[number], found[number])
+            for number in those
+            if expected[number].token_ids != found[number].token_ids
         ]
         rows[f"k = {k}"] = {
             "different": len(gaps),
             "logit_gaps_where_they_part": sorted(round(each, 4) for each in gaps),
-            "exact_match": _exact(found, examples),
-            "exact_match_transformers": _exact(expected[k], examples),
+            "exact_match": _exact([found[number] for number in those], examples),
+            "exact_match_transformers": _exact([expected[number] for number in those], examples),
         }
     return rows
+
+
+def answers_of(model: SpringModel, examples: Sequence[RagExample]) -> list[Generation]:
+    """To all questions, each with every k, on a context that is computed once."""
+    asked = list(product(examples, KS))
+    prompts = [_prompt(model, example) for example, _ in asked]
+    return model.generate(prompts, num_tokens=[k for _, k in asked], max_new_tokens=NEW)
 
 
 def _exact(found: Sequence[Generation], examples: Sequence[RagExample]) -> float:
@@ -105,8 +100,8 @@ def _exact(found: Sequence[Generation], examples: Sequence[RagExample]) -> float
     return round(sum(scores) / len(scores), 4)
 
 
-def _prompts(model: SpringModel, examples: Sequence[RagExample]) -> list[RagPrompt]:
-    return [RagPrompt(each.question, each.passages, model.template()) for each in examples]
+def _prompt(model: SpringModel, example: RagExample) -> RagPrompt:
+    return RagPrompt(example.question, example.passages, model.template())
 
 
 def seconds_of(action: Callable[[], object]) -> float:
@@ -117,7 +112,7 @@ def seconds_of(action: Callable[[], object]) -> float:
 
 def measure_speed(file: Path, local: SpringModel, examples: Sequence[RagExample]) -> dict[str, Any]:
     """Time to the first token with 50 virtual tokens, again on the same passages, and for each further token; a new context each round."""
-    ours = load(file, dtype="float16")
+    ours = without_end(load(file))
     plain = llama_cpp.Llama(str(file), n_ctx=8192, n_threads=1, n_threads_batch=1, verbose=False)
     k = KS[-1]
     filler = encode("the " * k, local.tokenizer).ids[:k]
@@ -222,35 +217,25 @@ def main() -> None:
         measure_memory(*args.memory)
         return
     questions = run.load_questions(limit=args.questions)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        files = make_files(folder)
-        local = SpringModel.from_pretrained(files["Q4_1"], tokens=TOKENS, device="cpu")
-        examples, _ = run.retrieve(run.build_index(local, folder / "db", 5), questions)
-        expected = {
-            k: local.generate(_prompts(local, examples), num_tokens=k, max_new_tokens=NEW) for k in KS
-        }
-        answers = {kind: compare(local, expected, load(file), examples) for kind, file in files.items()}
-        memory = {
-            "llama.cpp": memory_of(files["Q4_1"], "llama.cpp"),
-            "transformers": memory_of(files["Q4_1"], "transformers"),
-        }
-        speed = {kind: measure_speed(files[kind], without_end(local), examples) for kind in ("Q4_1", "F16")}
     what = (
-        f"{len(questions)} of the demo's questions, SmolLM2-135M-Instruct, 5 passages, {NEW} tokens at most; "
-        f"speed with 50 virtual tokens on {ROUNDS} other prompts, processor seconds of one thread; keys and values in float16, in float32 "
-        "for the F32 file's answers"
+        f"{len(questions)} of the demo's questions, SmolLM2-135M-Instruct, 5 passages, {NEW} tokens at most; times: {ROUNDS} of them with "
+        f"{KS[-1]} virtual tokens, processor time of one thread, llama.cpp built for AVX2"
     )
-    save(
-        "llama_cpp",
-        {
-            "what": what,
-            "llama-cpp-python": llama_cpp.__version__,
-            "answers": answers,
-            "speed": speed,
-            "memory": memory,
-        },
-    )
+    result: dict[str, Any] = {"what": what, "llama-cpp-python": llama_cpp.__version__}
+    with tempfile.TemporaryDirectory() as name:
+        files = make_files(Path(name))
+        local = SpringModel.from_pretrained(files["Q4_1"], tokens=TOKENS, device="cpu")
+        examples, _ = run.retrieve(run.build_index(local, Path(name, "db"), 5), questions)
+        expected = answers_of(local, examples)
+        result["answers"] = {}
+        for kind, file in files.items():
+            result["answers"][kind] = compare(local, load(file), expected, examples)
+            save("on_llama_cpp", result)
+        result["memory"] = {
+            engine: memory_of(files["Q4_1"], engine) for engine in ("llama.cpp", "transformers")
+        }
+        result["speed"] = measure_speed(files["Q4_1"], without_end(local), examples)
+    save("on_llama_cpp", result)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import pytest
 import torch
 import toy_parts
 from gguf_parts import write_gguf
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spring_rag import SpringModel
 
@@ -59,7 +58,4 @@ def make_pair(tmp_path_factory, build_model, tokenizer):
 
 @pytest.fixture(scope="session")
 def toy_gguf(tmp_path_factory):
-    """The toy as a GGUF in float32. The tokenizer splits words as GPT-2's does, a little other than the toy's own."""
-    hf_model = AutoModelForCausalLM.from_pretrained(toy_parts.BACKBONE, dtype="float32")
-    tokenizer = AutoTokenizer.from_pretrained(toy_parts.BACKBONE)
-    return write_gguf(tmp_path_factory.mktemp("toy") / "toy.gguf", hf_model, tokenizer)
+    return toy_parts.write_as_gguf(tmp_path_factory.mktemp("toy") / "toy.gguf")

@@ -5,6 +5,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gguf_parts
 import pytest
 import torch
 from near_ties import gap
@@ -280,8 +281,14 @@ class TestErrors:
 
     def test_a_damaged_file(self, ours, tmp_path):
         (tmp_path / "half.gguf").write_bytes(Path(ours.backend.model_id).read_bytes()[:-4000])
-        with pytest.raises(BackendError, match="llama.cpp can't load .*half.gguf': "):
+        with pytest.raises(BackendError, match="can't read the GGUF .*half.gguf': "):
             SpringModel.from_pretrained(tmp_path / "half.gguf", engine="llama.cpp")
+
+    def test_what_llama_cpp_can_t_load(self, llama, tokenizer, tmp_path, monkeypatch):
+        monkeypatch.setitem(gguf_parts._NAMES, "norm", "another_norm")
+        file = gguf_parts.write_gguf(tmp_path / "strange.gguf", llama, tokenizer)
+        with pytest.raises(BackendError, match="llama.cpp can't load .*strange.gguf': .*output_norm"):
+            SpringModel.from_pretrained(file, engine="llama.cpp")
 
     def test_what_it_doesn_t_take(self, ours):
         file = ours.backend.model_id

@@ -60,7 +60,7 @@ def test_ids_are_those_of_llama_cpp(model):
 
 def test_answers_from_passages(model):
     passages = ["The lighthouse at Grey Point was built in 1887 by the firm of Hale and Sons, of Leith."]
-    assert model.answer("Who built the lighthouse at Grey Point?", passages).startswith("Hale and Sons")
+    assert "Hale and Sons" in model.answer("Who built the lighthouse at Grey Point?", passages)
     assert "1887" in model.answer("When was the lighthouse at Grey Point built?", passages)
 
 
