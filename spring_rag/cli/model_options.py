@@ -85,7 +85,10 @@ class ModelOptions:
     ] = None
     engine: Annotated[
         Literal["transformers", "llama.cpp"],
-        typer.Option(help="What runs the backbone in this process; llama.cpp reads a GGUF as it is."),
+        typer.Option(
+            metavar="ENGINE",
+            help="What runs the backbone in this process: transformers, or llama.cpp, which reads a GGUF as it is.",
+        ),
     ] = "transformers"
     api_key: Annotated[
         str | None,
