@@ -292,7 +292,7 @@ def _convert_header(file: Path, folder: Path, name: str) -> None:
     ends = _ends(metadata, metadata.get("tokenizer.ggml.eos_token_id"))
     architecture = metadata["general.architecture"]
     tokenizer.save_pretrained(folder)
-    header = {
+    told = {
         "architecture": architecture,
         "ends": [ends] if isinstance(ends, int) else ends or [],
         "quantization": _quantization(metadata),
@@ -305,7 +305,7 @@ def _convert_header(file: Path, folder: Path, name: str) -> None:
             else None
         ),
     }
-    _seal(folder, {"name": name, "file": str(file), "header": header})
+    _seal(folder, {"name": name, "file": str(file), "header": told})
 
 
 def _metadata_and_tokenizer(file: Path) -> tuple[dict[str, Any], Any]:

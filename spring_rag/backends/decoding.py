@@ -181,7 +181,8 @@ def draw_seeds(settings: GenerationSettings, rows: int) -> list[int]:
     """A seed for each row: the one that is set, or else one from the process's global generator."""
     if settings.seed is not None:
         return [settings.seed] * rows
-    return torch.randint(2**63 - 1, (rows,)).tolist()
+    seeds: list[int] = torch.randint(2**63 - 1, (rows,)).tolist()
+    return seeds
 
 
 class Cancellation(StoppingCriteria):

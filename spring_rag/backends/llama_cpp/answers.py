@@ -58,6 +58,11 @@ class _Answer:
         self._most, self._sampler, self._stops = settings.max_new_tokens, sampler, stops
 
     @property
+    def behind_slot(self) -> int:
+        """Position of the suffix."""
+        return len(self.context) + len(self.virtual)
+
+    @property
     def last(self) -> int:
         """Position of the token that was generated last."""
         return len(self.encoded.ids) + len(self.virtual) + len(self.ids) - 1
@@ -192,16 +197,22 @@ class Writer:
                 self._engine.decode([Piece(place.context.sequence, 0, place.context.ids)], check)
                 place.context.computed = True
             self._engine.copy(place.context.sequence, place.sequence)
-        read = []
         # A batch of llama.cpp's holds either embeddings or ids.
-        for parts in (
-            [(each, len(each.context), each.virtual, not each.suffix) for each in new if len(each.virtual)],
-            [(each, len(each.context) + len(each.virtual), each.suffix, True) for each in new if each.suffix],
-        ):
-            if parts:
-                pieces = [
-                    Piece(places[each].sequence, start, part, asks) for each, start, part, asks in parts
-                ]
-                logits = self._engine.decode(pieces, check)
-                read.append(([each for each, _, _, asks in parts if asks], logits))
+        batches: list[list[tuple[_Answer, Piece]]] = [
+            [
+                (each, Piece(places[each].sequence, len(each.context), each.virtual, asks=not each.suffix))
+                for each in new
+                if len(each.virtual)
+            ],
+            [
+                (each, Piece(places[each].sequence, each.behind_slot, each.suffix, asks=True))
+                for each in new
+                if each.suffix
+            ],
+        ]
+        read = []
+        for batch in batches:
+            if batch:
+                logits = self._engine.decode([piece for _, piece in batch], check)
+                read.append(([each for each, piece in batch if piece.asks], logits))
         return read

@@ -26,7 +26,7 @@ from spring_rag.stream import Stream
 N_CTX = 8192
 """Tokens that the cache holds where nobody says otherwise."""
 
-_FLOAT32 = {"auto": None, "float32": True, "float16": False}
+_FLOAT32: dict[str, bool | None] = {"auto": None, "float32": True, "float16": False}
 
 
 class LlamaCppBackend(Backend):

@@ -26,7 +26,6 @@ _log = logging.getLogger(__name__)
 _complaints: deque[str] = deque(maxlen=3)
 
 
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _listen(level: int, text: bytes, _: object) -> None:
     """Take llama.cpp's messages, which it would print, into Python's log."""
     message = text.decode(errors="replace").strip()
@@ -36,7 +35,8 @@ def _listen(level: int, text: bytes, _: object) -> None:
         _log.debug(message)
 
 
-llama_cpp.llama_log_set(_listen, None)
+_listener = llama_cpp.llama_log_callback(_listen)  # as long as llama.cpp may call it
+llama_cpp.llama_log_set(_listener, None)
 llama_cpp.llama_backend_init()
 
 
