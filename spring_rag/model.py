@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from spring_rag.backends.base import (
     BATCH_SIZE,
@@ -34,6 +34,9 @@ _ROUNDS_IN_FLIGHT = 8
 
 PromptLike = str | Prompt | RagPrompt
 """What can be answered. A `str` is text of the user's, without a slot."""
+
+Engine = Literal["transformers", "llama.cpp"]
+"""What runs a backbone in this process."""
 
 TokensLike = VirtualTokens | str | os.PathLike[str]
 """Virtual tokens, or whatever `VirtualTokens.from_pretrained` takes."""
@@ -83,6 +86,7 @@ class SpringModel:
         revision: str | None = None,
         base_url: str | Sequence[str] | None = None,
         api_key: str | None = None,
+        engine: Engine = "transformers",
         **model_kwargs: Any,
     ) -> SpringModel:
         """Load a backbone and its tokenizer, and attach virtual tokens.
@@ -98,17 +102,20 @@ class SpringModel:
             base_url: of a running vLLM server that has the backbone, as "http://localhost:8000/v1", or of several that take turns.
                 The model isn't loaded then.
             api_key: of the servers.
+            engine: what runs the backbone in this process: "transformers", or "llama.cpp", which reads a GGUF as it is.
             model_kwargs: go to the model's own `from_pretrained`, as `device_map` or `quantization_config`; with `base_url` to
-                `VLLMBackend.from_pretrained`, as `timeout` or `concurrency`. Those that say where the backbone is found
+                `VLLMBackend.from_pretrained`, as `timeout` or `concurrency`, and on llama.cpp to `LlamaCppBackend`, as `n_ctx`. Those that say where the backbone is found
                 (`subfolder`, `cache_dir`, `local_files_only`, `gguf_file`, …) hold for its tokenizer too.
 
         Raises:
-            MissingExtraError: the backbone is a GGUF, and the package `gguf` isn't installed.
+            MissingExtraError: the backbone is a GGUF, and the package `gguf` isn't installed; or llama-cpp-python isn't.
             BackendError: the backbone can't be loaded, or a server can't be reached.
             UnsupportedBackboneError: it can't take virtual tokens.
             BackboneMismatchError: the tokens belong to another backbone.
             TokensError: the tokens can't be read.
+            ValueError: an unknown engine, or one beside `base_url`.
         """
+        _check_engine(engine, base_url)
         # Tokens first: a wrong path shouldn't be found out after minutes of loading a backbone.
         tokens = _load(tokens) if tokens is not None else None
         backend: Backend
@@ -117,6 +124,12 @@ class SpringModel:
 
             backend = VLLMBackend.from_pretrained(
                 os.fspath(backbone), base_url, api_key=api_key, dtype=dtype, revision=revision, **model_kwargs
+            )
+        elif engine == "llama.cpp":
+            from spring_rag.backends.llama_cpp import LlamaCppBackend
+
+            backend = LlamaCppBackend.from_pretrained(
+                os.fspath(backbone), device=device, dtype=dtype, revision=revision, **model_kwargs
             )
         else:
             from spring_rag.backends.local import LocalBackend
@@ -366,6 +379,15 @@ def _batches(prompts: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]
             batch = batch[batch_size:]
     if batch:
         yield batch
+
+
+def _check_engine(engine: str, base_url: object) -> None:
+    if engine not in get_args(Engine):
+        msg = f"engine is {engine!r}; expected {' or '.join(map(repr, get_args(Engine)))}"
+        raise ValueError(msg)
+    if base_url is not None and engine != "transformers":
+        msg = f"engine={engine!r} runs the backbone in this process; with base_url a server has it: give one of the two"
+        raise ValueError(msg)
 
 
 def _load(tokens: TokensLike) -> VirtualTokens:

@@ -12,6 +12,7 @@ import torch
 from torch import LongTensor, Tensor, nn
 from transformers import PreTrainedModel
 
+from spring_rag.backbone import Table
 from spring_rag.encoding import Encoded
 from spring_rag.errors import PromptError, TokensError, UnsupportedBackboneError
 from spring_rag.tokens import VirtualTokens
@@ -58,7 +59,7 @@ class Embedding(Protocol):
         """Rows in the space of the table, shape `[..., hidden_size]` → embeddings of the same shape."""
         ...
 
-    def table(self) -> AbstractContextManager[Tensor]:
+    def table(self) -> AbstractContextManager[Table]:
         """The embedding table, shape `[vocab, hidden_size]`, at hand for the while."""
         ...
 
@@ -336,18 +337,7 @@ def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequenc
     mask: list[list[int]] = []
     places: list[tuple[int, int]] = []
     for row, (prompt, virtual, length) in enumerate(zip(encoded, rows, lengths, strict=True)):
-        if length == 0:
-            msg = f"prompt {row} is empty: it has no tokens at all"
-            raise PromptError(msg)
-        if len(virtual) and prompt.slot is None:
-            msg = f"prompt {row} has no slot for its {len(virtual)} virtual tokens"
-            raise PromptError(msg)
-        if prompt.ids and max(prompt.ids) >= embedding.vocab_size:
-            msg = (
-                f"prompt {row} holds token id {max(prompt.ids)}, but the backbone embeds ids below {embedding.vocab_size}: "
-                "this tokenizer belongs to another model"
-            )
-            raise PromptError(msg)
+        check_prompt(row, prompt, len(virtual), embedding.vocab_size)
         slot = len(prompt.ids) if prompt.slot is None else prompt.slot
         # Padding, and what virtual tokens replace, is a token of the prompt itself: never a vector that the model couldn't bear.
         filler = prompt.ids[0] if prompt.ids else 0
@@ -363,6 +353,33 @@ def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequenc
     attention_mask = torch.tensor(mask, device=embedding.device)
     position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)  # as transformers' generate derives them
     return SplicedBatch(inputs_embeds, cast(LongTensor, attention_mask), cast(LongTensor, position_ids))
+
+
+def check_prompt(row: int, prompt: Encoded, virtual: int, vocab_size: int) -> None:
+    """Make sure that a prompt is one that a backbone can read.
+
+    Args:
+        row: what messages call it.
+        prompt: with its slot.
+        virtual: number of virtual tokens that go into it.
+        vocab_size: ids of the backbone lie below it.
+
+    Raises:
+        PromptError: virtual tokens for a prompt without slot; a prompt with neither ids nor virtual tokens; an id that the
+            backbone doesn't have.
+    """
+    if not prompt.ids and not virtual:
+        msg = f"prompt {row} is empty: it has no tokens at all"
+        raise PromptError(msg)
+    if virtual and prompt.slot is None:
+        msg = f"prompt {row} has no slot for its {virtual} virtual tokens"
+        raise PromptError(msg)
+    if prompt.ids and max(prompt.ids) >= vocab_size:
+        msg = (
+            f"prompt {row} holds token id {max(prompt.ids)}, but the backbone embeds ids below {vocab_size}: "
+            "this tokenizer belongs to another model"
+        )
+        raise PromptError(msg)
 
 
 @contextmanager

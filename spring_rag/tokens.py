@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from spring_rag.backbone import BackboneRecord
+from spring_rag.backbone import BackboneRecord, Table
 from spring_rag.errors import BackboneMismatchError, TokensError
 from spring_rag.persistence import Artifact, load, push, write_folder, write_pt
 from spring_rag.prompt import RagTemplate
@@ -132,7 +132,7 @@ class VirtualTokens:
             f"VirtualTokens({len(self)} × {self.hidden_size}, backbone={backbone!r}, digest={self.digest!r})"
         )
 
-    def check(self, embedding_table: Tensor, model_id: str | None, quantization: str | None = None) -> None:
+    def check(self, embedding_table: Table, model_id: str | None, quantization: str | None = None) -> None:
         """Make sure that these tokens may be attached to a model.
 
         Tokens that record no backbone attach wherever their size fits, with one warning.

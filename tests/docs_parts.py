@@ -28,6 +28,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 STAND_INS = {
     "mistralai/Mistral-7B-Instruct-v0.1": BACKBONE.as_posix(),
     "mistral-7b-instruct": "toy-tokens",
+    "my-tokens": "toy-tokens",
     "path/or/hub-id": BACKBONE.as_posix(),
     "path/to/tokens": "toy-tokens",
     "some-model.Q4_K_M.gguf": BACKBONE.as_posix(),

@@ -35,6 +35,8 @@ from spring_rag.data.examples import load_lines
 from spring_rag.demo import paths
 
 SCRIPTS = ROOT / "docs" / "scripts"
+LLAMA_CPP = "llama-cpp.md"
+"""The page whose snippets need llama-cpp-python."""
 LANGUAGES = {"python", "sh", "diff", "json", "text"}
 
 
@@ -56,8 +58,20 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if snippets(page) and page.name != LLAMA_CPP], ids=lambda page: page.stem
+)
 def test_snippets_run(page: Path, at_home: Path) -> None:
+    run_page(page)
+
+
+@pytest.mark.llama_cpp
+def test_snippets_on_llama_cpp_run(at_home: Path) -> None:
+    toy_parts.write_as_gguf(at_home / "model.gguf")
+    run_page(ROOT / "docs" / LLAMA_CPP)
+
+
+def run_page(page: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     run_python(APPS.get(page.name, ""), page.name, namespace)
     with fake_vllm() as server:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gguf_parts import CHAT_TEMPLATE, tiny_llama, write_gguf
@@ -20,7 +22,7 @@ from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.local import LocalBackend
 from spring_rag.backends.vllm.checkpoint import load_checkpoint
 from spring_rag.errors import BackboneMismatchError, BackendError, MissingExtraError
-from spring_rag.loading import find
+from spring_rag.loading import find, find_gguf
 from spring_rag.tokens import VirtualTokens
 
 QUESTION = "Question: who built the lighthouse?\nAnswer:"
@@ -369,3 +371,42 @@ class TestEverywhere:
         assert SpringLLM(model=file, device="cpu", max_tokens=4).invoke(QUESTION) == expected
         llama_index = LlamaSpringLLM.from_pretrained(file, device="cpu", max_tokens=4)
         assert llama_index.complete(QUESTION, formatted=True).text == expected
+
+
+class TestHeader:
+    """What is read of a file that llama.cpp loads: no weights but, later, some rows of the table."""
+
+    def test_says_where_the_table_lies(self, files, cached):
+        told = gguf.header(files / "tiny-F32.gguf", "tiny")
+        size = told.table_shape[0] * told.table_shape[1]
+        table = np.fromfile(files / "tiny-F32.gguf", np.float32, size, offset=told.table_offset)
+        expected = tiny_llama().get_input_embeddings().weight.detach()
+        assert torch.equal(torch.from_numpy(table).view(told.table_shape), expected)
+        assert (told.architecture, told.ends, told.quantization) == ("llama", (2,), None)
+
+    def test_is_read_once_and_holds_no_weights(self, files, cached, monkeypatch):
+        told = gguf.header(files / "tiny-Q4_1.gguf", "tiny")
+        assert told.quantization == "Q4_1"
+        assert not list(Path(told.tokenizer).glob("*.safetensors"))
+        monkeypatch.setattr(gguf, "_convert_header", None)
+        assert gguf.header(files / "tiny-Q4_1.gguf", "tiny") == told
+
+    def test_the_tokenizer_is_that_of_the_unpacked_folder(self, files, cached):
+        one = AutoTokenizer.from_pretrained(gguf.header(files / "tiny-Q4_0.gguf", "tiny").tokenizer)
+        other = find(files / "tiny-Q4_0.gguf").tokenizer()
+        assert one("in 1887, by Hale & Sons").input_ids == other("in 1887, by Hale & Sons").input_ids
+        assert one.chat_template == other.chat_template
+
+    def test_of_a_file_without_a_table(self, files, cached, monkeypatch):
+        monkeypatch.setattr(gguf, "_TABLE", "nothing.weight")
+        with pytest.raises(BackendError, match="has no embedding table"):
+            gguf.header(files / "other-Q4_0.gguf", "other")
+
+
+class TestFindingTheFile:
+    def test_as_a_folder_that_holds_one(self, alone):
+        assert find_gguf(alone) == (alone / "tiny-Q4_0.gguf", str(alone / "tiny-Q4_0.gguf"))
+
+    def test_what_is_no_gguf(self, tmp_path):
+        with pytest.raises(BackendError, match="names none; expected model.gguf, a folder that holds one"):
+            find_gguf(tmp_path)

@@ -52,6 +52,17 @@ class TestConstruction:
         with pytest.raises(BackendError):
             SpringModel.from_pretrained(tmp_path / "no backbone")
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"engine": "gguf"}, "engine is 'gguf'; expected 'transformers' or 'llama.cpp'"),
+            ({"engine": "llama.cpp", "base_url": "http://localhost:8000/v1"}, "give one of the two"),
+        ],
+    )
+    def test_engines(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            SpringModel.from_pretrained("nowhere", **options)
+
     def test_from_backend(self, llama, tokenizer, make_tokens, model):
         backend = LocalBackend(llama, tokenizer)
         other = SpringModel.from_backend(backend, tokens=make_tokens(6))

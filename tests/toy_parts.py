@@ -55,6 +55,15 @@ TEXTS = [text_of(question) for question in ANSWERABLE[:40]]
 """The documents that answer `ASKED`, among others."""
 
 
+def write_as_gguf(file: Path) -> Path:
+    """The toy as a GGUF in float32. The file's tokenizer splits words as GPT-2's does, a little other than the toy's own."""
+    from gguf_parts import write_gguf
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(BACKBONE, dtype="float32")
+    return write_gguf(file, model, AutoTokenizer.from_pretrained(BACKBONE))
+
+
 def share_right(ask: Callable[[str], str]) -> float:
     """Exact match of an app's answers to `ASKED`, from 0 to 1."""
     scores = [exact_match(ask(each.question), [each.answer]) for each in ASKED]

@@ -18,7 +18,7 @@ from spring_rag.bridge.settings import in_our_words
 from spring_rag.bridge.threads import iterate_in_thread
 from spring_rag.encoding import encode
 from spring_rag.errors import TokensError
-from spring_rag.model import SpringModel
+from spring_rag.model import Engine, SpringModel
 from spring_rag.prompt import Prompt
 from spring_rag.stream import Stream
 
@@ -55,6 +55,9 @@ class SpringParameters(BaseModel):
 
     api_key: SecretStr | None = None
     """Of the servers; without one VLLM_API_KEY or OPENAI_API_KEY is used."""
+
+    engine: Engine = "transformers"
+    """What runs a backbone in this process: "transformers", or "llama.cpp", which reads a GGUF as it is."""
 
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments for loading a backbone, as `SpringModel.from_pretrained` takes them."""
@@ -148,6 +151,7 @@ class SpringParameters(BaseModel):
             **({} if self._spring.backend.model_id else {"object": id(self._spring)}),
             "revision": self.revision,
             "dtype": self.dtype,
+            "engine": self.engine,
             "virtual_tokens": attached,
             **{name: getattr(self, name) for name in (*_PER_CALL, *self._in_prompts)},
             "num_tokens": count,
@@ -294,6 +298,7 @@ class SpringParameters(BaseModel):
             revision=self.revision,
             base_url=self.base_url,
             api_key=self.api_key.get_secret_value() if self.api_key else None,
+            engine=self.engine,
             **self.model_kwargs,
         )
 

@@ -23,8 +23,9 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from spring_rag.backends.base import GenerationSettings
+from spring_rag.backends.base import Generation, GenerationSettings, Usage
 from spring_rag.calls import call_tokens
+from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, UnsupportedBackboneError
 from spring_rag.reasoning import kept_tokens
 from spring_rag.splice import InputEmbedding, inner_model
@@ -179,6 +180,14 @@ class Sampler(LogitsProcessor):
         return cast(FloatTensor, warped - noise.log())
 
 
+def draw_seeds(settings: GenerationSettings, rows: int) -> list[int]:
+    """A seed for each row: the one that is set, or else one from the process's global generator."""
+    if settings.seed is not None:
+        return [settings.seed] * rows
+    seeds: list[int] = torch.randint(2**63 - 1, (rows,)).tolist()
+    return seeds
+
+
 class Cancellation(StoppingCriteria):
     """Stops all rows once an event is set."""
 
@@ -254,6 +263,36 @@ def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[int]], str]:
 
 def _kept(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return kept_tokens(tokenizer) | call_tokens(tokenizer)
+
+
+def finished(
+    ids: Sequence[int],
+    encoded: Encoded,
+    virtual: int,
+    stop: Sequence[str],
+    eos_ids: frozenset[int],
+    decode: Callable[[list[int]], str],
+) -> Generation:
+    """Generated ids as an answer.
+
+    Args:
+        ids: up to a stop string if there was one; what follows an end-of-sequence id is left out.
+        encoded: the prompt.
+        virtual: number of its virtual tokens.
+        stop: strings that end an answer.
+        eos_ids: where an answer ends.
+        decode: from ids to text.
+    """
+    end = next((at + 1 for at, one in enumerate(ids) if one in eos_ids), None)
+    kept = list(ids[:end])
+    text, stopped = cut(decode(kept), stop)
+    context = encoded.slot or 0
+    return Generation(
+        text=text,
+        finish_reason="stop" if stopped or end is not None else "length",
+        usage=Usage(context, virtual, len(encoded.ids) - context, len(kept)),
+        token_ids=tuple(kept),
+    )
 
 
 def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:

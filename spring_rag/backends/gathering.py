@@ -59,7 +59,7 @@ class Gathering:
         Args:
             requests: at least one; those of one call stay together.
             rows: the virtual tokens of each, shape `[k, hidden_size]`.
-            settings: greedy, so that neighbours in a batch change nothing.
+            settings: such that neighbours in a batch change nothing.
         """
         call = _Call(requests, rows, settings)
         with self._changed:

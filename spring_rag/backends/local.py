@@ -1,10 +1,8 @@
 """A backbone in this process, run by transformers' own `generate`."""
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Literal, cast
 
 import torch
@@ -18,7 +16,7 @@ from transformers import (
 )
 
 from spring_rag.backbone import quantization_of
-from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request, Usage
+from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request
 from spring_rag.backends.batching import together
 from spring_rag.backends.checks import check_length, virtual_rows
 from spring_rag.backends.decoding import (
@@ -28,12 +26,14 @@ from spring_rag.backends.decoding import (
     TextStreamer,
     accepting_embeddings,
     check_generates,
-    cut,
     decoder,
+    draw_seeds,
+    finished,
     generation_arguments,
 )
 from spring_rag.backends.gathering import Gathering
 from spring_rag.backends.prefix import parts
+from spring_rag.backends.streaming import pieces
 from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, MissingExtraError, PromptTooLongError, UnsupportedBackboneError
 from spring_rag.fitting import crossing
@@ -41,8 +41,6 @@ from spring_rag.limits import context_length, position_switch
 from spring_rag.loading import find, split_arguments
 from spring_rag.splice import InputEmbedding, TokenBank, evaluating, splice_batch
 from spring_rag.stream import Stream
-
-_POLL_SECONDS = 0.05
 
 
 class LocalBackend(Backend):
@@ -165,48 +163,11 @@ class LocalBackend(Backend):
         Closing the stream stops the model. Raises what `generate` raises, some of it at once.
         """
         rows = self._rows_for([request], settings)
-        return Stream(self._items(request, rows, settings))
 
-    def _items(
-        self, request: Request, rows: Sequence[Tensor], settings: GenerationSettings
-    ) -> Generator[str | Generation, None, None]:
-        items: SimpleQueue[str | Generation | BaseException] = SimpleQueue()
-        cancelled = threading.Event()
-        streamer = TextStreamer(self.tokenizer, settings.stop, items.put)
+        def run(streamer: TextStreamer, cancelled: threading.Event) -> Generation:
+            return self._run([request], rows, settings, streamer, cancelled)[0]
 
-        def work() -> None:
-            try:
-                with self._turn(cancelled):
-                    items.put(self._run([request], rows, settings, streamer, cancelled)[0])
-            except BaseException as error:  # belongs to the thread that reads
-                items.put(error)
-
-        worker = threading.Thread(target=work, name="spring-rag-stream", daemon=True)
-        worker.start()
-        try:
-            while isinstance(item := items.get(), str):
-                yield item
-            if isinstance(item, BaseException):
-                raise item
-            if rest := streamer.rest(item.text):
-                yield rest
-            yield item
-        finally:
-            cancelled.set()
-            if worker is not threading.current_thread():  # where a forgotten stream may be collected
-                worker.join()
-
-    @contextmanager
-    def _turn(self, cancelled: threading.Event) -> Iterator[None]:
-        """The model to oneself, or an error if the wait for it is given up."""
-        while not self._lock.acquire(timeout=_POLL_SECONDS):
-            if cancelled.is_set():
-                msg = "the stream was closed before it began"
-                raise BackendError(msg)
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return Stream(pieces(run, self.tokenizer, settings.stop, self._lock))
 
     def _rows_for(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Tensor]:
         """The virtual tokens of each request, shape `[k, hidden_size]`, once it is known that they fit the context."""
@@ -299,44 +260,19 @@ class LocalBackend(Backend):
         generated = sequences[:, plain_ids.shape[1] :].tolist()
         ends = stops.ends if stops else [None] * len(encoded)
         return [
-            self._finish(ids[:end], prompt, len(virtual), settings, eos_ids)
+            finished(ids[:end], prompt, len(virtual), settings.stop, eos_ids, self._decode)
             for ids, end, prompt, virtual in zip(generated, ends, encoded, rows, strict=True)
         ]
 
     def _samplers(self, settings: GenerationSettings, rows: int) -> list[Sampler]:
         if settings.greedy:
             return []
-        seeds = (
-            [settings.seed] * rows
-            if settings.seed is not None
-            else torch.randint(2**63 - 1, (rows,)).tolist()
-        )
-        return [Sampler(settings, seeds, self.embedding.device)]
+        return [Sampler(settings, draw_seeds(settings, rows), self.embedding.device)]
 
     def _eos_ids(self) -> frozenset[int]:
         own = self.hf_model.generation_config.eos_token_id if self.hf_model.generation_config else None
         ids = own if isinstance(own, list) else [own]
         return frozenset(one for one in [*ids, self.tokenizer.eos_token_id] if isinstance(one, int))
-
-    def _finish(
-        self,
-        ids: list[int],
-        prompt: Encoded,
-        virtual: int,
-        settings: GenerationSettings,
-        eos_ids: frozenset[int],
-    ) -> Generation:
-        """One row's ids, up to a stop string if there was one, as an answer."""
-        end = next((at + 1 for at, one in enumerate(ids) if one in eos_ids), None)
-        ids = ids[:end]
-        text, stopped = cut(self._decode(ids), settings.stop)
-        context = prompt.slot or 0
-        return Generation(
-            text=text,
-            finish_reason="stop" if stopped or end is not None else "length",
-            usage=Usage(context, virtual, len(prompt.ids) - context, len(ids)),
-            token_ids=tuple(ids),
-        )
 
 
 def _plain_ids(encoded: Sequence[Encoded], length: int) -> Tensor:

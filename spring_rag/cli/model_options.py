@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -128,6 +128,13 @@ class ModelOptions:
             show_default=False,
         ),
     ] = None
+    engine: Annotated[
+        Literal["transformers", "llama.cpp"],
+        typer.Option(
+            metavar="ENGINE",
+            help="What runs the backbone in this process: transformers, or llama.cpp, which reads a GGUF as it is.",
+        ),
+    ] = "transformers"
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -159,11 +166,14 @@ class ModelOptions:
         if self.base_url and (backbone.quantize or backbone.device_map):
             msg = "--quantize and --device-map say how the backbone is loaded here; with --base-url a server has it"
             raise typer.BadParameter(msg)
+        if self.engine != "transformers" and (self.base_url or backbone.quantize or backbone.device_map):
+            msg = f"--engine {self.engine} goes without --base-url, --quantize and --device-map"
+            raise typer.BadParameter(msg)
         servers: dict[str, Any] = {}
         if self.base_url:
             limit = {} if timeout is None else {"timeout": timeout}
             servers = {"base_url": self.base_url, "api_key": self.api_key, **limit}
-        where = {**backbone.arguments(), **servers}
+        where = {**backbone.arguments(), "engine": self.engine, **servers}
         if tokens is None:
             if self.model is None:
                 return _load_default(where)

@@ -43,7 +43,7 @@ from spring_rag.bridge.tools import forbids_tools, tool_choice
 from spring_rag.bridge.usage import token_counts
 from spring_rag.calls import check_takes_tools, takes_tools
 from spring_rag.encoding import warn_of_control_strings
-from spring_rag.model import SpringModel, TokensLike
+from spring_rag.model import Engine, SpringModel, TokensLike
 from spring_rag.prompt import ANY_TOOL, Prompt
 from spring_rag.stream import Stream, Thought
 
@@ -135,6 +135,7 @@ class SpringLLM(FunctionCallingLLM):
         revision: str | None = None,
         base_url: str | Sequence[str] | None = None,
         api_key: str | None = None,
+        engine: Engine = "transformers",
         model_kwargs: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> SpringLLM:
@@ -148,6 +149,7 @@ class SpringLLM(FunctionCallingLLM):
             revision: branch, tag or commit of the backbone on the Hub.
             base_url: of a vLLM server that has the backbone, or of several; no backbone is loaded then.
             api_key: of the servers.
+            engine: what runs the backbone in this process: "transformers", or "llama.cpp", which reads a GGUF as it is.
             model_kwargs: further arguments of `SpringModel.from_pretrained`.
             settings: the fields of this class.
 
@@ -164,6 +166,7 @@ class SpringLLM(FunctionCallingLLM):
             "revision": revision,
             "base_url": base_url,
             "api_key": api_key,
+            "engine": engine,
         }
         llm = cls(model=load_shared(**source, **(model_kwargs or {})), **settings)
         llm._source = {**source, "model_kwargs": model_kwargs}
