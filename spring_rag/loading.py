@@ -43,7 +43,7 @@ _DOWNLOAD = frozenset({"cache_dir", "force_download", "local_files_only", "revis
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class BackboneSource:
     """Where a backbone's files lie, in transformers' own format.
 
     Args:
@@ -122,7 +122,7 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     return where, {key: value for key, value in arguments.items() if key not in where}
 
 
-def find(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> Source:
+def find(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> BackboneSource:
     """Find a backbone; one that is a GGUF is converted first, unless the user's cache has it.
 
     Args:
@@ -138,9 +138,9 @@ def find(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> So
     name, given = _named(backbone, arguments)
     gguf = gguf_name(name, given.pop("gguf_file", None), given.get("subfolder"))
     if gguf is None:
-        return Source(name, name, given)
+        return BackboneSource(name, name, given)
     file, model_id = _on_disk(gguf, given)
-    return Source(str(converted(file, model_id)), model_id, is_gguf=True)
+    return BackboneSource(str(converted(file, model_id)), model_id, is_gguf=True)
 
 
 def find_gguf(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> tuple[Path, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from spring_rag.backends.base import (
     GenerationSettings,
     Request,
 )
+from spring_rag.callbacks import OnProgress
 from spring_rag.calls import part_calls, with_calls
 from spring_rag.encoding import Encoded, encode, warn_of_control_strings
 from spring_rag.errors import TokensError
@@ -178,7 +179,7 @@ class SpringModel:
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
         batch_size: int = BATCH_SIZE,
-        progress: Callable[[int, int], None] | None = None,
+        progress: OnProgress | None = None,
         into: dict[int, Generation] | None = None,
     ) -> list[Generation]:
         """Answer prompts.

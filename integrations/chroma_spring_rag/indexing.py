@@ -16,6 +16,7 @@ from langchain_text_splitters import Language, RecursiveCharacterTextSplitter
 from chroma_spring_rag.embedders import chosen_function, embedded
 from chroma_spring_rag.errors import DocumentError, chroma_errors
 from chroma_spring_rag.reading import FilesRead, is_markdown, read_files
+from spring_rag.callbacks import OnProgress
 
 DEFAULT_CHUNK_SIZE = 1000
 DEFAULT_CHUNK_OVERLAP = 100
@@ -25,9 +26,6 @@ _BATCH = 256
 _PAGE = 5000
 
 _T = TypeVar("_T")
-
-Progress = Callable[[int, int], None]
-"""Called with the number of chunks written so far and the number to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ def index_files(
     chunk_overlap: int = DEFAULT_CHUNK_OVERLAP,
     read: FilesRead | None = None,
     prune: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> IndexReport:
     """Put files into a collection, in chunks.
 
@@ -126,7 +124,7 @@ def index_documents(
     *,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     chunk_overlap: int = DEFAULT_CHUNK_OVERLAP,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> IndexReport:
     """Put LangChain's documents into a collection, in chunks: what any of its loaders gives, as `WebBaseLoader(url).load()`.
 
@@ -167,7 +165,7 @@ def _write(
     chunks: Sequence[_Chunk],
     read: Container[str],
     is_stale: Callable[[str], bool],
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> IndexReport:
     """Add what is new of these chunks, then remove what isn't wanted any more.
 

@@ -20,7 +20,7 @@ from langchain_spring_rag.messages import is_slot
 from langchain_spring_rag.prompts import QuestionPlaceholder, slotted
 from langchain_spring_rag.served import ServedPromptTemplate
 from spring_rag.bridge.marks import is_marked
-from spring_rag.bridge.placement import Source, put_slot
+from spring_rag.bridge.placement import TemplateText, put_slot
 from spring_rag.bridge.syntax import F_STRING, JINJA, MUSTACHE, Syntax
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel
@@ -107,9 +107,9 @@ def with_virtual_tokens(
 
 
 def _with_slot(prompt: PromptT, context: str, question: str, repeat_question: bool) -> PromptT:
-    sources: list[Source] = []
+    sources: list[TemplateText] = []
 
-    def look(source: Source) -> str:
+    def look(source: TemplateText) -> str:
         sources.append(source)
         return source.template
 
@@ -124,7 +124,7 @@ def _with_slot(prompt: PromptT, context: str, question: str, repeat_question: bo
     return made
 
 
-def _visit(prompt: Any, visit: Callable[[Source], str | None]) -> Any:
+def _visit(prompt: Any, visit: Callable[[TemplateText], str | None]) -> Any:
     """The prompt with each of its string templates as `visit` gives it back, asked in the order in which they are rendered.
 
     One that is given back changed becomes a template with a slot. A placeholder for messages is visited, too; None makes it a
@@ -138,11 +138,11 @@ def _visit(prompt: Any, visit: Callable[[Source], str | None]) -> Any:
         same = all(new is old for new, old in zip(messages, prompt.messages, strict=True))
         return prompt if same else prompt.model_copy(update={"messages": messages})
     if isinstance(prompt, PromptTemplate):
-        text = visit(Source(prompt.template, _syntax(prompt.template_format)))
+        text = visit(TemplateText(prompt.template, _syntax(prompt.template_format)))
         return prompt if text == prompt.template and not _is_marked(text) else slotted(prompt, template=text)
     if isinstance(prompt, FewShotPromptTemplate):
         syntax = _syntax(prompt.template_format)
-        texts = {side: visit(Source(getattr(prompt, side), syntax)) for side in ("prefix", "suffix")}
+        texts = {side: visit(TemplateText(getattr(prompt, side), syntax)) for side in ("prefix", "suffix")}
         return slotted(prompt, **texts)
     if isinstance(prompt, FewShotPromptWithTemplates):
         sides = {
@@ -158,9 +158,9 @@ def _visit(prompt: Any, visit: Callable[[Source], str | None]) -> Any:
     raise PromptError(msg)
 
 
-def _visit_message(message: Any, visit: Callable[[Source], str | None]) -> Any:
+def _visit_message(message: Any, visit: Callable[[TemplateText], str | None]) -> Any:
     if isinstance(message, MessagesPlaceholder):
-        return message if visit(Source(message.variable_name, None)) is not None else slotted(message)
+        return message if visit(TemplateText(message.variable_name, None)) is not None else slotted(message)
     if isinstance(message, ChatPromptTemplate):
         return _visit(message, visit)
     inner = getattr(message, "prompt", None)

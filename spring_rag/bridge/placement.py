@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spring_rag.bridge.marks import FOLLOWING_MARK, adopt
-from spring_rag.bridge.syntax import Range, Syntax
+from spring_rag.bridge.syntax import Syntax
 from spring_rag.errors import PromptError
+from spring_rag.rendering import Range
 
 # "Question:" and its like belong to the question.
 _MOST_WORDS_BETWEEN = 6
@@ -14,7 +15,7 @@ _SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TemplateText:
     """One string template inside a prompt.
 
     Attributes:
@@ -146,7 +147,7 @@ class _Region:
 
 
 def put_slot(
-    sources: Sequence[Source],
+    sources: Sequence[TemplateText],
     contexts: Sequence[str],
     question: str,
     *,
@@ -177,7 +178,7 @@ def put_slot(
             question that can't be repeated.
     """
     sources = [
-        Source(each.syntax.normal(each.template) if each.syntax else each.template, each.syntax)
+        TemplateText(each.syntax.normal(each.template) if each.syntax else each.template, each.syntax)
         for each in sources
     ]
     adopted = [adopt(each.template, mark) if each.syntax else "" for each in sources]
@@ -235,26 +236,26 @@ def put_slot(
 
 
 def _after_mark(
-    sources: Sequence[Source], adopted: Sequence[str], number: int, mark: str, question: str
+    sources: Sequence[TemplateText], adopted: Sequence[str], number: int, mark: str, question: str
 ) -> str:
     """What stands between a marker that a template's author put there and the question."""
     texts = list(adopted)
     regions = [_Region(i, 0, text) for i, text in enumerate(texts)]
-    marked = [Source(text, source.syntax) for text, source in zip(texts, sources, strict=True)]
+    marked = [TemplateText(text, source.syntax) for text, source in zip(texts, sources, strict=True)]
     offset = texts[number].find(mark)
     if offset < 0:
         return ""
     return words_between(texts, (number, offset + len(mark)), list(_places(marked, regions, question)))
 
 
-def _regions(sources: Sequence[Source]) -> Iterator[_Region]:
+def _regions(sources: Sequence[TemplateText]) -> Iterator[_Region]:
     for number, source in enumerate(sources):
         ranges: list[Range] = source.syntax.messages(source.template) if source.syntax else [(0, 0)]
         for start, end in ranges:
             yield _Region(number, start, source.template[start:end])
 
 
-def _places(sources: Sequence[Source], regions: Sequence[_Region], name: str) -> Iterator[Place]:
+def _places(sources: Sequence[TemplateText], regions: Sequence[_Region], name: str) -> Iterator[Place]:
     """Where a variable is used, as places in the regions' texts."""
     for number, region in enumerate(regions):
         source = sources[region.source]
@@ -267,7 +268,7 @@ def _places(sources: Sequence[Source], regions: Sequence[_Region], name: str) ->
                 yield Place(number, start - region.start, end - region.start)
 
 
-def _missing(sources: Sequence[Source], names: Sequence[str], argument: str) -> PromptError:
+def _missing(sources: Sequence[TemplateText], names: Sequence[str], argument: str) -> PromptError:
     used = {
         name
         for each in sources

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from jinja2 import Environment
 
-Range = tuple[int, int]
-"""First character and the one after the last."""
+from spring_rag.rendering import Range
 
 _CHAT = "chat"
 """The block of a jinja template of LlamaIndex that is one message."""

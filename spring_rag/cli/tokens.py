@@ -13,7 +13,7 @@ app = typer.Typer(
     help="Look into virtual tokens, or convert them.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Source = Annotated[
+TokensSource = Annotated[
     str,
     typer.Argument(
         metavar="SRC", help="A saved folder, a .safetensors or .pt file, a Hub id, or a published name."
@@ -23,7 +23,7 @@ Source = Annotated[
 
 @app.command()
 def show(
-    src: Source,
+    src: TokensSource,
     json: Json = False,
 ) -> None:
     """Show what is known about virtual tokens: size, backbone, template, training."""
@@ -54,7 +54,7 @@ def show(
 
 @app.command()
 def export(
-    src: Source,
+    src: TokensSource,
     out: Annotated[
         Path, typer.Argument(metavar="OUT.pt", help="File to write; one that exists is replaced.")
     ],

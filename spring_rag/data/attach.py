@@ -6,6 +6,7 @@ from itertools import chain, zip_longest
 from random import Random
 from typing import Literal
 
+from spring_rag.callbacks import OnProgress
 from spring_rag.data.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.data.matching import holds, readable
 from spring_rag.errors import DataError
@@ -44,7 +45,7 @@ def attach(
     mix: Mix = "draw",
     unanswerable_answer: str = UNANSWERABLE_ANSWER,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> Attached:
     """Retrieve passages for questions; passages that an example has already are replaced.
 

@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from spring_rag.callbacks import OnProgress
 from spring_rag.data.matching import holds, normalise, stands_in
 from spring_rag.errors import DataError
 from spring_rag.prompt import BRIEF, Message, Prompt, RagPrompt, RagTemplate, Text
@@ -57,7 +58,7 @@ def make_pairs(
     temperature: float = 0.8,
     seed: int = 0,
     batch_size: int = 16,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> Made:
     """Let the plain backbone write questions with answers, and ask them back.
 

@@ -1,7 +1,7 @@
 """The demo: index the documents, retrieve for each question, answer with 0, 1, … virtual tokens and told in words."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from chroma_spring_rag import (
     open_or_create_collection,
     read_sources,
 )
+from spring_rag.callbacks import OnProgress
 from spring_rag.data.examples import UNANSWERABLE_ANSWER, RagExample
 from spring_rag.demo import paths
 from spring_rag.evaluation import Run, Sweep, sweep, word_ways
@@ -25,8 +26,6 @@ MAX_NEW_TOKENS = 32
 WORDS = "text, worked examples only"
 """The way in words that the virtual tokens are compared with: the best on the dev part of Natural Questions."""
 WITH, WITHOUT = "with_answer", "without_answer"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def load_questions(limit: int | None = None) -> list[DemoQuestion]:
     ]
 
 
-def build_index(model: SpringModel, db: Path, top_k: int, progress: Progress | None = None) -> ChromaQA:
+def build_index(model: SpringModel, db: Path, top_k: int, progress: OnProgress | None = None) -> ChromaQA:
     """The demo's documents in an embedded Chroma database; a second time, what is there already stays.
 
     Raises:
@@ -70,7 +69,7 @@ def build_index(model: SpringModel, db: Path, top_k: int, progress: Progress | N
 
 
 def retrieve(
-    qa: ChromaQA, questions: Sequence[DemoQuestion], progress: Progress | None = None
+    qa: ChromaQA, questions: Sequence[DemoQuestion], progress: OnProgress | None = None
 ) -> tuple[list[RagExample], float]:
     """Each question with its passages, and the share of those a document answers that got a passage of it."""
     examples, found = [], []
@@ -90,7 +89,7 @@ def answer(
     examples: Sequence[RagExample],
     retrieved: float,
     ks: Sequence[int],
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> tuple[Sweep, dict[str, Sweep]]:
     """All answers and their scores; and those of the questions that a document answers, and that none does, by `WITH` and `WITHOUT`."""
     words = next(way for way in word_ways(model.template(), model.tokenizer) if way.name == WORDS)

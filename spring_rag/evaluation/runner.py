@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from spring_rag.callbacks import OnProgress
 from spring_rag.data.examples import RagExample
 from spring_rag.errors import DataError
-from spring_rag.evaluation.ways import Progress, ScoredAnswer, Way, answer_in_ways, layouts
+from spring_rag.evaluation.ways import ScoredAnswer, Way, answer_in_ways, layouts
 from spring_rag.evaluation.words import WordsWay
 from spring_rag.prompt import RagTemplate
 
@@ -115,7 +116,7 @@ def sweep(
     max_new_tokens: int = 48,
     batch_size: int = 64,
     timed: int = 0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Sweep:
     """Answer all questions greedily in all ways, and score the answers.
 

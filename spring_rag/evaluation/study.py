@@ -1,9 +1,10 @@
 """Several sets of questions, answered from several numbers of passages: sweeps side by side, and what they bring in all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from spring_rag.callbacks import OnProgress
 from spring_rag.errors import counted
 from spring_rag.evaluation.datasets import Dataset, answer_retrieved
 from spring_rag.evaluation.runner import Run, Sweep, sweep
@@ -99,7 +100,7 @@ def study(
     ks: Sequence[int],
     passages: Sequence[int] = (),
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
     **settings: Any,
 ) -> Study:
     """Sweep over k on each set of questions, once per number of passages.

@@ -1,9 +1,10 @@
 """Questions answered in several ways at once, on the same passages, and the scores of the answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spring_rag.callbacks import OnProgress
 from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.metrics import contains, exact_match, f1
 from spring_rag.fitting import crossing, fit_alike, room
@@ -12,9 +13,6 @@ from spring_rag.prompt import RagPrompt, RagTemplate
 if TYPE_CHECKING:
     from spring_rag.backends.base import Generation
     from spring_rag.model import SpringModel
-
-Progress = Callable[[int, int], None]
-"""Called with the number of answers so far, and of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def answer_in_ways(
     *,
     max_new_tokens: int,
     batch_size: int,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     into: dict[Way, dict[int, ScoredAnswer]] | None = None,
 ) -> list[tuple[ScoredAnswer, ...]]:
     """Answer all questions greedily in all ways; a question's prompts stand in one batch, so that a context is computed once.

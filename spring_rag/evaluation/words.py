@@ -7,10 +7,11 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from spring_rag.callbacks import OnProgress
 from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode
 from spring_rag.errors import DataError, PromptError
-from spring_rag.evaluation.ways import Progress, ScoredAnswer, Way, answer_in_ways, layouts
+from spring_rag.evaluation.ways import ScoredAnswer, Way, answer_in_ways, layouts
 from spring_rag.files import read_text
 from spring_rag.prompt import BRIEF, RagTemplate
 
@@ -148,7 +149,7 @@ def best_words(
     *,
     max_new_tokens: int = 48,
     batch_size: int = 64,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> list[WordsTrial]:
     """Answer questions in each way, the plain backbone without virtual tokens, all on the same passages.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from spring_rag.errors import BackendError, MissingExtraError, UnsupportedBackboneError
-from spring_rag.loading import Source, find
+from spring_rag.loading import BackboneSource, find
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -99,7 +99,7 @@ def load_checkpoint(
         raise BackendError(msg) from error
 
 
-def _read_table(source: Source) -> Tensor:
+def _read_table(source: BackboneSource) -> Tensor:
     backbone = source.place
 
     def find_file(name: str) -> Path | None:

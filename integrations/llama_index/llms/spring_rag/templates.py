@@ -15,7 +15,7 @@ from llama_index.core.prompts import (
 )
 
 from spring_rag.bridge.marks import MARK, is_marked
-from spring_rag.bridge.placement import Source, put_slot
+from spring_rag.bridge.placement import TemplateText, put_slot
 from spring_rag.bridge.syntax import BRACES, jinja
 from spring_rag.errors import PromptError
 
@@ -97,13 +97,13 @@ def _with_slot(
         stacklevel=3,
     )
     if isinstance(prompt, RichPromptTemplate):
-        return _copy(prompt, template_str=put([Source(prompt.template_str, _BANKS)])[1])
+        return _copy(prompt, template_str=put([TemplateText(prompt.template_str, _BANKS)])[1])
     if isinstance(prompt, PromptTemplate):
-        return _copy(prompt, template=put([Source(prompt.template, BRACES)])[1])
+        return _copy(prompt, template=put([TemplateText(prompt.template, BRACES)])[1])
     if isinstance(prompt, ChatPromptTemplate):
         messages = [message.model_copy(deep=True) for message in prompt.message_templates]
         blocks = _texts(messages)
-        number, text = put([Source(block.text, BRACES) for block in blocks])
+        number, text = put([TemplateText(block.text, BRACES) for block in blocks])
         assert text is not None
         blocks[number].text = text
         return _copy(prompt, message_templates=messages)
