@@ -8,7 +8,7 @@ import pytest
 from spring_rag.bridge.marks import FOLLOWING_MARK, MARK
 from spring_rag.bridge.placement import (
     Place,
-    Source,
+    TemplateText,
     put_slot,
     question_to_repeat,
     slot_offsets,
@@ -77,7 +77,7 @@ def test_a_question_before_the_context_warns_where_it_was_called(expected):
 def test_words_between_slot_and_question_are_warned_of(template, told):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        put_slot([Source(template, BRACES)], ["c"], "q", mark=MARK)
+        put_slot([TemplateText(template, BRACES)], ["c"], "q", mark=MARK)
     assert [told in str(each.message) for each in caught] == ([] if told is None else [True])
     assert all(each.filename == __file__ for each in caught)
 
@@ -113,8 +113,8 @@ def test_what_asks_the_question_again(texts, repeated):
     assert question_to_repeat(texts, places(texts, "c"), places(texts, "q")) == repeated
 
 
-def source(text: str, syntax: Syntax | None = BRACES) -> Source:
-    return Source(text, syntax)
+def source(text: str, syntax: Syntax | None = BRACES) -> TemplateText:
+    return TemplateText(text, syntax)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def source(text: str, syntax: Syntax | None = BRACES) -> Source:
     ],
 )
 def test_putting_a_mark_in(sources, settings, expected):
-    sources = [Source(each.template.replace("|", SLOT_MARKER), each.syntax) for each in sources]
+    sources = [TemplateText(each.template.replace("|", SLOT_MARKER), each.syntax) for each in sources]
     index, text = put_slot(sources, ["c"], "q", mark=SLOT_MARKER, **settings)
     assert (index, text and text.replace(SLOT_MARKER, "|")) == expected
 
