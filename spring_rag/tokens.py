@@ -28,6 +28,8 @@ class VirtualTokens:
         training: how it was trained, as JSON; kept in config.json and shown in the model card.
         after_scaling: the rows stand behind the scaling that the backbone's embedding layer applies (Gemma's), as PEFT's do; they are
             divided by it where they are attached. Without effect on backbones that don't scale.
+        task: name of the skill that they were trained for, as "answer" or "cite".
+        calibration: slope and intercept of the logistic curve that makes a probability of a skill's score; None where none was fitted.
 
     Raises:
         TokensError: the matrix isn't 2-D, is empty, isn't of floats, or holds NaN or infinite values; its
@@ -42,8 +44,12 @@ class VirtualTokens:
         template: RagTemplate | None = None,
         training: Mapping[str, Any] | None = None,
         after_scaling: bool = False,
+        task: str = "answer",
+        calibration: tuple[float, float] | None = None,
     ) -> None:
-        self._artifact = Artifact(matrix, backbone, template, training, after_scaling)
+        self._artifact = Artifact(
+            matrix, backbone, template, training, after_scaling, task, calibration
+        )
 
     @classmethod
     def _of(cls, artifact: Artifact) -> "VirtualTokens":
@@ -75,6 +81,16 @@ class VirtualTokens:
     def after_scaling(self) -> bool:
         """Whether the rows stand behind the scaling of the backbone's embedding layer, as PEFT's do, and not before it."""
         return self._artifact.after_scaling
+
+    @property
+    def task(self) -> str:
+        """Name of the skill that the tokens were trained for."""
+        return self._artifact.task
+
+    @property
+    def calibration(self) -> tuple[float, float] | None:
+        """Slope and intercept that make a probability of what the skill's scores say; None if there are none."""
+        return self._artifact.calibration
 
     def in_table_space(self, scale: float) -> Tensor:
         """The rows as the backbone's embedding table would hold them.

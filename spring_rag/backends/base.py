@@ -60,6 +60,7 @@ class Generation:
         usage: numbers of tokens.
         token_ids: every generated id, the end-of-sequence id included; may run past `text` where a stop string cut it.
         form: how the prompt travelled to a server; None where the backbone runs in this process.
+        logprobs: of each of the request's `choices`, natural logarithms of probabilities; empty where none were asked for.
     """
 
     text: str
@@ -67,6 +68,7 @@ class Generation:
     usage: Usage
     token_ids: tuple[int, ...]
     form: Form | None = None
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +127,15 @@ class Request:
         tokens: name of the token set; None is the default set.
         num_tokens: k, how many of its first rows; None is all of them, or none where no set is attached.
         prompt: what `encoded` was made from, for backends that send text; without it they send embeddings.
+        choices: ids of which the prompt may go on with one. Nothing is written then: `Generation.logprobs` tells how likely each is as
+            the next token, among the whole vocabulary, before anything that the settings ask.
     """
 
     encoded: Encoded
     tokens: str | None = None
     num_tokens: int | None = None
     prompt: Prompt | None = None
+    choices: tuple[int, ...] = ()
 
 
 class Backend(ABC):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from spring_rag.tokens import VirtualTokens
     from spring_rag.training import Preview
 
+_SCORES = {"f1": "F1", "auroc": "AUROC", "accuracy": "accuracy"}
+
 
 @grouped
 def train(
@@ -246,4 +248,6 @@ def _print_result(tokens: "VirtualTokens", output: Path, *, json: bool) -> None:
     say(f"{counted(len(tokens), 'virtual token')} in {output}")
     if "kept_step" in training:
         scores = training["evaluation"]
-        say(f"those of step {training['kept_step']}: F1 {scores['eval_f1']:.1%} on the held-out examples")
+        kept = next(name for name in ("f1", "auroc", "accuracy") if f"eval_{name}" in scores)
+        score = f"{_SCORES[kept]} {scores[f'eval_{kept}']:.1%}"
+        say(f"those of step {training['kept_step']}: {score} on the held-out examples")

@@ -26,6 +26,7 @@ from spring_rag.recipe import TrainingRecipe
 from spring_rag.splice import InputEmbedding
 from spring_rag.training.dataset import Item, RagExamples, SimilarLengths
 from spring_rag.training.heldout import HeldOut
+from spring_rag.training.heldout_choices import HeldOutChoices
 from spring_rag.training.objective import objectives
 from spring_rag.training.ways import Example
 
@@ -105,7 +106,11 @@ class TokenTrainer(Trainer):
     """`Trainer` for `TokenModule`: batches of similar lengths, held-out answers, tokens per second."""
 
     def __init__(
-        self, module: TokenModule, train_dataset: RagExamples, held_out: HeldOut | None, **kwargs: Any
+        self,
+        module: TokenModule,
+        train_dataset: RagExamples,
+        held_out: HeldOut | HeldOutChoices | None,
+        **kwargs: Any,
     ) -> None:
         self._module, self._examples, self._held_out = module, train_dataset, held_out
         self._tokens, self._since = 0, time.perf_counter()
