@@ -36,6 +36,9 @@ _FAR = 0.5
 _UNEXPLAINED = 0.5
 """Share of a loss's ups and downs that may come from bends in its path."""
 
+_ROUNDING = 2.0
+"""How much further off a way may be than rounding once happened to lead: a single draw tells no more than its size."""
+
 _PARTS = 2
 """Of a path: within each the gradient is taken to change evenly."""
 
@@ -93,7 +96,9 @@ class Trial:
     def tolerance(self, expected: Tensor) -> float:
         """How far off a way may be from what is expected, as a share of it: a little, or what rounding does to this model."""
         shaken = self._shaken()
-        return _TOLERANCE if shaken is None else max(_TOLERANCE, off(shaken.found(whole), expected))
+        if shaken is None:
+            return _TOLERANCE
+        return max(_TOLERANCE, _ROUNDING * off(shaken.found(whole), expected))
 
     def check_gradient(self) -> None:
         """Make sure that along a path the loss grows as its gradient says: a kernel may have none, or leave out a part.
