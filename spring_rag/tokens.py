@@ -47,9 +47,7 @@ class VirtualTokens:
         task: str = "answer",
         calibration: tuple[float, float] | None = None,
     ) -> None:
-        self._artifact = Artifact(
-            matrix, backbone, template, training, after_scaling, task, calibration
-        )
+        self._artifact = Artifact(matrix, backbone, template, training, after_scaling, task, calibration)
 
     @classmethod
     def _of(cls, artifact: Artifact) -> "VirtualTokens":

@@ -60,6 +60,7 @@ class Generation:
         usage: numbers of tokens.
         token_ids: every generated id, the end-of-sequence id included; may run past `text` where a stop string cut it.
         form: how the prompt travelled to a server; None where the backbone runs in this process.
+        reasoning: what the backbone thought before it answered, stripped; None where it didn't.
         logprobs: of each of the request's `choices`, natural logarithms of probabilities; empty where none were asked for.
     """
 
@@ -68,6 +69,7 @@ class Generation:
     usage: Usage
     token_ids: tuple[int, ...]
     form: Form | None = None
+    reasoning: str | None = None
     logprobs: tuple[float, ...] = ()
 
 

@@ -326,7 +326,7 @@ class LocalBackend(Backend):
         settings: GenerationSettings,
         **more: Any,
     ) -> Any:
-        """transformers' `generate`, from embeddings."""
+        """The model's own `generate`, from embeddings."""
         batch = splice_batch(self.embedding, encoded, rows)
         plain_ids = _plain_ids(encoded, batch.inputs_embeds.shape[1]).to(self.embedding.device)
         assert model.generation_config is not None

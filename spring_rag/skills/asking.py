@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from spring_rag.backends.base import Generation, Request
 from spring_rag.encoding import Encoded, encode_target
-from spring_rag.fitting import fit
-from spring_rag.prompt import RagPrompt, as_prompt
+from spring_rag.prompt import RagPrompt
 from spring_rag.skills.calibration import calibrated
 from spring_rag.skills.choosing import Ids, branches, probabilities
 
@@ -60,36 +59,32 @@ class AskedSkill:
 def ask_skill(
     skill: Skill,
     prompt: RagPrompt,
+    encoded: Encoded,
     tokenizer: PreTrainedTokenizerBase,
     *,
     tokens: str | None = None,
     num_tokens: int | None = None,
-    budget: int | None = None,
     calibration: tuple[float, float] | None = None,
 ) -> AskedSkill:
-    """Encode a question to a skill.
+    """Put a question to a skill.
 
     Args:
         skill: one that chooses among targets.
-        prompt: question, passages and the template of the skill's tokens; what doesn't fit of the passages is left out.
+        prompt: question, passages and the template of the skill's tokens.
+        encoded: the same as ids.
         tokenizer: the backbone's.
         tokens: name of the set of virtual tokens; None is the default set.
         num_tokens: k; None is all of them.
-        budget: most ids of the prompt, as `fitting.room` gives it.
         calibration: of the tokens.
-
-    Raises:
-        PromptTooLongError: the question alone is over the budget.
     """
-    prompt, encoded = fit(prompt, budget, tokenizer)
     candidates = tuple(
         encode_target(each, tokenizer, chat=prompt.template.chat)
         for each in skill.targets(len(prompt.passages))
     )
-    plain = Request(encoded, tokens, num_tokens, as_prompt(prompt))
+    plain = Request(encoded, tokens, num_tokens, prompt.to_prompt())
     places = branches(candidates)
     requests = tuple(
-        replace(plain, encoded=Encoded((*encoded.ids, *before), encoded.slot), choices=ids)
+        replace(plain, encoded=replace(encoded, ids=(*encoded.ids, *before)), choices=ids)
         for before, ids in places.items()
     )
     return AskedSkill(skill, requests, calibration, candidates, tuple(places))

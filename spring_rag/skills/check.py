@@ -16,7 +16,9 @@ class Check(Skill):
 
     name = "check"
     line = "Question: {question}\nDo the passages support this answer:"
-    init_text = "Is the following answer to the question what the previous passages say? Only return yes or no."
+    init_text = (
+        "Is the following answer to the question what the previous passages say? Only return yes or no."
+    )
     robbed = 0.1
     yes = "yes"
 

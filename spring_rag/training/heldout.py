@@ -104,7 +104,9 @@ class HeldOut:
             pairs = [(a.text.strip(), gold) for a, gold in zip(answers, self._accepted, strict=True)]
             found[f"exact_match_k{k}"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
             found[f"f1_k{k}"] = sum(f1(*pair) for pair in pairs) / len(pairs)
-        found[self.best] = sum(found[f"f1_k{k}"] for k in self.ks) / len(self.ks) if self.ks else -found["loss"]
+        found[self.best] = (
+            sum(found[f"f1_k{k}"] for k in self.ks) / len(self.ks) if self.ks else -found["loss"]
+        )
         return found
 
     def calibration(self, matrix: Tensor) -> None:  # noqa: ARG002

@@ -10,7 +10,7 @@ from spring_rag.backends.base import GenerationSettings
 from spring_rag.backends.local import LocalBackend
 from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.choices import accuracy, auroc
-from spring_rag.fitting import room
+from spring_rag.fitting import fit, room
 from spring_rag.prompt import RagPrompt
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.skills.asking import ask_skill
@@ -51,7 +51,9 @@ class HeldOutChoices:
         self._backend = LocalBackend(hf_model, tokenizer)
         self._backbone = BackboneRecord.of(hf_model)
         self._samples = samples(self._skill, examples, recipe.max_passages, recipe.seed)
-        self._prompts = [RagPrompt(one.question, one.passages, recipe.answer_template) for one in self._samples]
+        self._prompts = [
+            RagPrompt(one.question, one.passages, recipe.answer_template) for one in self._samples
+        ]
         self._targets = [one.target for one in self._samples]
 
     def scores(self, matrix: Tensor) -> dict[str, float]:
@@ -73,7 +75,9 @@ class HeldOutChoices:
                 fitted = fit_calibration(yes, truths)
                 found[f"accuracy_k{k}"] = accuracy([calibrated(each, fitted) for each in yes], truths)
             else:
-                right = [max(one, key=one.__getitem__) == t for one, t in zip(chosen, self._targets, strict=True)]
+                right = [
+                    max(one, key=one.__getitem__) == t for one, t in zip(chosen, self._targets, strict=True)
+                ]
                 found[f"accuracy_k{k}"] = sum(right) / len(right)
         found[self.best] = sum(found[f"{self.best}_k{k}"] for k in self.ks) / max(1, len(self.ks))
         return found
@@ -93,10 +97,11 @@ class HeldOutChoices:
         """For each sample the probability of each target."""
         self._backend.add_tokens("default", VirtualTokens(matrix, backbone=self._backbone))
         budget = room(self._backend.context_length, len(matrix), _PROMPT.max_new_tokens)
+        tokenizer = self._backend.tokenizer
         found: list[dict[str, float]] = []
         for start in range(0, len(self._prompts), self._recipe.batch_size):
             asked = [
-                ask_skill(self._skill, prompt, self._backend.tokenizer, num_tokens=k, budget=budget)
+                ask_skill(self._skill, *fit(prompt, budget, tokenizer), tokenizer, num_tokens=k)
                 for prompt in self._prompts[start : start + self._recipe.batch_size]
             ]
             answers = iter(self._backend.generate([r for one in asked for r in one.requests], _PROMPT))
