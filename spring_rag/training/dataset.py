@@ -17,6 +17,7 @@ from spring_rag.fitting import fit
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.skills import ANSWER
+from spring_rag.skills.choosing import choice
 from spring_rag.training.ways import Example
 
 _CHECKED = 200
@@ -33,12 +34,16 @@ class SampleIndex:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One encoded example, where it comes from, and how many of the drawn passages had no room."""
+    """One encoded example, where it comes from, and how many of the drawn passages had no room.
+
+    `among`: for each target id those that it is chosen from; None where anything may be written.
+    """
 
     example: Example
     epoch: int
     step: int
     dropped: int = 0
+    among: tuple[tuple[int, ...], ...] | None = None
 
 
 class RagExamples(Dataset[Item]):
@@ -90,12 +95,15 @@ class RagExamples(Dataset[Item]):
         budget = min(self._budget(self._target(each, ranked.template)) for each in self._possible(index))
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
         prompt, encoded = fit(ranked, budget, self.tokenizer, order)
+        lost = len(prompt.dropped)
         if self._answers:
-            right = self.accepted(index, prompt.passages)[0]
-        else:
-            right = self.recipe.skill.target(self.examples[index], claim, prompt.passages)
-        target = self._target(right, ranked.template)
-        return Item((encoded, target), self.epoch, sample.step, len(prompt.dropped))
+            target = self._target(self.accepted(index, prompt.passages)[0], ranked.template)
+            return Item((encoded, target), self.epoch, sample.step, lost)
+        targets = self.recipe.skill.targets(len(prompt.passages))
+        right = self.recipe.skill.target(self.examples[index], claim, prompt.passages)
+        made = choice([self._target(each, ranked.template) for each in targets], targets.index(right))
+        asked = replace(encoded, ids=(*encoded.ids, *made.before))
+        return Item((asked, made.target), self.epoch, sample.step, lost, made.among)
 
     def _possible(self, index: int) -> Sequence[str]:
         """All that an example may be trained to write."""

@@ -38,10 +38,11 @@ LOWER = (
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Encoded examples, and the ks that they are trained with."""
+    """Encoded examples, the ks that they are trained with, and for each target id those that it is chosen from, if it is."""
 
     examples: list[Example]
     ks: list[int]
+    among: list[tuple[int, ...]] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -64,7 +65,10 @@ class Collator:
         examples = [item.example for item in items]
         # Under this name `Trainer` counts them, over all the processes and forward passes of an optimizer step.
         labels = torch.tensor([i for _, target in examples for i in target])
-        return {"batch": Batch(examples, ks), "labels": labels}
+        among = None
+        if all(item.among is not None for item in items):
+            among = [ids for item in items for ids in item.among or ()]
+        return {"batch": Batch(examples, ks, among), "labels": labels}
 
 
 class TokenModule(nn.Module):
@@ -97,7 +101,9 @@ class TokenModule(nn.Module):
             num_items_in_batch: number of target ids of the whole optimizer step.
         """
         hf_model, embedding = self._backbone
-        losses = objectives(hf_model, batch.examples, self.matrix, batch.ks, embedding=embedding)
+        losses = objectives(
+            hf_model, batch.examples, self.matrix, batch.ks, embedding=embedding, among=batch.among
+        )
         share = labels.numel() / num_items_in_batch.to(losses.device)
         return {"loss": losses.sum() * share}
 
