@@ -28,7 +28,7 @@ from measure import RESULTS, alternate, ratio, save
 from scipy import stats
 
 from spring_rag import RagPrompt, RagTemplate, SpringModel
-from spring_rag.asking import attached_skills
+from spring_rag.asking import ask, attached_skills
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.cli.console import Progress
 from spring_rag.data.examples import RagExample, load_examples
@@ -93,7 +93,15 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def record(model: SpringModel, sample: Sample) -> dict[str, Any]:
     """All that is known of one question."""
     question, passages = sample.question, sample.passages
-    told = model.ask(question, passages, max_new_tokens=NEW)
+    prompt = RagPrompt(question, passages, model.template())
+    request = Request(
+        encode(prompt, model.tokenizer),
+        num_tokens=len(model.backend.tokens() or ()),
+        prompt=prompt.to_prompt(),
+    )
+    asked = ask(model.backend, prompt, request, max_new_tokens=NEW, least=None)
+    generations = model.backend.generate(asked.requests, GenerationSettings(max_new_tokens=NEW))
+    told = asked.read(generations)
     words = RagPrompt(question, passages, RagTemplate(chat=True))
     in_words = [
         ask_skill(skill, prompt, encode(prompt, model.tokenizer), model.tokenizer, num_tokens=0)
@@ -113,23 +121,15 @@ def record(model: SpringModel, sample: Sample) -> dict[str, Any]:
         "yes in words": yes[0],
         "citation in words": 1 + max(range(len(numbers)), key=numbers.__getitem__) if numbers else 1,
         "most words in common": _most_words(told.text, passages),
-        **_likelihoods(model, question, passages),
+        **_likelihoods(model, asked.answer, generations[0].token_ids),
     }
 
 
-def _likelihoods(model: SpringModel, question: str, passages: Sequence[str]) -> dict[str, float]:
+def _likelihoods(model: SpringModel, request: Request, written: Sequence[int]) -> dict[str, float]:
     """The log-probability of the answer as it was written, its end included: the sum, and the mean per token."""
-    prompt = RagPrompt(question, passages, model.template())
-    encoded = encode(prompt, model.tokenizer)
-    written = model.generate([prompt], max_new_tokens=NEW)[0].token_ids
-    tokens = model.backend.tokens()
+    ids = request.encoded.ids
     requests = [
-        Request(
-            replace(encoded, ids=(*encoded.ids, *written[:at])),
-            num_tokens=len(tokens or ()),
-            prompt=prompt.to_prompt(),
-            choices=(one,),
-        )
+        replace(request, encoded=replace(request.encoded, ids=(*ids, *written[:at])), choices=(one,))
         for at, one in enumerate(written)
     ]
     logprobs = [one.logprobs[0] for one in model.backend.generate(requests, ONE)]

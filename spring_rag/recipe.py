@@ -12,7 +12,7 @@ from spring_rag.errors import TrainingError
 from spring_rag.prompt import RagTemplate
 from spring_rag.skills import ANSWER, SKILLS, Skill
 
-KSchedule = Literal["uniform", "small", "sandwich"]
+KSchedule = Literal["uniform", "small", "sandwich", "all"]
 Precision = Literal["float32", "bfloat16"]
 Scheduler = Literal["linear", "cosine", "constant_with_warmup"]
 """Those of transformers' that need no further settings."""
@@ -106,7 +106,7 @@ class TrainingRecipe:
     k_schedule: KSchedule = _choice(
         "small",
         "How many of the first rows a batch uses. uniform: each of 1…n alike, the authors' way. small: few more often (p(k) ~ 1/k, and n in"
-        " a quarter of the batches), since one must learn what fifty can share. sandwich: 1, n and one number between, on one cached context.",
+        " a quarter of the batches), since one must learn what fifty can share. sandwich: 1, n and one number between, on one cached context. all: n, for tokens that are used as a whole only, as skills are.",
     )
     unanswerable: float = _share(
         0.0,
@@ -187,6 +187,8 @@ class TrainingRecipe:
     def draw_ks(self, rng: Random) -> list[int]:
         """The ks of one batch: one, or three for the sandwich (fewer where n leaves no room)."""
         n = self.num_tokens
+        if self.k_schedule == "all":
+            return [n]
         if self.k_schedule == "uniform":
             return [rng.randint(1, n)]
         if self.k_schedule == "sandwich":
