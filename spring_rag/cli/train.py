@@ -14,7 +14,7 @@ from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, 
 from spring_rag.cli.options import Json, Numbers, SkipBad, grouped, parse_numbers
 from spring_rag.errors import counted
 from spring_rag.extras import extra
-from spring_rag.recipe import INIT_TEXT, TrainingRecipe
+from spring_rag.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,7 +113,7 @@ def train(
     if eval_data is not None and eval_share:
         msg = "--eval-data and --eval-share exclude each other"
         raise typer.BadParameter(msg)
-    if recipe.init_text != INIT_TEXT and init_tokens is not None:
+    if recipe.init_text != recipe.skill.init_text and init_tokens is not None:
         msg = "--init-text and --init-tokens exclude each other"
         raise typer.BadParameter(msg)
     with quiet_libraries():
