@@ -319,26 +319,23 @@ class SpringModel:
             TokensError: an unknown set, more virtual tokens than it has, or `min_answerable` without the skill `answerable`.
             ValueError: a setting out of its range.
         """
+        prompt = RagPrompt(question, passages, template or self.template(tokens))
         return self.ask_many(
-            [question],
-            [passages],
+            [prompt],
             min_answerable,
             num_tokens=num_tokens,
             tokens=tokens,
-            template=template,
             max_new_tokens=max_new_tokens,
             **settings,
         )[0]
 
     def ask_many(
         self,
-        questions: Sequence[str],
-        passages: Sequence[Sequence[str]],
+        prompts: Sequence[RagPrompt],
         min_answerable: float | None = None,
         *,
         num_tokens: int | Sequence[int | None] | None = None,
         tokens: str | Sequence[str | None] | None = None,
-        template: RagTemplate | None = None,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -346,7 +343,7 @@ class SpringModel:
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> list[RagAnswer]:
-        """`ask` for several questions, each with passages of its own; `num_tokens` and `tokens` may be one per question.
+        """`ask` for several questions, in the layouts of their prompts; `num_tokens` and `tokens` may be one per prompt.
 
         Takes and raises what `ask` does.
         """
@@ -356,15 +353,18 @@ class SpringModel:
         if min_answerable is not None and not 0 <= min_answerable <= 1:
             msg = f"min_answerable is {min_answerable}; it is a probability, from 0 to 1"
             raise ValueError(msg)
-        counts = _per_prompt("num_tokens", num_tokens, len(questions))
-        names = _per_prompt("tokens", tokens, len(questions))
-        asked = []
-        for question, some, count, name in zip(questions, passages, counts, names, strict=True):
-            prompt = RagPrompt(question, some, template or self.template(name))
-            answer = self._request(prompt, name, count, settings)
-            asked.append(
-                ask(self.backend, prompt, answer, max_new_tokens=max_new_tokens, least=min_answerable)
+        counts = _per_prompt("num_tokens", num_tokens, len(prompts))
+        names = _per_prompt("tokens", tokens, len(prompts))
+        asked = [
+            ask(
+                self.backend,
+                prompt,
+                self._request(prompt, name, count, settings),
+                max_new_tokens=max_new_tokens,
+                least=min_answerable,
             )
+            for prompt, count, name in zip(prompts, counts, names, strict=True)
+        ]
         found = iter(self._generations([request for each in asked for request in each.requests], settings))
         return [each.read([next(found) for _ in each.requests]) for each in asked]
 

@@ -65,8 +65,10 @@ def test_each_skill_says_together_what_it_says_alone(model: SpringModel, answeri
 
 def test_many_questions_are_answered_as_one_by_one(model: SpringModel) -> None:
     questions = [one.question for one in ANSWERABLE[:3]]
-    many = model.ask_many(questions, [PASSAGES, PASSAGES[:1], []], max_new_tokens=MAX_TOKENS)
-    for question, passages, found in zip(questions, [PASSAGES, PASSAGES[:1], []], many, strict=True):
+    shown = [PASSAGES, PASSAGES[:1], []]
+    prompts = [RagPrompt(question, some) for question, some in zip(questions, shown, strict=True)]
+    many = model.ask_many(prompts, max_new_tokens=MAX_TOKENS)
+    for question, passages, found in zip(questions, shown, many, strict=True):
         alone = model.ask(question, passages, max_new_tokens=MAX_TOKENS)
         assert replace(found, answerable=None) == replace(alone, answerable=None)
         assert found.answerable == pytest.approx(alone.answerable, abs=1e-5)

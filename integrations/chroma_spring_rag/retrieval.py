@@ -23,6 +23,7 @@ class Passage:
     Attributes:
         text: as it stands in the collection.
         source: its metadata's `source`; its id where there is none.
+        chunk: its metadata's `position`: which chunk of its file it is, from 0; None where there is none.
         score: higher is closer. In a collection of hashed words, from 0 to 1: how much of the question's words the text
             holds, rare words counting more (`WordIndex.scores`). In others, cosine similarity or inner product, as the
             collection measures; for squared Euclidean distance, that distance with a minus.
@@ -31,6 +32,12 @@ class Passage:
     text: str
     source: str
     score: float
+    chunk: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it stands, as `docs/a.md:3`."""
+        return self.source if self.chunk is None else f"{self.source}:{self.chunk}"
 
 
 def search(
@@ -109,7 +116,9 @@ def _passage(hit: _Hit, name: str) -> Passage:
     if hit.text is None:
         msg = f"the entry {hit.id!r} of the collection {name!r} has no document text to answer from"
         raise CollectionError(msg)
-    return Passage(hit.text, _source(hit.id, hit.metadata), hit.score)
+    position = (hit.metadata or {}).get("position")
+    chunk = position if isinstance(position, int) else None
+    return Passage(hit.text, _source(hit.id, hit.metadata), hit.score, chunk)
 
 
 def read_texts(collection: Collection) -> list[str]:
