@@ -11,6 +11,9 @@ _SENTENCE = re.compile(r".+?(?:[.!?]+[\"')\]]*\s+|\n+|$)", re.DOTALL)
 _SENTENCES = 0.5
 """Share of the contexts that lose sentences and not whole passages."""
 
+_FEW = 0.01
+"""With a smaller share of robbed examples the data is taken to have unanswerable questions of its own."""
+
 
 class Answerable(Skill):
     """Tell whether the passages hold the answer.
@@ -37,6 +40,8 @@ class Answerable(Skill):
         self, example: RagExample, mates: Sequence[RagExample], count: int, rng: Random, robbed: float
     ) -> tuple[str, ...]:
         """The same for all mates; how many there are doesn't give away what they hold."""
+        if robbed < _FEW:
+            return example.passages[:count]
         if rng.random() < _SENTENCES:
             answers = [mate.answers for mate in mates if rng.random() < robbed]
             kept = (_without(each, answers) for each in example.passages[:count])
