@@ -70,7 +70,7 @@ class TestLangChain:
 
 
 class Fixed(BaseRetriever):
-    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:  # noqa: ARG002
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return [NodeWithScore(node=TextNode(text=text, id_=f"n{at}")) for at, text in enumerate(PASSAGES, 1)]
 
 
