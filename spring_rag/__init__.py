@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spring_rag.asking import RagAnswer
     from spring_rag.backends.base import Generation, GenerationSettings, Usage
     from spring_rag.errors import SpringError
     from spring_rag.model import SpringModel
@@ -20,6 +21,7 @@ _HOMES = {
     "GenerationSettings": "spring_rag.backends.base",
     "Message": "spring_rag.prompt",
     "Prompt": "spring_rag.prompt",
+    "RagAnswer": "spring_rag.asking",
     "RagPrompt": "spring_rag.prompt",
     "RagTemplate": "spring_rag.prompt",
     "Slot": "spring_rag.prompt",
@@ -36,6 +38,7 @@ __all__ = [
     "GenerationSettings",
     "Message",
     "Prompt",
+    "RagAnswer",
     "RagPrompt",
     "RagTemplate",
     "Slot",

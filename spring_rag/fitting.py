@@ -104,6 +104,23 @@ def fit_alike(
     Raises:
         PromptTooLongError: the question alone is over `budget`.
     """
-    fitted = [fit(prompt, budget, tokenizer, avoided=avoided)[0] for prompt in prompts]
-    fewest = min(fitted, key=lambda prompt: len(prompt.passages))
-    return [replace(prompt, passages=fewest.passages, dropped=fewest.dropped) for prompt in fitted]
+    return [prompt for prompt, _ in fit_together(prompts, budget, tokenizer, avoided=avoided)]
+
+
+def fit_together(
+    prompts: Sequence[RagPrompt],
+    budget: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    avoided: range = range(0),
+) -> list[tuple[RagPrompt, Encoded]]:
+    """`fit_alike`, with the ids. Takes and raises what it does."""
+    fitted = [fit(prompt, budget, tokenizer, avoided=avoided) for prompt in prompts]
+    fewest = min((prompt for prompt, _ in fitted), key=lambda prompt: len(prompt.passages))
+    together = []
+    for prompt, encoded in fitted:
+        if len(prompt.passages) != len(fewest.passages):
+            prompt = replace(prompt, passages=fewest.passages, dropped=fewest.dropped)
+            encoded = encode(prompt, tokenizer)
+        together.append((prompt, encoded))
+    return together

@@ -23,12 +23,15 @@ from spring_rag.fitting import crossing, fit, room
 from spring_rag.layout import warn_of_another_layout
 from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt
 from spring_rag.reasoning import part_stream, without_thoughts
+from spring_rag.skills import ANSWER
 from spring_rag.stream import Stream
 from spring_rag.tokens import VirtualTokens
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from spring_rag.asking import RagAnswer
 
 _ROUNDS_IN_FLIGHT = 8
 """Requests that a server gets in one call, as a multiple of those that are in flight: it idles at a call's end only."""
@@ -166,6 +169,19 @@ class SpringModel:
         """
         self.backend.add_tokens(name, _load(tokens))
 
+    def add_skill(self, tokens: TokensLike) -> None:
+        """Attach virtual tokens under the name of the task that they were trained for, as "answerable" or "cite", for `ask` and `check`.
+
+        Raises:
+            BackboneMismatchError: the tokens belong to another backbone.
+            TokensError: the tokens can't be read, or were trained to answer: those are `add_tokens`' business.
+        """
+        loaded = _load(tokens)
+        if loaded.task == ANSWER:
+            msg = "these virtual tokens were trained to answer, which is no further skill; attach them with add_tokens and a name"
+            raise TokensError(msg)
+        self.add_tokens(loaded.task, loaded)
+
     def generate(
         self,
         prompts: PromptLike | Sequence[PromptLike],
@@ -218,6 +234,17 @@ class SpringModel:
             self._request(prompt, name, count, settings)
             for prompt, name, count in zip(many, names, counts, strict=True)
         ]
+        return self._generations(requests, settings, batch_size, progress, into)
+
+    def _generations(
+        self,
+        requests: Sequence[Request],
+        settings: GenerationSettings,
+        batch_size: int = BATCH_SIZE,
+        progress: OnProgress | None = None,
+        into: dict[int, Generation] | None = None,
+    ) -> list[Generation]:
+        """What the backend gives, thoughts and calls parted from the answers; results in the order of the requests."""
         answers = {} if into is None else into
         if self.backend.concurrency is not None:
             batch_size = max(batch_size, _ROUNDS_IN_FLIGHT * self.backend.concurrency)
@@ -307,6 +334,107 @@ class SpringModel:
         """
         count = self._count(tokens, num_tokens)
         return self._fit(prompt, count, max_new_tokens)[0]
+
+    def ask(
+        self,
+        question: str,
+        passages: Sequence[str],
+        min_answerable: float | None = None,
+        *,
+        num_tokens: int | None = None,
+        tokens: str | None = None,
+        template: RagTemplate | None = None,
+        max_new_tokens: int = 128,
+        **settings: Any,
+    ) -> RagAnswer:
+        """Answer a question, with what the attached skills say: whether the passages hold the answer, and which of them.
+
+        All are asked in one batch over one context, which is computed once where their tokens were trained with the same layout of
+        passages. Each says exactly what it says alone. Attach skills with `add_skill`.
+
+        Args:
+            question: in the user's words.
+            passages: retrieved texts, best first; the lowest-ranked are left out if they don't all fit.
+            min_answerable: withhold the answer where the probability that the passages hold it is below; needs the skill `answerable`.
+            num_tokens: k of the answer's tokens; None is all of the set. Skills use all of theirs.
+            tokens: name of the set that answers; None is the default set.
+            template: layout of the answer's prompt; None is the one that the set was trained with.
+            max_new_tokens: most tokens of the answer.
+            settings: temperature, top_p, top_k, stop and seed, as `generate` takes them.
+
+        Raises:
+            PromptTooLongError: the question alone doesn't fit the context.
+            TokensError: an unknown set, more virtual tokens than it has, or `min_answerable` without the skill `answerable`.
+            ValueError: a setting out of its range.
+        """
+        prompt = RagPrompt(question, passages, template or self.template(tokens))
+        return self.ask_many(
+            [prompt],
+            min_answerable,
+            num_tokens=num_tokens,
+            tokens=tokens,
+            max_new_tokens=max_new_tokens,
+            **settings,
+        )[0]
+
+    def ask_many(
+        self,
+        prompts: Sequence[RagPrompt],
+        min_answerable: float | None = None,
+        *,
+        num_tokens: int | Sequence[int | None] | None = None,
+        tokens: str | Sequence[str | None] | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> list[RagAnswer]:
+        """`ask` for several questions, in the layouts of their prompts; `num_tokens` and `tokens` may be one per prompt.
+
+        Takes and raises what `ask` does.
+        """
+        from spring_rag.asking import ask
+
+        settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
+        if min_answerable is not None and not 0 <= min_answerable <= 1:
+            msg = f"min_answerable is {min_answerable}; it is a probability, from 0 to 1"
+            raise ValueError(msg)
+        counts = _per_prompt("num_tokens", num_tokens, len(prompts))
+        names = _per_prompt("tokens", tokens, len(prompts))
+        asked = [
+            ask(
+                self.backend,
+                prompt,
+                self._request(prompt, name, count, settings),
+                max_new_tokens=max_new_tokens,
+                least=min_answerable,
+            )
+            for prompt, count, name in zip(prompts, counts, names, strict=True)
+        ]
+        found = iter(self._generations([request for each in asked for request in each.requests], settings))
+        return [each.read([next(found) for _ in each.requests]) for each in asked]
+
+    def check(self, question: str, answer: str, passages: Sequence[str]) -> float:
+        """How likely it is that the passages support an answer, wherever that comes from: another model's, too.
+
+        Args:
+            question: that is answered.
+            answer: in words.
+            passages: best first; the lowest-ranked are left out if they don't all fit.
+
+        Returns:
+            A probability, from 0 to 1.
+
+        Raises:
+            TokensError: the skill `check` isn't attached.
+            PromptTooLongError: question and answer alone don't fit the context.
+        """
+        from spring_rag.asking import check
+
+        asked = check(self.backend, question, answer, RagPrompt(question, passages))
+        return asked.yes(self._generations(asked.requests, GenerationSettings(max_new_tokens=1)))
 
     def template(self, tokens: str | None = None) -> RagTemplate:
         """The layout of prompts that a set was trained with; None names the default set.

@@ -10,16 +10,14 @@ from typing import Any, Literal, get_args
 from spring_rag.data.examples import UNANSWERABLE_ANSWER
 from spring_rag.errors import TrainingError
 from spring_rag.prompt import RagTemplate
+from spring_rag.skills import ANSWER, SKILLS, Skill
 
-KSchedule = Literal["uniform", "small", "sandwich"]
+KSchedule = Literal["uniform", "small", "sandwich", "all"]
 Precision = Literal["float32", "bfloat16"]
 Scheduler = Literal["linear", "cosine", "constant_with_warmup"]
 """Those of transformers' that need no further settings."""
 
-INIT_TEXT = (
-    "According to the previous relevant passages, please answer the following question. "
-    "Only return the answer without any other words."
-)
+INIT_TEXT = SKILLS[ANSWER].init_text
 
 _SHARE_OF_ALL = 0.25
 _GREATEST_RATE = 1e30
@@ -51,6 +49,11 @@ class TrainingRecipe:
         TrainingError: a choice that is out of its range.
     """
 
+    task: str = _choice(
+        ANSWER,
+        f"What the tokens are to do: {', '.join(SKILLS)}. Other tasks than answering bring a question's line, an initial text and a share of"
+        " unanswerable examples of their own.",
+    )
     num_tokens: int = _choice(
         50,
         "Virtual tokens (n); more can say more, a sweep shows if it helps.",
@@ -103,12 +106,12 @@ class TrainingRecipe:
     k_schedule: KSchedule = _choice(
         "small",
         "How many of the first rows a batch uses. uniform: each of 1…n alike, the authors' way. small: few more often (p(k) ~ 1/k, and n in"
-        " a quarter of the batches), since one must learn what fifty can share. sandwich: 1, n and one number between, on one cached context.",
+        " a quarter of the batches), since one must learn what fifty can share. sandwich: 1, n and one number between, on one cached context. all: n, for tokens that are used as a whole only, as skills are.",
     )
     unanswerable: float = _share(
         0.0,
         "Share of examples that lose the passages which hold the answer, and are trained to say so instead of guessing; questions"
-        " that are answered yes or no stay as they are.",
+        " that are answered yes or no stay as they are. 0 is the task's own share.",
     )
     unanswerable_answer: str = _choice(UNANSWERABLE_ANSWER, "What to answer where the passages don't.")
     chat: float = _share(0.0, "Share of examples in the tokenizer's chat template; as you will use them.")
@@ -116,6 +119,17 @@ class TrainingRecipe:
     template: RagTemplate = field(default_factory=RagTemplate)
 
     def __post_init__(self) -> None:
+        if self.task not in SKILLS:
+            msg = f"task = {self.task!r}; choose one of {', '.join(SKILLS)}"
+            raise TrainingError(msg)
+        if self.task != ANSWER:
+            for name, usual, own in (
+                ("init_text", INIT_TEXT, self.skill.init_text),
+                ("unanswerable", 0.0, self.skill.robbed),
+                ("template", self.template, replace(self.template, question=self.skill.line)),
+            ):
+                if getattr(self, name) == usual:
+                    object.__setattr__(self, name, own)
         for name in (
             "num_tokens",
             "learning_rate",
@@ -157,6 +171,11 @@ class TrainingRecipe:
                 raise TrainingError(msg)
 
     @property
+    def skill(self) -> Skill:
+        """What is trained."""
+        return SKILLS[self.task]
+
+    @property
     def answer_template(self) -> RagTemplate:
         """The template that most examples were rendered with: how the tokens are to be used."""
         return replace(self.template, chat=True) if self.chat > 0.5 else self.template
@@ -168,6 +187,8 @@ class TrainingRecipe:
     def draw_ks(self, rng: Random) -> list[int]:
         """The ks of one batch: one, or three for the sandwich (fewer where n leaves no room)."""
         n = self.num_tokens
+        if self.k_schedule == "all":
+            return [n]
         if self.k_schedule == "uniform":
             return [rng.randint(1, n)]
         if self.k_schedule == "sandwich":

@@ -253,6 +253,10 @@ class TokenBank:
     def __contains__(self, name: str) -> bool:
         return name in self._sets
 
+    def __iter__(self) -> Iterator[str]:
+        """The sets' names, in the order in which they were first added."""
+        return iter(tuple(self._sets))
+
     def __getitem__(self, name: str) -> VirtualTokens:
         """The set of that name.
 

@@ -30,6 +30,8 @@ class VirtualTokens:
             divided by it where they are attached. Without effect on backbones that don't scale.
         chat_template: digest of the chat template that they were trained with, as `template_digest` gives it; None where they were
             trained in text prompts, or it isn't known.
+        task: name of the skill that they were trained for, as "answer" or "cite".
+        calibration: slope and intercept of the logistic curve that makes a probability of a skill's score; None where none was fitted.
 
     Raises:
         TokensError: the matrix isn't 2-D, is empty, isn't of floats, or holds NaN or infinite values; its
@@ -45,8 +47,12 @@ class VirtualTokens:
         training: Mapping[str, Any] | None = None,
         after_scaling: bool = False,
         chat_template: str | None = None,
+        task: str = "answer",
+        calibration: tuple[float, float] | None = None,
     ) -> None:
-        self._artifact = Artifact(matrix, backbone, template, training, after_scaling, chat_template)
+        self._artifact = Artifact(
+            matrix, backbone, template, training, after_scaling, chat_template, task, calibration
+        )
 
     @classmethod
     def _of(cls, artifact: Artifact) -> "VirtualTokens":
@@ -83,6 +89,16 @@ class VirtualTokens:
     def chat_template(self) -> str | None:
         """Digest of the chat template that the tokens were trained with, if it is known."""
         return self._artifact.chat_template
+
+    @property
+    def task(self) -> str:
+        """Name of the skill that the tokens were trained for."""
+        return self._artifact.task
+
+    @property
+    def calibration(self) -> tuple[float, float] | None:
+        """Slope and intercept that make a probability of what the skill's scores say; None if there are none."""
+        return self._artifact.calibration
 
     def in_table_space(self, scale: float) -> Tensor:
         """The rows as the backbone's embedding table would hold them.

@@ -38,6 +38,9 @@ class Answer:
         usage: numbers of tokens.
         dropped: what was retrieved, too, but left out of the prompt, which was too long for the backbone.
         reasoning: what the backbone thought before it answered; None where it didn't.
+        answerable: the probability that the passages hold the answer; None without the skill `answerable`.
+        citations: numbers of the passages that hold it, from 1, likeliest first; empty without the skill `cite`.
+        withheld: whether there is no answer because `answerable` is below what was asked for.
     """
 
     question: str
@@ -48,6 +51,14 @@ class Answer:
     usage: Usage
     dropped: list[Passage] = field(default_factory=list)
     reasoning: str | None = None
+    answerable: float | None = None
+    citations: list[int] = field(default_factory=list)
+    withheld: bool = False
+
+    @property
+    def cited(self) -> list[Passage]:
+        """The passages that `citations` names, likeliest first."""
+        return [self.passages[number - 1] for number in self.citations]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,14 @@ class ChromaQA:
         ```python
         answer = qa.ask("Who built the bridge?")
         answer.text, [passage.source for passage in answer.passages]
+        ```
+
+    Skills:
+        ```python
+        model.add_skill("path or Hub id of tokens trained with --task answerable")
+        model.add_skill("… --task cite")
+        answer = qa.ask("Who built the bridge?", min_answerable=0.5)
+        answer.withheld, answer.answerable, [passage.place for passage in answer.cited]
         ```
 
     Stream:
@@ -170,9 +189,10 @@ class ChromaQA:
         where: Where | None = None,
         top_k: int | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        min_answerable: float | None = None,
         **settings: Any,
     ) -> Answer:
-        """Answer one question.
+        """Answer one question, with what the model's skills say: whether the passages hold the answer, and which of them.
 
         Args:
             question: in words.
@@ -181,14 +201,17 @@ class ChromaQA:
             where: as `retrieve` takes it.
             top_k: passages, instead of the number given at construction.
             max_new_tokens: most tokens of the answer.
+            min_answerable: withhold the answer where the probability that the passages hold it is below; needs the skill `answerable`.
             **settings: how to decode, as `SpringModel.generate` takes it: temperature, top_p, stop, seed.
 
         Raises:
             CollectionError: what `retrieve` raises, or no passage matches `where`.
             PromptTooLongError: the question alone doesn't fit the backbone's context.
-            TokensError: no such set, or fewer tokens than `num_tokens`.
+            TokensError: no such set, fewer tokens than `num_tokens`, or no skill that `min_answerable` needs.
         """
-        return self.ask_many([question], num_tokens, tokens, where, top_k, max_new_tokens, **settings)[0]
+        return self.ask_many(
+            [question], num_tokens, tokens, where, top_k, max_new_tokens, min_answerable, **settings
+        )[0]
 
     def ask_many(
         self,
@@ -198,6 +221,7 @@ class ChromaQA:
         where: Where | None = None,
         top_k: int | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        min_answerable: float | None = None,
         **settings: Any,
     ) -> list[Answer]:
         """Answer several questions with one query of the collection and one batch of the backbone.
@@ -215,23 +239,29 @@ class ChromaQA:
             self._prompt(question, passages, name, count, where, max_new_tokens)
             for question, passages, name, count in zip(questions, found, names, counts, strict=True)
         ]
-        generations = self.model.generate(
-            prompts, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens, **settings
+        answers = self.model.ask_many(
+            prompts,
+            min_answerable,
+            num_tokens=num_tokens,
+            tokens=tokens,
+            max_new_tokens=max_new_tokens,
+            **settings,
         )
         return [
             Answer(
                 question=question,
-                text=generation.text.strip(),
+                text=answer.text,
                 passages=passages[: len(prompt.passages)],
-                num_tokens=generation.usage.virtual,
-                finish_reason=generation.finish_reason,
-                usage=generation.usage,
-                reasoning=generation.reasoning,
+                num_tokens=answer.usage.virtual,
+                finish_reason=answer.finish_reason,
+                usage=answer.usage,
                 dropped=passages[len(prompt.passages) :],
+                reasoning=answer.reasoning,
+                answerable=answer.answerable,
+                citations=answer.citations,
+                withheld=answer.withheld,
             )
-            for question, passages, prompt, generation in zip(
-                questions, found, prompts, generations, strict=True
-            )
+            for question, passages, prompt, answer in zip(questions, found, prompts, answers, strict=True)
         ]
 
     def stream(

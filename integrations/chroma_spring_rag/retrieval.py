@@ -26,11 +26,18 @@ class Passage:
         score: None where a retriever tells none. Higher is closer. In a collection of hashed words, from 0 to 1: how much of the question's words the text
             holds, rare words counting more (`WordIndex.scores`). In others, cosine similarity or inner product, as the
             collection measures; for squared Euclidean distance, that distance with a minus.
+        chunk: its metadata's `position`: which chunk of its file it is, from 0; None where there is none.
     """
 
     text: str
     source: str
     score: float | None
+    chunk: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it stands, as `docs/a.md:3`."""
+        return self.source if self.chunk is None else f"{self.source}:{self.chunk}"
 
 
 def search(
@@ -117,7 +124,9 @@ def _passage(hit: _Hit, name: str) -> Passage:
     if hit.text is None:
         msg = f"the entry {hit.id!r} of the collection {name!r} has no document text to answer from"
         raise CollectionError(msg)
-    return Passage(hit.text, source_of(hit.id, hit.metadata), hit.score)
+    position = (hit.metadata or {}).get("position")
+    chunk = position if isinstance(position, int) else None
+    return Passage(hit.text, source_of(hit.id, hit.metadata), hit.score, chunk)
 
 
 def read_texts(collection: Collection) -> list[str]:

@@ -15,6 +15,7 @@ with extra("langchain"):
     from langchain_spring_rag.llms import SpringLLM
     from langchain_spring_rag.messages import VIRTUAL_TOKENS, spliced
     from langchain_spring_rag.placement import with_virtual_tokens
+    from langchain_spring_rag.skills import with_skills
 
 __all__ = [
     "PASSAGE_PROMPT",
@@ -26,6 +27,7 @@ __all__ = [
     "number_passages",
     "rag_prompt",
     "spliced",
+    "with_skills",
     "with_virtual_tokens",
     "without_virtual_tokens",
 ]

@@ -12,6 +12,7 @@ from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import UsageMetadata
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
+from spring_rag.asking import RagAnswer
 from spring_rag.backends.base import Generation, GenerationSettings
 from spring_rag.bridge.loading import load_shared, not_pickled
 from spring_rag.bridge.settings import in_our_words
@@ -312,7 +313,7 @@ def _unpickled(kind: type[SpringParameters], fields: dict[str, Any]) -> SpringPa
     return kind(**fields)
 
 
-def usage_metadata(generation: Generation) -> UsageMetadata:
+def usage_metadata(generation: Generation | RagAnswer) -> UsageMetadata:
     """Numbers of tokens as LangChain counts them, the prompt's told apart by where they stand."""
     usage = generation.usage
     prompt = usage.context + usage.virtual + usage.suffix

@@ -63,6 +63,7 @@ class Generation:
         reasoning: what the backbone thought before it answered, stripped; None where it didn't. A backend leaves it in `text`, markers
             included, and `SpringModel` parts them.
         tool_calls: what the backbone asks for, where its prompt has tools. A backend leaves them in `text`, too.
+        logprobs: of each of the request's `choices`, natural logarithms of probabilities; empty where none were asked for.
     """
 
     text: str
@@ -72,6 +73,7 @@ class Generation:
     form: Form | None = None
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[float, ...] = ()
 
     @property
     def cut_while_thinking(self) -> bool:
@@ -135,12 +137,15 @@ class Request:
         tokens: name of the token set; None is the default set.
         num_tokens: k, how many of its first rows; None is all of them, or none where no set is attached.
         prompt: what `encoded` was made from, for backends that send text; without it they send embeddings.
+        choices: ids of which the prompt may go on with one. Nothing is written then: `Generation.logprobs` tells how likely each is as
+            the next token, among the whole vocabulary, before anything that the settings ask.
     """
 
     encoded: Encoded
     tokens: str | None = None
     num_tokens: int | None = None
     prompt: Prompt | None = None
+    choices: tuple[int, ...] = ()
 
 
 class Backend(ABC):

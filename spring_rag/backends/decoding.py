@@ -286,13 +286,18 @@ def finished(
     end = next((at + 1 for at, one in enumerate(ids) if one in eos_ids), None)
     kept = list(ids[:end])
     text, stopped = cut(decode(kept), stop)
-    context = encoded.slot or 0
     return Generation(
         text=text,
         finish_reason="stop" if stopped or end is not None else "length",
-        usage=Usage(context, virtual, len(encoded.ids) - context, len(kept)),
+        usage=usage_of(encoded, virtual, len(kept)),
         token_ids=tuple(kept),
     )
+
+
+def usage_of(encoded: Encoded, virtual: int, generated: int) -> Usage:
+    """What a prompt with so many virtual tokens and its answer cost."""
+    context = encoded.slot or 0
+    return Usage(context, virtual, len(encoded.ids) - context, generated)
 
 
 def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:

@@ -30,6 +30,7 @@ from spring_rag.backends.decoding import (
     draw_seeds,
     finished,
     generation_arguments,
+    usage_of,
 )
 from spring_rag.backends.gathering import Gathering
 from spring_rag.backends.prefix import parts
@@ -209,17 +210,15 @@ class LocalBackend(Backend):
         with torch.no_grad(), evaluating(model):
             for batch in together(model, self.embedding, lengths, new):
                 prompts, virtual = [encoded[row] for row in batch], [rows[row] for row in batch]
-                for part in parts(model, self.embedding, prompts, virtual, new):
+                choosing = {at for at, row in enumerate(batch) if requests[row].choices}
+                for part in parts(model, self.embedding, prompts, virtual, new, choosing):
                     chosen = [batch[at] for at in part.rows]
-                    found = self._decode_part(
-                        model,
-                        [encoded[row] for row in chosen],
-                        [rows[row] for row in chosen],
-                        part.cache,
-                        settings,
-                        streamer,
-                        cancelled,
-                    )
+                    inputs = ([encoded[row] for row in chosen], [rows[row] for row in chosen], part.cache)
+                    choices = [requests[row].choices for row in chosen]
+                    if choices[0]:
+                        found = self._choose_part(model, *inputs, choices)
+                    else:
+                        found = self._decode_part(model, *inputs, settings, streamer, cancelled)
                     answers.update(zip(chosen, found, strict=True))
                     del part  # or its cache would stay while that of the next is made
         return [answers[row] for row in range(len(requests))]
@@ -236,33 +235,73 @@ class LocalBackend(Backend):
     ) -> list[Generation]:
         """Generate for prompts of which `cache`, if there is one, holds the first columns."""
         eos_ids = self._eos_ids()
-        batch = splice_batch(self.embedding, encoded, rows)
-        plain_ids = _plain_ids(encoded, batch.inputs_embeds.shape[1]).to(self.embedding.device)
-        stops = (
-            StopStrings(self._decode, settings.stop, plain_ids.shape[1], len(encoded))
-            if settings.stop
-            else None
-        )
+        width = max(len(prompt.ids) + len(virtual) for prompt, virtual in zip(encoded, rows, strict=True))
+        stops = StopStrings(self._decode, settings.stop, width, len(encoded)) if settings.stop else None
         criteria: list[StoppingCriteria] = [stops] if stops else []
         if cancelled is not None:
             criteria.append(Cancellation(cancelled))
-        assert model.generation_config is not None
-        sequences: Tensor = cast(Any, model).generate(
-            plain_ids,
-            inputs_embeds=batch.inputs_embeds,
-            attention_mask=batch.attention_mask,
+        sequences: Tensor = self._generate(
+            model,
+            encoded,
+            rows,
+            cache,
+            settings,
             logits_processor=self._samplers(settings, len(encoded)),
             stopping_criteria=StoppingCriteriaList(criteria),
             streamer=streamer,
-            **({} if cache is None else {"past_key_values": cache}),
-            **generation_arguments(model.generation_config, settings, eos_ids),
         )
-        generated = sequences[:, plain_ids.shape[1] :].tolist()
+        generated = sequences[:, width:].tolist()
         ends = stops.ends if stops else [None] * len(encoded)
         return [
             finished(ids[:end], prompt, len(virtual), settings.stop, eos_ids, self._decode)
             for ids, end, prompt, virtual in zip(generated, ends, encoded, rows, strict=True)
         ]
+
+    def _choose_part(
+        self,
+        model: PreTrainedModel,
+        encoded: Sequence[Encoded],
+        rows: Sequence[Tensor],
+        cache: Cache | None,
+        choices: Sequence[tuple[int, ...]],
+    ) -> list[Generation]:
+        """The log-probabilities of ids that these prompts may go on with, in one pass."""
+        settings = GenerationSettings(max_new_tokens=1)
+        found = self._generate(
+            model, encoded, rows, cache, settings, return_dict_in_generate=True, output_logits=True
+        )
+        scores = found.logits[0].float().log_softmax(dim=-1)
+        return [
+            Generation(
+                text="",
+                finish_reason="length",
+                usage=usage_of(prompt, len(virtual), 0),
+                token_ids=(),
+                logprobs=tuple(row[list(ids)].tolist()),
+            )
+            for prompt, virtual, ids, row in zip(encoded, rows, choices, scores, strict=True)
+        ]
+
+    def _generate(
+        self,
+        model: PreTrainedModel,
+        encoded: Sequence[Encoded],
+        rows: Sequence[Tensor],
+        cache: Cache | None,
+        settings: GenerationSettings,
+        **more: Any,
+    ) -> Any:
+        """The model's own `generate`, from embeddings."""
+        batch = splice_batch(self.embedding, encoded, rows)
+        plain_ids = _plain_ids(encoded, batch.inputs_embeds.shape[1]).to(self.embedding.device)
+        assert model.generation_config is not None
+        return cast(Any, model).generate(
+            plain_ids,
+            inputs_embeds=batch.inputs_embeds,
+            attention_mask=batch.attention_mask,
+            **({} if cache is None else {"past_key_values": cache}),
+            **(generation_arguments(model.generation_config, settings, self._eos_ids()) | more),
+        )
 
     def _samplers(self, settings: GenerationSettings, rows: int) -> list[Sampler]:
         if settings.greedy:

@@ -9,7 +9,7 @@ SmolLM2-135M, six k on five passages, copies took 1.09 times its processor time 
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -55,6 +55,7 @@ def parts(
     encoded: Sequence[Encoded],
     rows: Sequence[Tensor],
     max_new_tokens: int,
+    choosing: Collection[int] = (),
 ) -> Iterator[Part]:
     """Divide a batch into what is decoded together, the contexts that rows share computed once.
 
@@ -67,18 +68,20 @@ def parts(
         encoded: the batch's prompts.
         rows: the virtual tokens of each, shape `[k, hidden_size]`.
         max_new_tokens: most tokens of an answer.
+        choosing: rows that write nothing, and so make parts of their own.
     """
     prompts = [_Prompt(one, virtual) for one, virtual in zip(encoded, rows, strict=True)]
     contexts = list(dict.fromkeys(one.context_ids for one in encoded))
     brief = max_new_tokens <= _BRIEF
-    plain = [row for row, one in enumerate(rows) if not len(one) and not brief]
-    others = [row for row, one in enumerate(rows) if len(one) or brief]
-    groups = [_alike(prompts, some) for some in (plain, others) if some]
+    written = [row for row in range(len(rows)) if row not in choosing]
+    plain = [row for row in written if not len(rows[row]) and not brief]
+    others = [row for row in written if len(rows[row]) or brief]
+    groups = [_alike(prompts, some) for some in (plain, others, sorted(choosing)) if some]
     states = None
     if _worthwhile(contexts, prompts, groups) and _possible(model):
         states = _keys_and_values(model, embedding, contexts)
     if states is None:
-        yield Part(tuple(range(len(encoded))))
+        yield from (Part(tuple(some)) for some in (written, sorted(choosing)) if some)
         return
     numbers = {context: number for number, context in enumerate(contexts)}
     which = [numbers[one.context_ids] for one in encoded]

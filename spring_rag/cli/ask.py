@@ -10,12 +10,12 @@ import typer
 from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
 from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say
-from spring_rag.cli.model_options import ModelOptions, PromptOptions, Tokens
+from spring_rag.cli.model_options import ModelOptions, PromptOptions, Skills, Tokens
 from spring_rag.cli.options import Json, grouped, parse_object
 from spring_rag.errors import counted
 
 if TYPE_CHECKING:
-    from chroma_spring_rag import Passage
+    from chroma_spring_rag import Answer, Passage
 
 
 @grouped
@@ -47,6 +47,17 @@ def ask(
             show_default=False,
         ),
     ] = None,
+    skill: Skills = None,
+    min_answerable: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            min=0,
+            max=1,
+            help="Say that the documents don't say, where the probability that they do is below; needs the skill answerable.",
+            show_default=False,
+        ),
+    ] = None,
     prompt: PromptOptions,
     instruction: Annotated[
         str | None,
@@ -71,6 +82,9 @@ def ask(
     if stream and json:
         msg = "--stream and --json exclude each other"
         raise typer.BadParameter(msg)
+    if stream and min_answerable is not None:
+        msg = "--stream and --min-answerable exclude each other: what is printed can't be withheld"
+        raise typer.BadParameter(msg)
     if not question.strip():
         msg = "the question is empty"
         raise typer.BadParameter(msg, param_hint="QUESTION")
@@ -86,6 +100,8 @@ def ask(
 
             opened = open_collection(client, collection, embedding)
         loaded = model.load(tokens, backbone, chroma.timeout)
+        for each in skill or ():
+            loaded.add_skill(each)
         template = prompt.template(loaded)
         if instruction is not None:
             template = replace(template, instruction=f"{instruction}\n")
@@ -100,7 +116,7 @@ def ask(
             pieces = qa.stream(question, num_tokens, **settings)
         else:
             with Progress("answering"):
-                answer = qa.ask(question, num_tokens, **settings)
+                answer = qa.ask(question, num_tokens, min_answerable=min_answerable, **settings)
     if stream:
         for piece in pieces:
             say(piece, end="")
@@ -111,7 +127,7 @@ def ask(
         if json:
             print_json(asdict(answer) | {"answer": answer.text})
         else:
-            say(answer.text)
+            _print_answer(answer)
     if dropped:
         note(
             f"{counted(len(dropped), 'passage')} of {len(passages) + len(dropped)} left out: the backbone's context holds no more "
@@ -121,6 +137,16 @@ def ask(
         return
     if show_passages:
         _print_passages(passages)
+
+
+def _print_answer(answer: "Answer") -> None:
+    """The answer, and the places that it comes from."""
+    if answer.withheld:
+        say(f"the documents don't say (probability that they do: {answer.answerable:.0%})")
+        return
+    say(answer.text)
+    for number, passage in zip(answer.citations, answer.cited, strict=True):
+        say(f"[{number}] {passage.place}")
 
 
 def _print_passages(passages: "Sequence[Passage]") -> None:

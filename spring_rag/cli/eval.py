@@ -20,6 +20,7 @@ from spring_rag.cli.console import (
     say,
     show,
 )
+from spring_rag.cli.eval_skill import evaluate_skill
 from spring_rag.cli.model_options import ModelOptions, PromptOptions
 from spring_rag.cli.options import Json, Numbers, SkipBad, grouped, parse_numbers
 from spring_rag.errors import DataError, TokensError, counted
@@ -56,6 +57,13 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    task: Annotated[
+        str,
+        typer.Option(
+            help="What is scored: answer; or what the tokens were trained for instead: answerable, cite or check. Of the options then only"
+            " --data, --limit, --passages, --max-new-tokens, --report and those of the backbone count.",
+        ),
+    ] = "answer",
     split: Annotated[
         str | None,
         typer.Option(
@@ -172,6 +180,19 @@ def evaluate(
         for dataset in (*datasets, *dev_sets):
             if dataset.skipped:
                 note(f"{dataset.name}: {counted(dataset.skipped, 'bad line')} skipped")
+        if task != "answer":
+            evaluate_skill(
+                task,
+                model,
+                tokens or [],
+                [example for dataset in datasets for example in dataset.examples],
+                backbone,
+                passages=max(counts, default=top_k),
+                max_new_tokens=max_new_tokens,
+                report=report,
+                json=json,
+            )
+            return
         if report is not None:
             check_folder(report)
             for name in ("answers.jsonl", "results.json", "report.md", "report.html"):

@@ -24,6 +24,15 @@ Tokens = Annotated[
     ),
 ]
 
+Skills = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="T",
+        help="Virtual tokens of a further skill, trained with --task answerable or cite. May be repeated. The default backbone has its own.",
+        show_default=False,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class TemplateOptions:
@@ -200,14 +209,17 @@ def _load_default(where: Mapping[str, Any]) -> "SpringModel":
     """
     from spring_rag import SpringModel
     from spring_rag.demo.default import HUB_ID, INSTALL, default_backbone
-    from spring_rag.demo.paths import TOKENS
+    from spring_rag.demo.paths import SKILLS, TOKENS
 
     note("no backbone named (--model): SmolLM2-135M-Instruct answers, with its virtual tokens")
     backbone = default_backbone()
     try:
-        return SpringModel.from_pretrained(backbone, tokens=TOKENS, **where)
+        model = SpringModel.from_pretrained(backbone, tokens=TOKENS, **where)
     except BackendError as error:
         if backbone != HUB_ID:
             raise
         msg = f"the default backbone isn't installed ({INSTALL}), nor can the Hub's be used; install it, or name another with --model: {error}"
         raise BackendError(msg) from error
+    for folder in sorted(SKILLS.glob("*")):
+        model.add_skill(folder)
+    return model

@@ -15,7 +15,7 @@ from spring_rag.cli.model_options import TemplateOptions
 from spring_rag.cli.options import Json, Numbers, SkipBad, grouped, parse_numbers
 from spring_rag.errors import counted
 from spring_rag.extras import extra
-from spring_rag.recipe import INIT_TEXT, TrainingRecipe
+from spring_rag.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from spring_rag.data.examples import Loaded, RagExample
     from spring_rag.tokens import VirtualTokens
     from spring_rag.training import Preview
+
+_SCORES = {"f1": "F1", "auroc": "AUROC", "accuracy": "accuracy"}
 
 
 @grouped
@@ -113,7 +115,7 @@ def train(
     if eval_data is not None and eval_share:
         msg = "--eval-data and --eval-share exclude each other"
         raise typer.BadParameter(msg)
-    if recipe.init_text != INIT_TEXT and init_tokens is not None:
+    if recipe.init_text != recipe.skill.init_text and init_tokens is not None:
         msg = "--init-text and --init-tokens exclude each other"
         raise typer.BadParameter(msg)
     recipe = replace(recipe, template=template.told(recipe.template))
@@ -249,4 +251,6 @@ def _print_result(tokens: "VirtualTokens", output: Path, *, json: bool) -> None:
     say(f"{counted(len(tokens), 'virtual token')} in {output}")
     if "kept_step" in training:
         scores = training["evaluation"]
-        say(f"those of step {training['kept_step']}: F1 {scores['eval_f1']:.1%} on the held-out examples")
+        kept = next(name for name in ("f1", "auroc", "accuracy") if f"eval_{name}" in scores)
+        score = f"{_SCORES[kept]} {scores[f'eval_{kept}']:.1%}"
+        say(f"those of step {training['kept_step']}: {score} on the held-out examples")

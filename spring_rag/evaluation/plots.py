@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 
+from spring_rag.evaluation.choices import Coverage
 from spring_rag.evaluation.runner import Run, Sweep
 from spring_rag.evaluation.statistics import interval
 from spring_rag.evaluation.study import SCORES
@@ -46,6 +47,18 @@ def score_over_passages(counts: Sequence[int], sweeps: Sequence[Sweep]) -> str:
             _line(ax, counts, runs, score, runs[0].label)
         ax.set_xticks(list(counts))
     return _svg(figure, axes)
+
+
+def risk_coverage_plot(found: Sequence[Coverage]) -> str:
+    """Exact match of what is answered, over the share that is: the surest answers first."""
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    ax = figure.subplots()
+    ax.plot([100 * one.coverage for one in found], [100 * one.score for one in found])
+    ax.axhline(100 * found[-1].score, linestyle="--", color="gray", label="all answered")
+    ax.set_xlabel("% of the questions answered")
+    ax.set_ylabel("exact match of those, %")
+    ax.grid(alpha=0.3)
+    return _svg(figure, [ax])
 
 
 def _figure(label: str) -> tuple[Figure, Sequence[Axes]]:

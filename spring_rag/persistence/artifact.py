@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -26,9 +27,12 @@ class Artifact:
         training: how it was trained, as JSON.
         after_scaling: whether the rows stand behind the scaling of the backbone's embedding layer.
         chat_template: digest of the chat template that it was trained with, if it was trained in chats.
+        task: name of the skill that it was trained for.
+        calibration: slope and intercept that make a probability of what a skill's scores say.
 
     Raises:
-        TokensError: the matrix isn't fit to be virtual tokens, its width isn't the backbone's hidden size, or `training` isn't JSON.
+        TokensError: the matrix isn't fit to be virtual tokens, its width isn't the backbone's hidden size, `training` isn't JSON, or
+            the calibration isn't made of finite numbers.
     """
 
     matrix: Tensor
@@ -37,6 +41,8 @@ class Artifact:
     training: Mapping[str, Any] | None = None
     after_scaling: bool = False
     chat_template: str | None = None
+    task: str = "answer"
+    calibration: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", _checked(self.matrix))
@@ -48,6 +54,12 @@ class Artifact:
             raise TokensError(msg)
         if self.training is not None:
             object.__setattr__(self, "training", _as_json(self.training))
+        if self.calibration is not None:
+            slope, intercept = map(float, self.calibration)
+            if not (isfinite(slope) and isfinite(intercept)):
+                msg = f"a calibration is made of two finite numbers, slope and intercept, not {slope} and {intercept}"
+                raise TokensError(msg)
+            object.__setattr__(self, "calibration", (slope, intercept))
 
     def __len__(self) -> int:
         return self.matrix.shape[0]

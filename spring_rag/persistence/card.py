@@ -5,6 +5,7 @@ import json
 from spring_rag.backbone import is_hub_id
 from spring_rag.persistence.artifact import Artifact
 
+_ANSWER = "answer"
 _TAGS = ("spring", "virtual-tokens", "prompt-tuning", "retrieval-augmented-generation")
 
 
@@ -20,18 +21,23 @@ def model_card(artifact: Artifact) -> str:
         "# Virtual tokens for retrieval-augmented generation",
         (
             f"{len(artifact)} trained virtual tokens for a frozen language model. They stand between the "
-            "retrieved context and the question; nothing of the model itself changes. Any first k of them "
-            "work by themselves."
+            "retrieved context and the question; nothing of the model itself changes. "
+            + (
+                "Any first k of them work by themselves."
+                if artifact.task == _ANSWER
+                else f"They are a skill, `{artifact.task}`, and are used as a whole."
+            )
         ),
         (
             "| | |\n| --- | --- |\n"
             f"| backbone | {backbone_cell} |\n"
+            f"| task | {_code(artifact.task)} |\n"
             f"| tokens (n) | {len(artifact)} |\n"
             f"| hidden size | {artifact.hidden_size} |\n"
             f"| digest | `{artifact.digest}` |"
         ),
         "## Use",
-        _snippet(backbone_id),
+        _snippet(backbone_id, artifact.task),
     ]
     if artifact.template is not None:
         sections += ["## Prompt template", _json_block(artifact.template.to_dict())]
@@ -44,7 +50,22 @@ def model_card(artifact: Artifact) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _snippet(backbone_id: str | None) -> str:
+def _snippet(backbone_id: str | None, task: str) -> str:
+    if task != _ANSWER:
+        call = (
+            'model.check("a question", "an answer", ["a retrieved passage", "another"])'
+            if task == "check"
+            else 'model.ask("a question", ["a retrieved passage", "another"])'
+        )
+        return (
+            "```python\n"
+            "from spring_rag import SpringModel\n"
+            "\n"
+            f'model = SpringModel.from_pretrained({json.dumps(backbone_id or "the backbone")}, tokens="tokens that answer")\n'
+            'model.add_skill("path or Hub id of this artifact")\n'
+            f"{call}\n"
+            "```"
+        )
     return (
         "```python\n"
         "from spring_rag import SpringModel, VirtualTokens\n"

@@ -33,6 +33,7 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 FILES_TO_READ = (TENSOR_FILE, CONFIG_FILE, ADAPTER_CONFIG_FILE, *ADAPTER_FILES)
 
 _HEADER_KEY = "spring_rag"
+_CALIBRATION = ("slope", "intercept")
 _ADAPTER_TENSOR = "prompt_embeddings"
 
 _MOST_BYTES = 2**20
@@ -109,18 +110,21 @@ def read_lone_safetensors(path: Path) -> Artifact:
 
 
 def _config(artifact: Artifact) -> dict[str, Any]:
-    optional: dict[str, Any] = {"after_scaling": True} if artifact.after_scaling else {}
+    more: dict[str, Any] = {"after_scaling": True} if artifact.after_scaling else {}
     if artifact.chat_template is not None:
-        optional["chat_template"] = artifact.chat_template
+        more["chat_template"] = artifact.chat_template
+    if artifact.calibration is not None:
+        more["calibration"] = dict(zip(_CALIBRATION, artifact.calibration, strict=True))
     return {
         "schema_version": SCHEMA_VERSION,
         "num_tokens": len(artifact),
         "hidden_size": artifact.hidden_size,
         "digest": artifact.digest,
+        "task": artifact.task,
         "backbone": artifact.backbone.to_dict() if artifact.backbone else None,
         "template": artifact.template.to_dict() if artifact.template else None,
         "training": artifact.training,
-        **optional,
+        **more,
     }
 
 
@@ -152,6 +156,9 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> Artifact:
         training = config["training"]
         after_scaling = bool(config.get("after_scaling", False))
         chat_template = config.get("chat_template")
+        task = str(config.get("task", "answer"))  # which artifacts from before there were others don't say
+        told = config.get("calibration")
+        calibration = None if told is None else (float(told["slope"]), float(told["intercept"]))
     except TokensError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -159,7 +166,7 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> Artifact:
             f"the description of virtual tokens in {origin} is malformed ({error!r}); save the artifact again"
         )
         raise TokensError(msg) from error
-    artifact = Artifact(tensor, backbone, template, training, after_scaling, chat_template)
+    artifact = Artifact(tensor, backbone, template, training, after_scaling, chat_template, task, calibration)
     found = (len(artifact), artifact.hidden_size, artifact.digest)
     if found != expected:
         msg = (

@@ -16,6 +16,8 @@ from spring_rag.errors import DataError
 from spring_rag.fitting import fit
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.recipe import TrainingRecipe
+from spring_rag.skills import ANSWER
+from spring_rag.skills.choosing import choice
 from spring_rag.training.ways import Example
 
 _CHECKED = 200
@@ -32,12 +34,16 @@ class SampleIndex:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One encoded example, where it comes from, and how many of the drawn passages had no room."""
+    """One encoded example, where it comes from, and how many of the drawn passages had no room.
+
+    `among`: for each target id those that it is chosen from; None where anything may be written.
+    """
 
     example: Example
     epoch: int
     step: int
     dropped: int = 0
+    among: tuple[tuple[int, ...], ...] | None = None
 
 
 class RagExamples(Dataset[Item]):
@@ -48,6 +54,7 @@ class RagExamples(Dataset[Item]):
     takes its m best passages, m drawn from the recipe's range, in random order: as a retriever with that top k would bring
     them, and without teaching the tokens to trust the first.
 
+    What is asked of the passages and what is right is the business of the recipe's skill; what follows holds for answers.
     Where the recipe asks for `unanswerable` examples, a share loses every passage that holds one of its answers and is trained to
     say so; and so is an example whose answer stands only in passages that weren't drawn, or had no room: that would teach to guess.
 
@@ -64,8 +71,12 @@ class RagExamples(Dataset[Item]):
         self.tokenizer = tokenizer
         self.recipe = recipe
         self.epoch = 0
-        self._instead = [recipe.unanswerable_answer] if recipe.unanswerable > 0 else []
+        self._answers = recipe.task == ANSWER
+        self._instead = [recipe.unanswerable_answer] if self._answers and recipe.unanswerable > 0 else []
         self.groups = _same_passages(examples)
+        self._mates: dict[int, list[RagExample]] = {}
+        for example, group in zip(examples, self.groups, strict=True):
+            self._mates.setdefault(group, []).append(example)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw as in this epoch from now on."""
@@ -78,13 +89,30 @@ class RagExamples(Dataset[Item]):
         index = sample.index
         rng = self._rng(index)
         ranked = self._draw(index, rng)
+        claim = self._claim(index, ranked.passages)
+        ranked = replace(ranked, question=self.recipe.skill.asked(ranked.question, claim))
         # Which answer is trained depends on the passages that have room, so there must be room for either.
-        possible = [self.examples[index].answers[0], *self._instead]
-        budget = min(self._budget(self._target(answer, ranked.template)) for answer in possible)
+        budget = min(self._budget(self._target(each, ranked.template)) for each in self._possible(index))
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
         prompt, encoded = fit(ranked, budget, self.tokenizer, order)
-        target = self._target(self.accepted(index, prompt.passages)[0], ranked.template)
-        return Item((encoded, target), self.epoch, sample.step, len(prompt.dropped))
+        lost = len(prompt.dropped)
+        if self._answers:
+            target = self._target(self.accepted(index, prompt.passages)[0], ranked.template)
+            return Item((encoded, target), self.epoch, sample.step, lost)
+        targets = self.recipe.skill.targets(len(prompt.passages))
+        right = self.recipe.skill.target(self.examples[index], claim, prompt.passages)
+        made = choice([self._target(each, ranked.template) for each in targets], targets.index(right))
+        asked = replace(encoded, ids=(*encoded.ids, *made.before))
+        return Item((asked, made.target), self.epoch, sample.step, lost, made.among)
+
+    def _possible(self, index: int) -> Sequence[str]:
+        """All that an example may be trained to write."""
+        targets = self.recipe.skill.targets(self.recipe.max_passages)
+        return targets or [self.examples[index].answers[0], *self._instead]
+
+    def _claim(self, index: int, passages: Sequence[str]) -> str | None:
+        rng = Random(f"{self.recipe.seed}:{self.epoch}:{index}:claim")
+        return self.recipe.skill.claim(self.examples[index], self._mates[self.groups[index]], passages, rng)
 
     def accepted(self, index: int, passages: Sequence[str]) -> tuple[str, ...]:
         """What an example may be answered beside some of its passages: that there is no answer, where they lack it and others have it."""
@@ -100,7 +128,7 @@ class RagExamples(Dataset[Item]):
 
     def longest_target(self) -> int:
         """Tokens of the longest answer that may be trained."""
-        answers = {example.answers[0] for example in self.examples} | set(self._instead)
+        answers = {answer for index in range(len(self.examples)) for answer in self._possible(index)}
         template = replace(self.recipe.template, chat=self.recipe.chat > 0)
         return max(len(self._target(each, template)) for each in answers)
 
@@ -119,11 +147,8 @@ class RagExamples(Dataset[Item]):
         count = rng.randint(recipe.min_passages, recipe.max_passages)
         if rng.random() < recipe.retrieval_free:
             count = 0
-        passages = example.passages[:count]
-        if recipe.unanswerable > 0 and rng.random() < recipe.unanswerable:
-            others = tuple(passage for passage in example.passages if not holds(passage, example.answers))
-            if 0 < len(others) < len(example.passages):
-                passages = others[:count]
+        mates = self._mates[self.groups[index]]
+        passages = recipe.skill.passages(example, mates, count, rng, recipe.unanswerable)
         return RagPrompt(question=example.question, passages=passages, template=template)
 
     def _target(self, answer: str, template: RagTemplate) -> tuple[int, ...]:
@@ -174,9 +199,11 @@ class RagExamples(Dataset[Item]):
         templates = {self.recipe.template}
         if self.recipe.chat > 0:
             templates.add(replace(self.recipe.template, chat=True))
-        answer = max([example.answers[0], *self._instead], key=len)
+        answer = max(self._possible(index), key=len)
+        # A claim is as long as the answer, or about so.
+        question = self.recipe.skill.asked(example.question, example.answers[0])
         return all(
-            len(encode(RagPrompt(example.question, (), template), self.tokenizer).ids)
+            len(encode(RagPrompt(question, (), template), self.tokenizer).ids)
             <= self._budget(self._target(answer, template))
             for template in templates
         )

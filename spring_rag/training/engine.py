@@ -26,6 +26,7 @@ from spring_rag.recipe import TrainingRecipe
 from spring_rag.splice import InputEmbedding
 from spring_rag.training.dataset import Item, RagExamples, SimilarLengths
 from spring_rag.training.heldout import HeldOut
+from spring_rag.training.heldout_choices import HeldOutChoices
 from spring_rag.training.objective import objectives
 from spring_rag.training.ways import Example
 
@@ -37,10 +38,11 @@ LOWER = (
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Encoded examples, and the ks that they are trained with."""
+    """Encoded examples, the ks that they are trained with, and for each target id those that it is chosen from, if it is."""
 
     examples: list[Example]
     ks: list[int]
+    among: list[tuple[int, ...]] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -63,7 +65,10 @@ class Collator:
         examples = [item.example for item in items]
         # Under this name `Trainer` counts them, over all the processes and forward passes of an optimizer step.
         labels = torch.tensor([i for _, target in examples for i in target])
-        return {"batch": Batch(examples, ks), "labels": labels}
+        among = None
+        if all(item.among is not None for item in items):
+            among = [ids for item in items for ids in item.among or ()]
+        return {"batch": Batch(examples, ks, among), "labels": labels}
 
 
 class TokenModule(nn.Module):
@@ -96,7 +101,9 @@ class TokenModule(nn.Module):
             num_items_in_batch: number of target ids of the whole optimizer step.
         """
         hf_model, embedding = self._backbone
-        losses = objectives(hf_model, batch.examples, self.matrix, batch.ks, embedding=embedding)
+        losses = objectives(
+            hf_model, batch.examples, self.matrix, batch.ks, embedding=embedding, among=batch.among
+        )
         share = labels.numel() / num_items_in_batch.to(losses.device)
         return {"loss": losses.sum() * share}
 
@@ -105,7 +112,11 @@ class TokenTrainer(Trainer):
     """`Trainer` for `TokenModule`: batches of similar lengths, held-out answers, tokens per second."""
 
     def __init__(
-        self, module: TokenModule, train_dataset: RagExamples, held_out: HeldOut | None, **kwargs: Any
+        self,
+        module: TokenModule,
+        train_dataset: RagExamples,
+        held_out: HeldOut | HeldOutChoices | None,
+        **kwargs: Any,
     ) -> None:
         self._module, self._examples, self._held_out = module, train_dataset, held_out
         self._tokens, self._since = 0, time.perf_counter()

@@ -21,8 +21,6 @@ from spring_rag.training.dataset import RagExamples, SampleIndex
 from spring_rag.training.objective import objective
 
 _SPARE_TOKENS = 8
-BEST = "f1"
-"""The score that decides which checkpoint is the best: the mean F1 over the ks."""
 
 
 class HeldOut:
@@ -42,6 +40,9 @@ class HeldOut:
         DataError: an example that doesn't fit the recipe's `max_length`, or whose answer may not fit the backbone.
     """
 
+    best = "f1"
+    """The score that decides which checkpoint is the best: the mean F1 over the ks."""
+
     def __init__(
         self,
         hf_model: PreTrainedModel,
@@ -50,11 +51,7 @@ class HeldOut:
         recipe: TrainingRecipe,
         ks: Sequence[int] | None = None,
     ) -> None:
-        self.ks = sorted({1, recipe.num_tokens} if ks is None else set(ks))
-        for k in self.ks:
-            if not 0 <= k <= recipe.num_tokens:
-                msg = f"evaluation with k = {k}, but {recipe.num_tokens} virtual tokens are trained; choose from 0 to {recipe.num_tokens}"
-                raise TrainingError(msg)
+        self.ks = check_ks([1, recipe.num_tokens] if ks is None else ks, recipe)
         self._data = RagExamples(examples, tokenizer, recipe)
         self._data.check()
         self._hf_model, self._recipe = hf_model, recipe
@@ -107,8 +104,14 @@ class HeldOut:
             pairs = [(a.text.strip(), gold) for a, gold in zip(answers, self._accepted, strict=True)]
             found[f"exact_match_k{k}"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
             found[f"f1_k{k}"] = sum(f1(*pair) for pair in pairs) / len(pairs)
-        found[BEST] = sum(found[f"f1_k{k}"] for k in self.ks) / len(self.ks) if self.ks else -found["loss"]
+        found[self.best] = (
+            sum(found[f"f1_k{k}"] for k in self.ks) / len(self.ks) if self.ks else -found["loss"]
+        )
         return found
+
+    def calibration(self, matrix: Tensor) -> None:  # noqa: ARG002
+        """Answers have none."""
+        return
 
     def _loss(self, matrix: Tensor) -> float:
         """Mean loss over the target ids with all tokens."""
@@ -122,3 +125,16 @@ class HeldOut:
                 loss = objective(self._hf_model, batch, matrix, len(matrix), embedding=self._embedding)
                 total, count = total + loss.item() * ids, count + ids
         return total / count
+
+
+def check_ks(ks: Sequence[int], recipe: TrainingRecipe) -> list[int]:
+    """Numbers of virtual tokens to evaluate with, each once, ascending.
+
+    Raises:
+        TrainingError: a k outside 0…n.
+    """
+    for k in ks:
+        if not 0 <= k <= recipe.num_tokens:
+            msg = f"evaluation with k = {k}, but {recipe.num_tokens} virtual tokens are trained; choose from 0 to {recipe.num_tokens}"
+            raise TrainingError(msg)
+    return sorted(set(ks))

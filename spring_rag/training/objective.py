@@ -56,6 +56,7 @@ def objectives(
     num_tokens: Sequence[int | Sequence[int]],
     *,
     embedding: InputEmbedding | None = None,
+    among: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
     """`objective` for several k on the same examples, whose contexts are computed once.
 
@@ -65,6 +66,8 @@ def objectives(
         matrix: as for `objective`.
         num_tokens: the ks; each is one for all examples, or a sequence of one per example.
         embedding: as for `objective`.
+        among: for each target id of all examples the ids that it is chosen from, if it is one of a few; the loss is that of the
+            choice then, and nothing is spent on teaching which words there are to choose from.
 
     Returns:
         Losses, float32 `[len(num_tokens)]`, on the matrix's device.
@@ -81,10 +84,20 @@ def objectives(
     with frozen(hf_model):
         way = proven_way(hf_model, embedding, examples, ks)
         losses = [
-            functional.cross_entropy(logits.float(), wanted.to(logits.device))
+            _loss(logits.float(), wanted.to(logits.device), among)
             for logits in way(hf_model, embedding, examples, matrix, ks)
         ]
     return torch.stack(losses).to(matrix.device)
+
+
+def _loss(logits: Tensor, wanted: Tensor, among: Sequence[Sequence[int]] | None) -> Tensor:
+    """Mean cross-entropy of ids `[count]` by logits `[count, vocab]`, of which only those in `among` count."""
+    if among is not None:
+        outside = torch.ones_like(logits, dtype=torch.bool)
+        for row, ids in enumerate(among):
+            outside[row, list(ids)] = False
+        logits = logits.masked_fill(outside, -torch.inf)
+    return functional.cross_entropy(logits, wanted)
 
 
 def _check_examples(examples: Sequence[Example]) -> None:

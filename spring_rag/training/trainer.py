@@ -31,12 +31,14 @@ from spring_rag.extras import extra
 from spring_rag.limits import context_length
 from spring_rag.persistence.folder import refuse_foreign
 from spring_rag.recipe import TrainingRecipe
+from spring_rag.skills import ANSWER
 from spring_rag.splice import InputEmbedding
 from spring_rag.templates import DATE, DATE_FORMAT, prints_date, template_arguments, template_digest
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.dataset import RagExamples
 from spring_rag.training.engine import LOWER, Collator, EvaluateAtTheEnd, TokenModule, TokenTrainer
-from spring_rag.training.heldout import BEST, HeldOut
+from spring_rag.training.heldout import HeldOut
+from spring_rag.training.heldout_choices import HeldOutChoices
 from spring_rag.training.interrupt import StopOnInterrupt
 from spring_rag.training.resuming import CheckpointFolder, recorded_run
 
@@ -71,10 +73,11 @@ def train_tokens(
         hf_model: the backbone, on its device, in any dtype; left as it is.
         tokenizer: the backbone's; left as it is.
         examples: what to train on.
-        recipe: how; the defaults if not given.
+        recipe: how, and for which task; the defaults if not given.
         output_dir: where the artifact goes; checkpoints and logs go into folders in it.
         eval_examples: held out. Whenever a checkpoint is written they are answered greedily, and the rows of the checkpoint with the
-            best F1 become the artifact; without them the last rows do.
+            best F1 (AUROC, accuracy where the task is to choose) become the artifact; without them the last rows do. The probabilities of
+            a task that says yes or no are calibrated on them.
         eval_ks: numbers of virtual tokens to answer them with; 1 and n if not given.
         save_steps: optimizer steps between checkpoints (a few hundred kilobytes each; the last two and the best are kept).
         patience: stop after so many evaluations in a row that were no better than the best.
@@ -105,7 +108,10 @@ def train_tokens(
     recipe = _with_date(recipe, tokenizer, output / CHECKPOINTS)
     train_data = RagExamples(examples, tokenizer, recipe)
     train_data.check()
-    held_out = HeldOut(hf_model, tokenizer, eval_examples, recipe, eval_ks) if eval_examples else None
+    held_out: HeldOut | HeldOutChoices | None = None
+    if eval_examples:
+        kind = HeldOut if recipe.task == ANSWER else HeldOutChoices
+        held_out = kind(hf_model, tokenizer, eval_examples, recipe, eval_ks)
     if init_tokens is None:
         rows = initial_rows(hf_model, tokenizer, recipe.init_text, recipe.num_tokens)
     else:
@@ -116,7 +122,7 @@ def train_tokens(
         module,
         train_data,
         held_out,
-        args=_arguments(recipe, output, save_steps, hf_model.device, evaluate=held_out is not None),
+        args=_arguments(recipe, output, save_steps, hf_model.device, held_out.best if held_out else None),
         data_collator=Collator(recipe),
         callbacks=[
             *([EarlyStoppingCallback(patience)] if patience else []),
@@ -173,6 +179,8 @@ def train_tokens(
             backbone=record,
             template=recipe.answer_template,
             chat_template=template_digest(tokenizer) if recipe.chat > 0 else None,
+            task=recipe.task,
+            calibration=held_out.calibration(module.matrix.detach()) if held_out else None,
             training={
                 "recipe": recipe.to_dict(),
                 **began,
@@ -182,7 +190,7 @@ def train_tokens(
                 "seconds": round(time.perf_counter() - started, 1),
                 # Of loss and seconds, `Trainer` knows those since then only.
                 **({"resumed_after_step": int(checkpoint.name.rpartition("-")[2])} if checkpoint else {}),
-                **_evaluated(trainer),
+                **(_evaluated(trainer, held_out.best) if held_out else {}),
             },
         )
         if trainer.is_world_process_zero():
@@ -260,7 +268,10 @@ def _check(
 
 
 def _evaluation(
-    held_out: HeldOut | None, examples: Sequence[RagExample] | None, save_steps: int, patience: int | None
+    held_out: HeldOut | HeldOutChoices | None,
+    examples: Sequence[RagExample] | None,
+    save_steps: int,
+    patience: int | None,
 ) -> dict[str, Any] | None:
     """What decides which checkpoint is kept and when the run stops."""
     if held_out is None or not examples:
@@ -274,13 +285,13 @@ def _identity(record: BackboneRecord, hf_model: PreTrainedModel) -> dict[str, An
     return {k: v for k, v in described.items() if k != "model_id" or record.fingerprint is None}
 
 
-def _evaluated(trainer: TokenTrainer) -> dict[str, Any]:
+def _evaluated(trainer: TokenTrainer, best: str) -> dict[str, Any]:
     """For the artifact: the scores of the rows that were kept, and after which step they were."""
     state = trainer.state
     step = state.best_global_step
     if step is None:
         return {}
-    logged = next(entry for entry in state.log_history if entry["step"] == step and "eval_loss" in entry)
+    logged = next(entry for entry in state.log_history if entry["step"] == step and f"eval_{best}" in entry)
     scores = {name: round(value, 6) for name, value in logged.items() if name.startswith("eval_")}
     return {"kept_step": step, "evaluation": scores}
 
@@ -302,7 +313,7 @@ def _warn_if_slow() -> None:
 
 
 def _arguments(
-    recipe: TrainingRecipe, output: Path, save_steps: int, device: torch.device, *, evaluate: bool
+    recipe: TrainingRecipe, output: Path, save_steps: int, device: torch.device, best: str | None
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         # Absolute: a checkpoint remembers where the best one is.
@@ -324,10 +335,10 @@ def _arguments(
         save_strategy="steps",
         save_steps=save_steps,
         save_total_limit=2,
-        eval_strategy="steps" if evaluate else "no",
+        eval_strategy="no" if best is None else "steps",
         eval_steps=save_steps,
-        load_best_model_at_end=evaluate,
-        metric_for_best_model=BEST if evaluate else None,
+        load_best_model_at_end=best is not None,
+        metric_for_best_model=best,
         greater_is_better=True,
         # Among them how patient the run has been so far.
         restore_callback_states_from_checkpoint=True,

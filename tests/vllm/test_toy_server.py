@@ -27,6 +27,7 @@ from spring_rag import RagPrompt, RagTemplate, SpringModel, VirtualTokens
 from spring_rag.backends.base import Generation, GenerationSettings
 from spring_rag.backends.vllm import VLLMBackend
 from spring_rag.errors import BackendError, PromptError
+from spring_rag.skills import SKILLS
 
 QUESTIONS = int(os.environ.get("SPRING_RAG_VLLM_QUESTIONS", "24"))
 SECONDS = float(os.environ.get("SPRING_RAG_VLLM_SECONDS", "15"))
@@ -114,6 +115,28 @@ class TestSameAnswers:
             found = SpringModel.from_backend(backend, tokens=tokens).generate(prompts, max_new_tokens=NEW)
             assert {each.form for each in found} == {form}
             assert same(found, expected) is None
+
+    def test_skills_say_the_same_and_read_the_context_from_the_cache(self, server, local, remote, tokens):
+        for model in (local, remote):
+            for task in ("answerable", "cite"):
+                model.add_skill(
+                    VirtualTokens(
+                        tokens.matrix.flip(0)[:8],
+                        backbone=tokens.backbone,
+                        template=RagTemplate(question=SKILLS[task].line),
+                        task=task,
+                    )
+                )
+        for prompt in toy_prompts(3):
+            passages = [*prompt.passages, *(f"Beside {prompt.question} stands nothing." for _ in range(11))]
+            here = local.ask(prompt.question, passages, max_new_tokens=NEW)
+            before = server.metric("vllm:prefix_cache_hits_total")
+            there = remote.ask(prompt.question, passages, max_new_tokens=NEW)
+            hits = server.metric("vllm:prefix_cache_hits_total") - before
+            assert (there.text, there.citations) == (here.text, here.citations)
+            assert there.answerable == pytest.approx(here.answerable, abs=1e-4)
+            # Of four requests (cite parts twice with more than nine passages) the first computes the context.
+            assert hits >= 2 * (here.usage.context - 32)
 
     def test_streamed(self, local, remote):
         for prompt, k in zip(toy_prompts(4), KS, strict=True):

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 Wish = Literal["auto", "light", "exact"]
 
+_ONE_TOKEN = GenerationSettings(max_new_tokens=1)
+
 BROKEN_OFF = "the vLLM server broke off its answer; look at its log"
 
 
@@ -261,12 +263,15 @@ class VLLMBackend(Backend):
         return all_answered(found)
 
     async def _one(self, request: Request, rows: Tensor, settings: GenerationSettings) -> Generation:
-        told = server_settings(settings, self._eos_ids)
+        told = server_settings(_ONE_TOKEN if request.choices else settings, self._eos_ids)
 
         async def on(server: Server, client: openai.AsyncOpenAI) -> Generation:
             for call in self._calls(server, request, rows):
-                reply = await call.send(client, server.model or "", told)
+                reply = await call.send(client, server.model or "", told, request.choices)
                 if call.read_rightly(reply.prompt_ids):
+                    if request.choices:
+                        usage = _usage(request.encoded, call, 0)
+                        return Generation("", "length", usage, (), call.form, logprobs=reply.logprobs)
                     return self._answer(request, call, reply.ids, reply.finish_reason, settings)
                 server.misread(call)
             raise self._not_light(request)
@@ -367,11 +372,10 @@ class VLLMBackend(Backend):
         if stopped:
             lengths = range(1, len(ids) + 1)
             ids = ids[: next(n for n in lengths if cut(self._decode(ids[:n]), settings.stop)[1])]
-        context = request.encoded.slot or 0
         return Generation(
             text=text,
             finish_reason="length" if finish_reason == "length" and not stopped else "stop",
-            usage=Usage(context, call.virtual, len(request.encoded.ids) - context, len(ids)),
+            usage=_usage(request.encoded, call, len(ids)),
             token_ids=tuple(ids),
             form=call.form,
         )
@@ -384,6 +388,11 @@ class VLLMBackend(Backend):
             "server's chat template (start the server with `spring-rag serve`)"
         )
         return PromptError(f"the context of this prompt can't be sent as text: {why}")
+
+
+def _usage(prompt: Encoded, call: Call, generated: int) -> Usage:
+    context = prompt.slot or 0
+    return Usage(context, call.virtual, len(prompt.ids) - context, generated)
 
 
 def _is_answer(item: str | Generation) -> bool:

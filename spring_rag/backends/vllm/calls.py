@@ -32,11 +32,13 @@ class Reply:
         ids: generated ids.
         finish_reason: None while more follows.
         prompt_ids: what the server read as the prompt; None where this part doesn't say.
+        logprobs: of the choices that were asked for, in their order.
     """
 
     ids: tuple[int, ...]
     finish_reason: FinishReason | None
     prompt_ids: list[int] | None = None
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,20 @@ class Call:
             raise BackendError(NO_IDS)
         return self.layout.agrees(prompt_ids, self.virtual)
 
-    async def send(self, client: AsyncOpenAI, model: str, settings: dict[str, Any]) -> Reply:
-        """The whole answer."""
+    async def send(
+        self, client: AsyncOpenAI, model: str, settings: dict[str, Any], choices: Sequence[int] = ()
+    ) -> Reply:
+        """The whole answer; with `choices` their log-probabilities as the first token of one."""
         create, arguments = self._endpoint(client, model, settings)
+        if choices:
+            arguments["logprobs"] = 1 if self.layout is None else True
+            arguments["extra_body"] |= {
+                "logprob_token_ids": list(choices),
+                "return_tokens_as_token_ids": True,
+            }
         reply = await create(**arguments)
         choice = reply.choices[0]
-        return Reply(_ids(choice), _reason(choice), _prompt_ids(reply, choice))
+        return Reply(_ids(choice), _reason(choice), _prompt_ids(reply, choice), _logprobs(choice, choices))
 
     async def stream(
         self, client: AsyncOpenAI, model: str, settings: dict[str, Any]
@@ -141,6 +151,22 @@ def _ids(choice: Any) -> tuple[int, ...]:
     if ids is None:
         raise BackendError(NO_IDS)
     return tuple(ids)
+
+
+def _logprobs(choice: Any, choices: Sequence[int]) -> tuple[float, ...]:
+    """Those of the first token: a chat's are a list of objects, a completion's a dictionary."""
+    if not choices:
+        return ()
+    told = choice.logprobs
+    try:
+        if getattr(told, "content", None):
+            found = {one.token: one.logprob for one in told.content[0].top_logprobs}
+        else:
+            found = told.top_logprobs[0]
+        return tuple(float(found[f"token_id:{one}"]) for one in choices)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        msg = "the server doesn't tell the probabilities that were asked for (logprob_token_ids); expected vLLM 0.32 or newer"
+        raise BackendError(msg) from error
 
 
 def _prompt_ids(reply: Any, choice: Any) -> list[int] | None:

@@ -1,0 +1,282 @@
+"""What the skills are worth beside simpler ways: `python benchmarks/skills.py NAME QUESTIONS [--limit N] [--dtype bfloat16]`
+
+QUESTIONS is a file of questions with ten retrieved passages each, of which five are shown; one in four questions loses the passages that hold
+its answer, and what is ranked behind takes their place. A folder with questions.jsonl and passages.jsonl is read as SQuAD 2.0 is laid out here:
+each question with the paragraph that answers it or seems to, and nothing taken away.
+
+Every question's record goes into `results/skills/NAME.jsonl`, from which a run that was broken off goes on. `results/skills.json` sums up:
+
+- `answerable` by AUROC, beside the plain backbone asked in words (probability of yes), and the log-probability of the answer, its sum and its
+  mean per token. Differences come with 95 % intervals by paired bootstrap.
+- `cite` by how often the first passage that it names holds the answer, of the questions that have such a passage, beside the first passage, the
+  one with most words in common with the answer, and the plain backbone asked in words.
+- exact match of the surest 80 % beside that of all.
+- seconds of answer, answerable and cite together beside the answer alone, in turns.
+"""
+
+import argparse
+import json
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import RESULTS, alternate, ratio, save
+from scipy import stats
+
+from spring_rag import RagPrompt, RagTemplate, SpringModel
+from spring_rag.asking import ask, attached_skills
+from spring_rag.backends.base import GenerationSettings, Request
+from spring_rag.cli.console import Progress
+from spring_rag.data.examples import RagExample, load_examples
+from spring_rag.data.matching import normalise
+from spring_rag.demo.default import default_backbone
+from spring_rag.demo.paths import SKILLS, TOKENS
+from spring_rag.encoding import encode
+from spring_rag.evaluation.choices import accuracy, at_coverage, auroc, calibration_error, citation_scores
+from spring_rag.evaluation.metrics import exact_match
+from spring_rag.evaluation.statistics import compare, interval
+from spring_rag.skills import skill_of
+from spring_rag.skills.answerable import Answerable
+from spring_rag.skills.asking import ask_skill
+from spring_rag.skills.cite import Cite
+from spring_rag.skills.samples import Sample, samples
+from spring_rag.skills.skill import held
+
+PASSAGES, NEW, TIMED, SEED, COVERAGE, RESAMPLES = 5, 32, 8, 0, 0.8, 1999
+ONE = GenerationSettings(max_new_tokens=1)
+
+
+class AnswerableInWords(Answerable):
+    """The plain backbone asked in words."""
+
+    line = (
+        "Question: {question}\nDo the passages above contain the answer to this question? Answer Yes or No."
+    )
+    yes = "Yes"
+
+    def targets(self, passages: int) -> tuple[str, ...]:  # noqa: ARG002
+        return ("Yes", "No")
+
+
+class CiteInWords(Cite):
+    """The plain backbone asked in words."""
+
+    line = "Question: {question}\nWhich passage contains the answer to this question? Answer with its number only."
+
+    def targets(self, passages: int) -> tuple[str, ...]:
+        return tuple(map(str, range(1, passages + 1)))
+
+
+def questions(path: Path) -> list[Sample]:
+    """The samples of a set, in an order of chance."""
+    if path.is_dir():
+        texts = {one["id"]: f"{one['title']}\n{one['text']}" for one in _lines(path / "passages.jsonl")}
+        found = []
+        for one in _lines(path / "questions.jsonl"):
+            passages = tuple(texts[each] for each in one["passages"])
+            example = RagExample(one["question"], tuple(one["golden_answers"]), passages)
+            found.append(Sample(example, example.question, passages, "yes" if example.answers else "no"))
+    else:
+        found = samples(skill_of("answerable"), load_examples(path).examples, PASSAGES, SEED)
+    random.Random(SEED).shuffle(found)
+    return found
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def record(model: SpringModel, sample: Sample) -> dict[str, Any]:
+    """All that is known of one question."""
+    question, passages = sample.question, sample.passages
+    prompt = RagPrompt(question, passages, model.template())
+    request = Request(
+        encode(prompt, model.tokenizer),
+        num_tokens=len(model.backend.tokens() or ()),
+        prompt=prompt.to_prompt(),
+    )
+    asked = ask(model.backend, prompt, request, max_new_tokens=NEW, least=None)
+    generations = model.backend.generate(asked.requests, GenerationSettings(max_new_tokens=NEW))
+    told = asked.read(generations)
+    words = RagPrompt(question, passages, RagTemplate(chat=True))
+    in_words = [
+        ask_skill(skill, prompt, encode(prompt, model.tokenizer), model.tokenizer, num_tokens=0)
+        for skill in (AnswerableInWords(), CiteInWords())
+        for prompt in [replace(words, template=RagTemplate(question=skill.line, chat=True))]
+    ]
+    found = iter(model.backend.generate([one for each in in_words for one in each.requests], ONE))
+    yes, numbers = (each.probabilities([next(found) for _ in each.requests]) for each in in_words)
+    return {
+        "question": question,
+        "truth": sample.target == "yes",
+        "holding": [n for n, one in enumerate(passages, 1) if held(one, sample.example.answers)],
+        "answer": told.text,
+        "exact_match": exact_match(told.text, sample.example.answers) if sample.example.answers else 0.0,
+        "answerable": told.answerable,
+        "citations": told.citations,
+        "yes in words": yes[0],
+        "citation in words": 1 + max(range(len(numbers)), key=numbers.__getitem__) if numbers else 1,
+        "most words in common": _most_words(told.text, passages),
+        **_likelihoods(model, asked.answer, generations[0].token_ids),
+    }
+
+
+def _likelihoods(model: SpringModel, request: Request, written: Sequence[int]) -> dict[str, float]:
+    """The log-probability of the answer as it was written, its end included: the sum, and the mean per token."""
+    ids = request.encoded.ids
+    requests = [
+        replace(request, encoded=replace(request.encoded, ids=(*ids, *written[:at])), choices=(one,))
+        for at, one in enumerate(written)
+    ]
+    logprobs = [one.logprobs[0] for one in model.backend.generate(requests, ONE)]
+    return {"log-probability": sum(logprobs), "log-probability per token": statistics.mean(logprobs)}
+
+
+def _most_words(answer: str, passages: Sequence[str]) -> int:
+    words = set(normalise(answer).split())
+    common = [len(words & set(normalise(one).split())) for one in passages]
+    return 1 + max(range(len(passages)), key=common.__getitem__)
+
+
+def answerable(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    truths = [one["truth"] for one in records]
+    ways = ("answerable", "yes in words", "log-probability", "log-probability per token")
+    scores = {way: [one[way] for one in records] for way in ways}
+    ours = scores["answerable"]
+    return {
+        "questions": len(records),
+        "answerable": sum(truths) / len(truths),
+        "auroc": {way: auroc(each, truths) for way, each in scores.items()},
+        "interval": _bootstrap(lambda p, t: auroc(p, t), ours, truths),
+        "gain over": {
+            way: {
+                "gain": auroc(ours, truths) - auroc(each, truths),
+                "interval": _bootstrap(lambda p, q, t: auroc(p, t) - auroc(q, t), ours, each, truths),
+            }
+            for way, each in scores.items()
+            if way != "answerable"
+        },
+        "accuracy at 0.5": accuracy(ours, truths),
+        "always yes": sum(truths) / len(truths),
+        "calibration error": calibration_error(ours, truths),
+    }
+
+
+def _bootstrap(statistic: Callable[..., float], *scores: Sequence[float]) -> list[float]:
+    found = stats.bootstrap(
+        scores,
+        statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return [float(found.low), float(found.high)]
+
+
+def cite(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    having = [one for one in records if one["holding"] and len(one["holding"]) < PASSAGES]
+    named: dict[str, Callable[[dict[str, Any]], int]] = {
+        "cite": lambda one: (one["citations"] or [0])[0],
+        "first passage": lambda _: 1,
+        "most words in common": lambda one: one["most words in common"],
+        "citation in words": lambda one: one["citation in words"],
+    }
+    hits = {way: [float(number(one) in one["holding"]) for one in having] for way, number in named.items()}
+    cited, holding = [one["citations"] for one in records], [one["holding"] for one in records]
+    return {
+        "questions": len(having),
+        "names a passage that holds the answer": {
+            way: {"share": statistics.mean(each), "interval": asdict(interval(each))}
+            for way, each in hits.items()
+        },
+        "gain over": {
+            way: asdict(compare(hits["cite"], each)) for way, each in hits.items() if way != "cite"
+        },
+        "all citations": asdict(citation_scores(cited, holding)),
+    }
+
+
+def selective(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    right = [one["exact_match"] for one in records]
+    return {
+        "exact match of all": statistics.mean(right),
+        f"of the surest {COVERAGE:.0%} by": {
+            way: at_coverage([one[way] for one in records], right, COVERAGE)
+            for way in ("answerable", "yes in words", "log-probability", "log-probability per token")
+        },
+    }
+
+
+def timed(model: SpringModel, some: Sequence[Sample]) -> dict[str, Any]:
+    """Seconds of a question, with skills and without."""
+    alone = SpringModel.from_backend(model.backend)
+
+    def answers() -> None:
+        for one in some:
+            alone.answer(one.question, one.passages, max_new_tokens=NEW)
+
+    def asks() -> None:
+        for one in some:
+            model.ask(one.question, one.passages, max_new_tokens=NEW)
+
+    seconds = alternate({"answer": answers, "answer, answerable and cite": asks}, rounds=3)
+    return {
+        "seconds of a question": {
+            name: statistics.median(each) / len(some) for name, each in seconds.items()
+        },
+        "ratio": ratio(seconds["answer, answerable and cite"], seconds["answer"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name")
+    parser.add_argument("questions", type=Path)
+    parser.add_argument("--limit", type=int, default=100, help="number of questions, drawn by chance")
+    parser.add_argument("--dtype", default="auto", help="of the backbone")
+    parser.add_argument("--model", default=None, help="the backbone; the default one if not given")
+    parser.add_argument("--skills", type=Path, default=SKILLS, help="folder with a set for each skill")
+    parser.add_argument("--time", action="store_true", help="measure seconds, too; alone on the machine")
+    args = parser.parse_args()
+    model = SpringModel.from_pretrained(args.model or default_backbone(), tokens=TOKENS, dtype=args.dtype)
+    for task in ("answerable", "cite"):
+        model.add_skill(args.skills / task)
+    found = questions(args.questions)[: args.limit]
+    path = RESULTS / "skills" / f"{args.name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = _lines(path) if path.exists() else []
+    if [one["question"] for one in done] != [one.question for one in found[: len(done)]]:
+        msg = f"{path} holds other questions; delete it first"
+        raise SystemExit(msg)
+    digests = {task: model.backend.bank[name].digest for task, name in attached_skills(model.backend).items()}
+    with Progress("asking") as progress, path.open("a", encoding="utf-8") as file:
+        for number, sample in enumerate(found[len(done) :], len(done) + 1):
+            done.append(record(model, sample))
+            file.write(json.dumps(done[-1], ensure_ascii=False) + "\n")
+            file.flush()
+            progress(number, len(found))
+    result: dict[str, Any] = {
+        "tokens": digests,
+        "dtype": str(args.dtype),
+        "answerable": answerable(done),
+        "selective": selective(done),
+    }
+    if any(len(one.passages) > 1 for one in found):
+        result["cite"] = cite(done)
+    if args.time:
+        result["time"] = timed(model, found[:TIMED])
+    summary = RESULTS / "skills.json"
+    known = json.loads(summary.read_text(encoding="utf-8"))["sets"] if summary.exists() else {}
+    save("skills", {"sets": {**known, args.name: {**known.get(args.name, {}), **result}}})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""A skill on questions with known answers: how well it ranks, whether its probabilities hold, what its citations are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from spring_rag.backends.base import BATCH_SIZE, GenerationSettings
+from spring_rag.evaluation.choices import (
+    Coverage,
+    accuracy,
+    at_coverage,
+    auroc,
+    calibration_error,
+    citation_scores,
+    risk_coverage,
+)
+from spring_rag.evaluation.metrics import exact_match
+from spring_rag.fitting import fit, room
+from spring_rag.prompt import RagPrompt, RagTemplate
+from spring_rag.skills import skill_of
+from spring_rag.skills.asking import ask_skill
+from spring_rag.skills.cite import citations
+from spring_rag.skills.samples import Sample, samples
+from spring_rag.skills.skill import held
+
+if TYPE_CHECKING:
+    from spring_rag.data.examples import RagExample
+    from spring_rag.model import SpringModel
+
+_ONE = GenerationSettings(max_new_tokens=1)
+_COVERAGE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class SkillScores:
+    """What a skill reaches on some questions.
+
+    Attributes:
+        task: name of the skill.
+        questions: how many.
+        scores: by name, each from 0 to 1: `auroc`, `accuracy`, `always_yes` (the accuracy of saying yes to all), `calibration_error` of
+            a skill that says yes or no; `precision`, `recall` and `first` of citations; with answers `exact_match`, and
+            `exact_match_at_80` of the four in five questions that the skill is surest of.
+        coverage: exact match of the surest 1, 2, 3, … answers; empty without answers.
+    """
+
+    task: str
+    questions: int
+    scores: dict[str, float]
+    coverage: list[Coverage] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+
+def score_skill(
+    model: SpringModel,
+    tokens: str,
+    examples: Sequence[RagExample],
+    *,
+    passages: int,
+    answers: bool = False,
+    seed: int = 0,
+    max_new_tokens: int = 48,
+    progress: Callable[[int, int], None] | None = None,
+) -> SkillScores:
+    """Ask a skill about questions as a retriever brings them; one in four loses the passages that hold its answer.
+
+    Args:
+        model: with the skill's tokens attached.
+        tokens: the name that they are attached under; their task says which skill it is.
+        examples: with passages, best first.
+        passages: most passages to show.
+        answers: whether the default set answers, too, for what is gained where only the surest answers count.
+        seed: of what is robbed and claimed.
+        max_new_tokens: most tokens of an answer.
+        progress: called with the number of questions asked so far, and of all.
+
+    Raises:
+        TokensError: no such set, or one that answers.
+        PromptTooLongError: a question alone doesn't fit.
+    """
+    attached = model.backend.bank[tokens]
+    skill = skill_of(attached.task)
+    asked = samples(skill, examples, passages, seed)
+    told = _probabilities(model, tokens, asked, progress)
+    scores: dict[str, float] = {}
+    coverage: list[Coverage] = []
+    if skill.yes is None:
+        cited = [citations(one.probabilities) for one in told]
+        right = [
+            [n for n, text in enumerate(one.passages, 1) if held(text, sample.example.answers)]
+            for one, sample in zip(told, asked, strict=True)
+        ]
+        scores = asdict(citation_scores(cited, right))
+    else:
+        yes = [one.yes for one in told]
+        truths = [one.target == skill.yes for one in asked]
+        scores = {
+            "auroc": auroc(yes, truths),
+            "accuracy": accuracy(yes, truths),
+            "always_yes": sum(truths) / len(truths),
+            "calibration_error": calibration_error(yes, truths),
+        }
+        if answers:
+            prompts = [RagPrompt(one.example.question, one.passages, model.template()) for one in asked]
+            written = model.generate(prompts, max_new_tokens=max_new_tokens)
+            hits = [
+                exact_match(one.text.strip(), sample.example.answers)
+                for one, sample in zip(written, asked, strict=True)
+            ]
+            coverage = risk_coverage(yes, hits)
+            scores["exact_match"] = sum(hits) / len(hits)
+            scores["exact_match_at_80"] = at_coverage(yes, hits, _COVERAGE)
+    return SkillScores(skill.name, len(asked), scores, coverage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a skill said of one sample: a probability for each target, that of yes, and the passages that it saw."""
+
+    probabilities: list[float]
+    yes: float
+    passages: Sequence[str]
+
+
+def _probabilities(
+    model: SpringModel,
+    tokens: str,
+    asked: Sequence[Sample],
+    progress: Callable[[int, int], None] | None,
+) -> list[_Told]:
+    attached = model.backend.bank[tokens]
+    skill = skill_of(attached.task)
+    layout = attached.template or RagTemplate(question=skill.line)
+    budget = room(model.backend.context_length, len(attached), _ONE.max_new_tokens)
+    told: list[_Told] = []
+    for start in range(0, len(asked), BATCH_SIZE):
+        fitted = [
+            fit(RagPrompt(one.question, one.passages, layout), budget, model.tokenizer)
+            for one in asked[start : start + BATCH_SIZE]
+        ]
+        questions = [
+            ask_skill(
+                skill,
+                prompt,
+                encoded,
+                model.tokenizer,
+                tokens=tokens,
+                num_tokens=len(attached),
+                calibration=attached.calibration,
+            )
+            for prompt, encoded in fitted
+        ]
+        found = iter(model.backend.generate([r for one in questions for r in one.requests], _ONE))
+        for one, (prompt, _) in zip(questions, fitted, strict=True):
+            answers = [next(found) for _ in one.requests]
+            yes = one.yes(answers) if skill.yes is not None else 0.0
+            told.append(_Told(one.probabilities(answers), yes, prompt.passages))
+        if progress is not None:
+            progress(len(told), len(asked))
+    return told

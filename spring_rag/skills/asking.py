@@ -1,0 +1,90 @@
+"""A skill that chooses, asked of a backbone: its requests, and what their answers say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from spring_rag.backends.base import Generation, Request
+from spring_rag.encoding import Encoded, encode_target
+from spring_rag.prompt import RagPrompt
+from spring_rag.skills.calibration import calibrated
+from spring_rag.skills.choosing import Ids, branches, probabilities
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from spring_rag.skills.skill import Skill
+
+
+@dataclass(frozen=True, slots=True)
+class AskedSkill:
+    """The requests of one question to a skill.
+
+    Attributes:
+        skill: that is asked.
+        requests: one for each place where its targets part; few.
+        calibration: slope and intercept, where the skill's tokens have them.
+    """
+
+    skill: Skill
+    requests: tuple[Request, ...]
+    calibration: tuple[float, float] | None
+    _candidates: tuple[Ids, ...]
+    _places: tuple[Ids, ...]
+
+    def probabilities(self, found: Sequence[Generation]) -> list[float]:
+        """How likely each of the skill's targets is, in their order; they add up to 1. Not calibrated.
+
+        Args:
+            found: what the requests got, in their order.
+        """
+        told = {
+            place: dict(zip(request.choices, one.logprobs, strict=True))
+            for place, request, one in zip(self._places, self.requests, found, strict=True)
+        }
+        return probabilities(self._candidates, told)
+
+    def yes(self, found: Sequence[Generation]) -> float:
+        """The calibrated probability of yes, of a skill that says yes or no; takes what `probabilities` takes."""
+        (yes,) = (
+            each
+            for target, each in zip(self.skill.targets(0), self.probabilities(found), strict=True)
+            if target == self.skill.yes
+        )
+        return calibrated(yes, self.calibration)
+
+
+def ask_skill(
+    skill: Skill,
+    prompt: RagPrompt,
+    encoded: Encoded,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    tokens: str | None = None,
+    num_tokens: int | None = None,
+    calibration: tuple[float, float] | None = None,
+) -> AskedSkill:
+    """Put a question to a skill.
+
+    Args:
+        skill: one that chooses among targets.
+        prompt: question, passages and the template of the skill's tokens.
+        encoded: the same as ids.
+        tokenizer: the backbone's.
+        tokens: name of the set of virtual tokens; None is the default set.
+        num_tokens: k; None is all of them.
+        calibration: of the tokens.
+    """
+    candidates = tuple(
+        encode_target(each, tokenizer, chat=prompt.template.chat)
+        for each in skill.targets(len(prompt.passages))
+    )
+    plain = Request(encoded, tokens, num_tokens, prompt.to_prompt())
+    places = branches(candidates)
+    requests = tuple(
+        replace(plain, encoded=replace(encoded, ids=(*encoded.ids, *before)), choices=ids)
+        for before, ids in places.items()
+    )
+    return AskedSkill(skill, requests, calibration, candidates, tuple(places))

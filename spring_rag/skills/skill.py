@@ -1,0 +1,103 @@
+"""What makes a skill: a line behind the slot, what may be written behind the line, and how examples are made of ordinary data."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from random import Random
+
+from spring_rag.data.examples import RagExample
+from spring_rag.data.matching import holds
+
+
+class Skill(ABC):
+    """Something that virtual tokens can be trained to do on a context.
+
+    A skill either writes free text (`answer`) or chooses among `targets`, which a backbone is asked for in one pass. All skills read
+    the same context, so that it is computed once for all of them.
+
+    Attributes:
+        name: the `task` in the record of the tokens.
+        line: `RagTemplate.question`, what stands behind the slot.
+        init_text: what the rows start from when they are trained.
+        robbed: share of examples that lose the passages which hold the answer, where a recipe doesn't say.
+        yes: the target whose probability is read, of skills that tell how sure something is; None for others.
+    """
+
+    name: str
+    line: str
+    init_text: str
+    robbed: float = 0.0
+    yes: str | None = None
+
+    @abstractmethod
+    def targets(self, passages: int) -> tuple[str, ...]:
+        """What may be written behind the line beside so many passages; nothing in particular for free text."""
+
+    @abstractmethod
+    def target(self, example: RagExample, claim: str | None, passages: Sequence[str]) -> str:
+        """What is right.
+
+        Args:
+            example: of which it is asked.
+            claim: what `claim` gave.
+            passages: as they stand in the prompt.
+        """
+
+    def asked(self, question: str, claim: str | None = None) -> str:  # noqa: ARG002
+        """What stands in place of the line's `{question}`."""
+        return question
+
+    def claim(
+        self,
+        example: RagExample,  # noqa: ARG002
+        mates: Sequence[RagExample],  # noqa: ARG002
+        passages: Sequence[str],  # noqa: ARG002
+        rng: Random,  # noqa: ARG002
+    ) -> str | None:
+        """An answer to be judged, right or wrong; None for skills that judge none.
+
+        Args:
+            example: of which it is asked.
+            mates: all examples with its passages.
+            passages: those drawn.
+            rng: of this example.
+        """
+        return None
+
+    def passages(
+        self,
+        example: RagExample,
+        mates: Sequence[RagExample],  # noqa: ARG002
+        count: int,
+        rng: Random,
+        robbed: float,
+    ) -> tuple[str, ...]:
+        """Passages to train with, best first.
+
+        Args:
+            example: of which it is asked.
+            mates: all examples with its passages, itself included. They are drawn with equal `rng`s, and what they draw alike is
+                computed once.
+            count: most passages.
+            rng: of all of them.
+            robbed: share of examples that lose the passages which hold the answer.
+        """
+        return robbed_at_random(example, count, rng, robbed)
+
+
+def robbed_at_random(example: RagExample, count: int, rng: Random, share: float) -> tuple[str, ...]:
+    """The best passages, or for a share of the examples the best of those that don't hold the answer.
+
+    An example keeps its passages where all of them hold the answer, or none does.
+    """
+    if share > 0 and rng.random() < share:
+        others = tuple(each for each in example.passages if not held(each, example.answers))
+        if 0 < len(others) < len(example.passages):
+            return others[:count]
+    return example.passages[:count]
+
+
+@lru_cache(maxsize=1 << 16)
+def held(passage: str, answers: tuple[str, ...]) -> bool:
+    """`holds`, remembered: the same passages are drawn in every epoch."""
+    return holds(passage, answers)

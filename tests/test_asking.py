@@ -1,0 +1,185 @@
+"""A question asked with skills: one batch, one context, and each says what it says alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from toy_parts import ANSWERABLE, BACKBONE, MAX_TOKENS, TOKENS, text_of
+
+from spring_rag import RagAnswer, RagPrompt, RagTemplate, SpringModel, VirtualTokens
+from spring_rag.asking import ask
+from spring_rag.backends.base import GenerationSettings, Request
+from spring_rag.encoding import encode
+from spring_rag.errors import PromptTooLongError, TokensError
+from spring_rag.skills import SKILLS
+
+PASSAGES = [text_of(one) for one in ANSWERABLE[:4]]
+QUESTION = ANSWERABLE[0].question
+ONE = GenerationSettings(max_new_tokens=1)
+
+
+def skill_tokens(task: str, answering: VirtualTokens, **more: object) -> VirtualTokens:
+    """Untrained tokens of a skill."""
+    rows = answering.matrix.flip(0)[: 4 + len(task)]
+    template = RagTemplate(question=SKILLS[task].line)
+    return VirtualTokens(rows, backbone=answering.backbone, template=template, task=task, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def answering() -> VirtualTokens:
+    return VirtualTokens.from_pretrained(TOKENS)
+
+
+@pytest.fixture
+def model(answering: VirtualTokens) -> SpringModel:
+    model = SpringModel.from_pretrained(BACKBONE, tokens=answering, device="cpu")
+    for task in ("answerable", "cite", "check"):
+        model.add_skill(skill_tokens(task, answering))
+    return model
+
+
+def test_the_answer_is_the_same_with_skills_and_without(model: SpringModel, answering: VirtualTokens) -> None:
+    alone = SpringModel.from_pretrained(BACKBONE, tokens=answering, device="cpu")
+    told = model.ask(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS)
+    bare = alone.ask(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS)
+    assert told.text == bare.text == alone.answer(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS) != ""
+    assert told.usage == bare.usage
+    assert bare == RagAnswer(
+        bare.text, None, [], None, bare.usage, withheld=False, finish_reason=bare.finish_reason
+    )
+
+
+def test_each_skill_says_together_what_it_says_alone(model: SpringModel, answering: VirtualTokens) -> None:
+    together = model.ask(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS)
+    for task in ("answerable", "cite"):
+        alone = SpringModel.from_pretrained(BACKBONE, device="cpu")
+        alone.add_skill(skill_tokens(task, answering))
+        told = alone.ask(QUESTION, PASSAGES, max_new_tokens=1)
+        if task == "answerable":
+            assert told.answerable == pytest.approx(together.answerable, abs=1e-6)
+        else:
+            assert told.citations == together.citations
+
+
+def test_many_questions_are_answered_as_one_by_one(model: SpringModel) -> None:
+    questions = [one.question for one in ANSWERABLE[:3]]
+    shown = [PASSAGES, PASSAGES[:1], []]
+    prompts = [RagPrompt(question, some) for question, some in zip(questions, shown, strict=True)]
+    many = model.ask_many(prompts, max_new_tokens=MAX_TOKENS)
+    for question, passages, found in zip(questions, shown, many, strict=True):
+        alone = model.ask(question, passages, max_new_tokens=MAX_TOKENS)
+        assert replace(found, answerable=None) == replace(alone, answerable=None)
+        assert found.answerable == pytest.approx(alone.answerable, abs=1e-5)
+
+
+def test_the_context_is_computed_once(model: SpringModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    forward = model.backend.hf_model.model.embed_tokens.forward  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        model.backend.hf_model.model.layers[0],  # type: ignore[attr-defined]
+        "forward",
+        counting(model.backend.hf_model.model.layers[0].forward, read),  # type: ignore[attr-defined]
+    )
+    assert forward is not None
+    passages = PASSAGES * 3
+    answer = model.ask(QUESTION, passages, max_new_tokens=2)
+    wide = [tokens for tokens in read if tokens > answer.usage.context / 2]
+    assert wide == [answer.usage.context]
+
+
+def counting(forward, read):  # type: ignore[no-untyped-def]
+    def counted(hidden_states, *args, **kwargs):  # type: ignore[no-untyped-def]
+        read.append(hidden_states.shape[1])
+        return forward(hidden_states, *args, **kwargs)
+
+    return counted
+
+
+def test_a_choice_is_what_the_backbone_says_of_the_next_token(model: SpringModel) -> None:
+    prompt = RagPrompt(QUESTION, PASSAGES[:2])
+    encoded = encode(prompt, model.tokenizer)
+    ids = (5, 17, 300)
+    written = Request(encoded, None, 3, prompt.to_prompt())
+    (told, answer) = model.backend.generate(
+        [replace(written, choices=ids), written], GenerationSettings(max_new_tokens=4)
+    )
+    alone = model.backend.generate([written], GenerationSettings(max_new_tokens=4))[0]
+    assert answer == alone
+    assert (told.text, told.token_ids, told.usage.generated) == ("", (), 0)
+    backend = model.backend
+    rows = backend.bank.rows("default", 3)
+    with torch.no_grad():
+        before, after = (
+            backend.embedding.embed(torch.tensor(one)) for one in (encoded.context_ids, encoded.suffix_ids)
+        )  # type: ignore[attr-defined]
+        logits = backend.hf_model(inputs_embeds=torch.cat([before, rows, after])[None]).logits[0, -1]  # type: ignore[attr-defined]
+    assert told.logprobs == pytest.approx(logits.log_softmax(-1)[list(ids)].tolist(), abs=1e-4)
+
+
+class TestWithholding:
+    def test_an_answer_is_withheld_below_the_least_probability(
+        self, model: SpringModel, answering: VirtualTokens
+    ) -> None:
+        model.add_skill(skill_tokens("answerable", answering, calibration=(0.0, -1.0)))
+        sure = 1 / (1 + 2.718281828**1.0)
+        told = model.ask(QUESTION, PASSAGES, 0.5, max_new_tokens=MAX_TOKENS)
+        assert told.answerable == pytest.approx(sure)
+        assert (told.text, told.citations, told.withheld) == ("", [], True)
+        told = model.ask(QUESTION, PASSAGES, 0.2, max_new_tokens=MAX_TOKENS)
+        assert told.text
+        assert not told.withheld
+
+    def test_without_the_skill_nothing_can_be_withheld(self, answering: VirtualTokens) -> None:
+        bare = SpringModel.from_pretrained(BACKBONE, tokens=answering, device="cpu")
+        with pytest.raises(
+            TokensError, match=r"min_answerable = 0\.5 needs virtual tokens of the task 'answerable'"
+        ):
+            bare.ask(QUESTION, PASSAGES, 0.5)
+
+    def test_the_least_is_a_probability(self, model: SpringModel) -> None:
+        with pytest.raises(ValueError, match=r"min_answerable is 2; it is a probability, from 0 to 1"):
+            model.ask(QUESTION, PASSAGES, 2)
+
+
+class TestCheck:
+    def test_answers_from_anywhere_are_checked(self, model: SpringModel) -> None:
+        right, wrong = (
+            model.check(QUESTION, answer, PASSAGES) for answer in ("Olerworth Karhald", "the sea")
+        )
+        assert 0 < right < 1
+        assert right != wrong
+
+    def test_without_the_skill_nothing_is_checked(self, answering: VirtualTokens) -> None:
+        bare = SpringModel.from_pretrained(BACKBONE, tokens=answering, device="cpu")
+        with pytest.raises(TokensError, match="checking an answer needs virtual tokens of the task 'check'"):
+            bare.check(QUESTION, "the sea", PASSAGES)
+
+
+def test_all_see_the_passages_that_fit_beside_each(model: SpringModel) -> None:
+    model.backend.context_length = 400
+    passages = PASSAGES * 4
+    prompt = RagPrompt(QUESTION, passages)
+    answer = Request(encode(prompt, model.tokenizer), None, 2)
+    asked = ask(model.backend, prompt, answer, max_new_tokens=MAX_TOKENS, least=None)
+    contexts = {request.encoded.context_ids for request in asked.requests}
+    assert len(contexts) == 1
+    assert 0 < len(next(iter(contexts))) < 400
+    with pytest.raises(PromptTooLongError):
+        model.ask("why " * 400, passages)
+
+
+def test_tokens_that_answer_are_no_further_skill(model: SpringModel, answering: VirtualTokens) -> None:
+    with pytest.raises(TokensError, match="trained to answer, which is no further skill"):
+        model.add_skill(answering)
+
+
+def test_other_layouts_of_the_passages_cost_time_and_change_nothing(
+    model: SpringModel, answering: VirtualTokens
+) -> None:
+    before = model.ask(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS)
+    other = replace(answering.template or RagTemplate(), passage="{passage}\n")
+    told = model.ask(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS, template=other)
+    assert told.answerable == pytest.approx(before.answerable, abs=1e-6)
+    assert told.citations == before.citations

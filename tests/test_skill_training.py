@@ -1,0 +1,211 @@
+"""Training a skill: examples that end in a choice, a loss of the choice alone, and an artifact that knows its task and calibration."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from toy_parts import ANSWERABLE, BACKBONE, text_of
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from spring_rag.backends.local import LocalBackend
+from spring_rag.data.examples import RagExample
+from spring_rag.encoding import encode, encode_target
+from spring_rag.errors import DataError, TokensError, TrainingError
+from spring_rag.evaluation.choices import (
+    accuracy,
+    at_coverage,
+    auroc,
+    calibration_error,
+    citation_scores,
+    risk_coverage,
+)
+from spring_rag.evaluation.skills import score_skill
+from spring_rag.model import SpringModel
+from spring_rag.prompt import RagPrompt
+from spring_rag.skills import SKILLS
+from spring_rag.tokens import VirtualTokens
+from spring_rag.training import (
+    RagExamples,
+    TrainingRecipe,
+    initial_rows,
+    objective,
+    objectives,
+    train_tokens,
+)
+from spring_rag.training.dataset import SampleIndex
+
+EXAMPLE = RagExample("Who is it?", ("Ann",), ("Ann a", "Bob b", "Cid c"))
+
+
+def toy_examples(count: int, beside: int) -> list[RagExample]:
+    """Questions whose own document is among others."""
+    texts = [text_of(one) for one in ANSWERABLE]
+    found = []
+    for number, one in enumerate(ANSWERABLE[:count]):
+        others = Random(number).sample([text for text in texts if text != texts[number]], beside)
+        found.append(RagExample(one.question, (one.answer,), (texts[number], *others)))
+    return found
+
+
+class TestExamples:
+    def test_what_all_targets_begin_with_is_part_of_the_question(
+        self, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        recipe = TrainingRecipe(task="cite", num_tokens=4, min_passages=3, max_passages=3, max_length=250)
+        data = RagExamples([EXAMPLE], tokenizer, replace(recipe, unanswerable=0.001))
+        item = data[SampleIndex(0)]
+        encoded, target = item.example
+        context = tokenizer.decode(encoded.context_ids)
+        number = next(line[1] for line in context.splitlines() if "Ann a" in line.removeprefix("<s>"))
+        whole = encode_target(number, tokenizer)
+        begun = len(whole) - len(target) - 1
+        assert whole == (*encoded.ids[len(encoded.ids) - begun :], *target, tokenizer.eos_token_id)
+        assert item.among is not None
+        assert all(one in ids for one, ids in zip(target, item.among, strict=True))
+        assert len(item.among[0]) > 1
+
+    @pytest.mark.parametrize("task", ["answerable", "check"])
+    def test_prompts_are_those_of_inference(self, task: str, tokenizer: PreTrainedTokenizerFast) -> None:
+        recipe = TrainingRecipe(
+            task=task, num_tokens=4, min_passages=1, max_passages=1, max_length=250, unanswerable=0.001
+        )
+        item = RagExamples([EXAMPLE], tokenizer, recipe)[SampleIndex(0)]
+        skill = SKILLS[task]
+        claims = [None] if task == "answerable" else ["Ann", "Bob"]
+        prompts = [
+            encode(RagPrompt(skill.asked("Who is it?", claim), ["Ann a"], recipe.answer_template), tokenizer)
+            for claim in claims
+        ]
+        assert item.example[0] in [
+            replace(one, ids=(*one.ids, *item.example[0].ids[len(one.ids) :])) for one in prompts
+        ]
+
+    def test_a_task_brings_what_it_needs(self) -> None:
+        recipe = TrainingRecipe(task="answerable")
+        skill = SKILLS["answerable"]
+        assert (recipe.init_text, recipe.unanswerable) == (skill.init_text, skill.robbed)
+        assert recipe.answer_template.question == skill.line
+        assert TrainingRecipe(task="cite", unanswerable=0.3, init_text="a").unanswerable == 0.3
+        with pytest.raises(
+            TrainingError, match="task = 'sing'; choose one of answer, answerable, cite, check"
+        ):
+            TrainingRecipe(task="sing")
+
+    def test_skills_may_use_all_rows_at_once(self) -> None:
+        recipe = TrainingRecipe(task="cite", num_tokens=7, k_schedule="all")
+        assert {k for seed in range(9) for k in recipe.draw_ks(Random(seed))} == {7}
+
+    def test_questions_without_room_are_named(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        recipe = TrainingRecipe(task="check", num_tokens=4, max_length=60)
+        with pytest.raises(DataError, match="question and answer are too long"):
+            RagExamples([replace(EXAMPLE, answers=("Ann " * 20,))], tokenizer, recipe).check()
+
+
+def test_the_loss_of_a_choice_is_that_among_its_ids(llama: PreTrainedModel) -> None:
+    matrix = torch.randn(3, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    examples = [(encode_ids([5, 6, 7, 8], 2), (9, 11)), (encode_ids([4, 6], 1), (12,))]
+    among = [(9, 10), (11,), (12, 13, 14)]
+    found = objectives(llama, examples, matrix, [3], among=among)[0]
+    logits = []
+    for encoded, target in examples:
+        ids = torch.tensor([*encoded.ids, *target[:-1]])
+        table = llama.get_input_embeddings()(ids)
+        inputs = torch.cat([table[: encoded.slot], matrix, table[encoded.slot :]])[None]
+        logits += list(llama(inputs_embeds=inputs).logits[0, -len(target) :])
+    losses = [
+        -row[list(ids)].log_softmax(0)[ids.index(one)]
+        for row, ids, one in zip(logits, among, [9, 11, 12], strict=True)
+    ]
+    expected = torch.stack(losses).mean()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradient, whole = (torch.autograd.grad(one, matrix)[0] for one in (found, expected))
+    assert (gradient - whole).norm() <= 1e-5 * whole.norm()
+    assert found < objective(llama, examples, matrix, 3)
+
+
+def encode_ids(ids: list[int], slot: int):  # type: ignore[no-untyped-def]
+    from spring_rag.encoding import Encoded
+
+    return Encoded(tuple(ids), slot)
+
+
+def test_a_tiny_skill_is_learnt_in_seconds(tmp_path: Path) -> None:
+    backend = LocalBackend.from_pretrained(BACKBONE, device="cpu")
+    robbed = [replace(one, passages=one.passages[1:]) for one in toy_examples(24, 1)]
+    recipe = TrainingRecipe(
+        task="answerable", num_tokens=2, k_schedule="all", max_steps=12, learning_rate=0.05, max_length=300
+    )
+    tokens = train_tokens(backend.hf_model, backend.tokenizer, robbed, recipe, tmp_path)
+    assert (tokens.task, tokens.calibration) == ("answerable", None)
+    model = SpringModel.from_backend(backend)
+    untrained = VirtualTokens(
+        initial_rows(backend.hf_model, backend.tokenizer, recipe.init_text, 2),
+        backbone=tokens.backbone,
+        template=tokens.template,
+        task="answerable",
+    )
+    before, after = [], []
+    for found, some in ((before, untrained), (after, tokens)):
+        model.add_skill(some)
+        found += [model.ask(one.question, one.passages, max_new_tokens=1) for one in robbed[:4]]
+    assert max(one.answerable or 0 for one in after) < 0.2 < max(one.answerable or 0 for one in before)
+
+
+def test_probabilities_are_calibrated_on_held_out_examples(tmp_path: Path) -> None:
+    backend = LocalBackend.from_pretrained(BACKBONE, device="cpu")
+    recipe = TrainingRecipe(
+        task="answerable", num_tokens=2, max_steps=1, batch_size=2, max_passages=2, max_length=300
+    )
+    made = train_tokens(
+        backend.hf_model, backend.tokenizer, toy_examples(4, 3), recipe, tmp_path, toy_examples(20, 3)
+    )
+    assert made.training is not None
+    assert {"eval_auroc", "eval_auroc_k2", "eval_accuracy_k2"} <= set(made.training["evaluation"])
+    loaded = VirtualTokens.from_pretrained(tmp_path)
+    assert loaded.task == "answerable"
+    assert loaded.calibration == made.calibration != None  # noqa: E711
+    assert loaded.template == recipe.answer_template
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    assert config["task"] == "answerable"
+    assert set(config["calibration"]) == {"slope", "intercept"}
+    model = SpringModel.from_backend(backend)
+    model.add_skill(loaded)
+    scores = score_skill(model, "answerable", toy_examples(20, 3), passages=2, answers=True).scores
+    ranked = made.training["evaluation"]["eval_auroc"]
+    assert max(scores["auroc"], 1 - scores["auroc"]) == pytest.approx(max(ranked, 1 - ranked), abs=1e-3)
+    assert scores["always_yes"] <= scores["accuracy"] + 0.2
+
+
+def test_a_calibration_is_made_of_numbers(tmp_path: Path) -> None:
+    with pytest.raises(TokensError, match="two finite numbers, slope and intercept"):
+        VirtualTokens(torch.ones(1, 2), task="answerable", calibration=(float("nan"), 0.0))
+    VirtualTokens(torch.ones(1, 2)).save_pretrained(tmp_path)
+    assert VirtualTokens.from_pretrained(tmp_path).task == "answer"
+
+
+class TestScores:
+    def test_of_probabilities(self) -> None:
+        yes, truths = [0.9, 0.8, 0.3, 0.2], [True, False, True, False]
+        assert auroc(yes, truths) == 0.75
+        assert auroc(yes, [True] * 4) == 0.5
+        assert accuracy(yes, truths) == 0.5
+        assert calibration_error(yes, truths) == pytest.approx((0.1 + 0.8 + 0.7 + 0.2) / 4)
+
+    def test_of_answers_that_are_dared(self) -> None:
+        found = risk_coverage([0.1, 0.9, 0.5, 0.3], [0.0, 1.0, 1.0, 0.0])
+        assert [(one.coverage, one.score) for one in found] == [
+            (0.25, 1.0),
+            (0.5, 1.0),
+            (0.75, pytest.approx(2 / 3)),
+            (1.0, 0.5),
+        ]
+        assert at_coverage([0.1, 0.9, 0.5, 0.3], [0.0, 1.0, 1.0, 0.0], 0.5) == 1.0
+
+    def test_of_citations(self) -> None:
+        found = citation_scores([[2, 1], [], [3]], [[1], [2], []])
+        assert (found.precision, found.recall, found.first) == (pytest.approx(1 / 3), 0.5, 0.0)
