@@ -9,9 +9,11 @@ import toy_parts
 from cli_parts import fails, run
 
 from chroma_spring_rag import ChromaQA, Passage, connect_folder, index_files, open_or_create_collection
+from spring_rag import RagTemplate, SpringModel, VirtualTokens
 from spring_rag.playground.cards import answerable_html, passages_html, prompt_html, replies_html
 from spring_rag.playground.page import build, launch
 from spring_rag.playground.ways import Reply, ShownPrompt, Way, answer_ways, shown_prompt, ways_of
+from spring_rag.skills import SKILLS
 
 ATTACK = "<img src=x onerror=alert(1)></div><script>alert(2)</script>"
 QUESTION = toy_parts.ASKED[0]
@@ -150,6 +152,31 @@ class TestPage:
             assert tab.locator(".slot").inner_text() == f"{n} virtual tokens"
             assert not shown
             assert not [url for url in strangers if not url.startswith((address, "data:", "blob:"))]
+        finally:
+            page.close()
+
+    def test_what_skills_say_is_a_bar_and_lit_passages(self, browser, database):
+        model = SpringModel.from_pretrained(toy_parts.BACKBONE, tokens=toy_parts.TOKENS)
+        tokens = VirtualTokens.from_pretrained(toy_parts.TOKENS)
+        for task in ("answerable", "cite"):
+            template = RagTemplate(question=SKILLS[task].line)
+            model.add_skill(
+                VirtualTokens(tokens.matrix[:4], backbone=tokens.backbone, template=template, task=task)
+            )
+        told = model.ask(
+            QUESTION.question,
+            [each.text for each in ChromaQA(model, database[1]).retrieve(QUESTION.question)],
+        )
+        page = build(ChromaQA(model, database[1]), [Way(None, 0)])
+        address = launch(page, "127.0.0.1", free_port(), block=False)
+        try:
+            tab = browser.new_page()
+            tab.goto(address)
+            tab.get_by_label("Question").fill(QUESTION.question)
+            tab.get_by_role("button", name="Ask").click()
+            tab.locator("#answerable b").wait_for()
+            assert tab.locator("#answerable b").inner_text() == f"{100 * told.answerable:.0f} %"
+            assert tab.locator(".passage.cited").count() == len(told.citations)
         finally:
             page.close()
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from spring_rag.errors import SpringError
 from spring_rag.extras import extra
-from spring_rag.playground.cards import STYLE, passages_html, prompt_html, replies_html
-from spring_rag.playground.ways import Way, answer_ways, shown_prompt
+from spring_rag.playground.cards import STYLE, answerable_html, passages_html, prompt_html, replies_html
+from spring_rag.playground.ways import Way, answer_ways, shown_prompt, told_by_skills
 
 with extra("playground"):
     import gradio as gr
@@ -34,8 +34,8 @@ def build(qa: ChromaQA, ways: Sequence[Way]) -> gr.Blocks:
 
     def ask(
         question: str, chosen: list[str], top_k: int, max_new_tokens: int
-    ) -> Iterator[tuple[str, str, str]]:
-        """What stands in the replies, the passages and the prompt, again after every piece of text."""
+    ) -> Iterator[tuple[str, str, str, str]]:
+        """What stands in the replies, the bar, the passages and the prompt, again after every piece of text."""
         if not question.strip():
             msg = "The question is empty."
             raise gr.Error(msg, print_exception=False)
@@ -47,11 +47,13 @@ def build(qa: ChromaQA, ways: Sequence[Way]) -> gr.Blocks:
             found = qa.retrieve(question, top_k=int(top_k))
             texts = [passage.text for passage in found]
             prompt = prompt_html(shown_prompt(qa.model, question, texts, picked[-1], int(max_new_tokens)))
+            told = told_by_skills(qa.model, question, texts)
         except SpringError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        passages = passages_html(found)
+        bar = answerable_html(told.answerable) if told and told.answerable is not None else ""
+        passages = passages_html(found, told.citations if told else ())
         for replies in answer_ways(qa.model, question, texts, picked, int(max_new_tokens)):
-            yield replies_html(replies), passages, prompt
+            yield replies_html(replies), bar, passages, prompt
 
     page = gr.Blocks(title=_TITLE, analytics_enabled=False)
     with page:
@@ -64,6 +66,7 @@ def build(qa: ChromaQA, ways: Sequence[Way]) -> gr.Blocks:
             top_k = gr.Slider(1, MOST_PASSAGES, value=qa.top_k, step=1, label="Passages")
             most = gr.Slider(1, MOST_NEW_TOKENS, value=48, step=1, label="Most tokens")
         button = gr.Button("Ask", variant="primary")
+        bar = gr.HTML(elem_id="answerable")
         replies = gr.HTML(elem_id="replies")
         with gr.Accordion("Passages", open=True):
             passages = gr.HTML(elem_id="passages")
@@ -73,7 +76,7 @@ def build(qa: ChromaQA, ways: Sequence[Way]) -> gr.Blocks:
             [button.click, question.submit],
             ask,
             [question, chosen, top_k, most],
-            [replies, passages, prompt],
+            [replies, bar, passages, prompt],
             show_progress="minimal",
         )
     return page

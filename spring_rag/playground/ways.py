@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from spring_rag.asking import ANSWERABLE, CITE, RagAnswer, attached_skills
 from spring_rag.backends.base import DEFAULT_TOKENS
 from spring_rag.encoding import encode
 from spring_rag.errors import SpringError
@@ -120,6 +121,17 @@ def answer_ways(
 def rag_prompt(model: SpringModel, question: str, passages: Sequence[str], way: Way) -> RagPrompt:
     """The prompt in the layout that the way's set was trained with."""
     return RagPrompt(question=question, passages=tuple(passages), template=model.template(way.tokens))
+
+
+def told_by_skills(model: SpringModel, question: str, passages: Sequence[str]) -> RagAnswer | None:
+    """What the attached skills say of a question; None where there are none. Its text says nothing: the ways have answered.
+
+    Raises:
+        PromptTooLongError: the question alone doesn't fit the context.
+    """
+    if not attached_skills(model.backend).keys() & {ANSWERABLE, CITE}:
+        return None
+    return model.ask(question, passages, max_new_tokens=1)
 
 
 def shown_prompt(
