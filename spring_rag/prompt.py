@@ -69,7 +69,7 @@ class Text:
             self.text.encode()
         except UnicodeEncodeError as error:
             half = self.text[error.start]
-            msg = f"the text of a prompt's part holds half a character ({half!r}, one of a surrogate pair)"
+            msg = f"the text of a prompt's part holds half a character (the lone surrogate {half!r}); decode it properly"
             raise PromptError(msg) from error
 
 

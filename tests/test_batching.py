@@ -24,6 +24,7 @@ from spring_rag.encoding import Encoded, encode
 from spring_rag.errors import PromptTooLongError
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt
+from spring_rag.splice import InputEmbedding
 
 pytestmark = pytest.mark.filterwarnings("ignore:these virtual tokens don't record their backbone")
 
@@ -110,7 +111,7 @@ def test_attention_with_positions_runs_in_batches(build_model):
         for dtype in (torch.float32, torch.bfloat16):
             model = build_model(family, tied=False, dtype=dtype)
             with torch.no_grad():
-                assert padded_rows_answer_alike(model, LocalBackend(model, None).embedding), family
+                assert padded_rows_answer_alike(model, InputEmbedding(model)), family
 
 
 def longrope():

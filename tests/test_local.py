@@ -496,7 +496,7 @@ class TestContext:
     def test_answers_that_cross_phi3s_switch_are_refused(self, make_backend, requests):
         backend = make_backend("phi3")
         length = len(requests[0].encoded.ids) + 6
-        backend.hf_model.config.original_max_position_embeddings = length + 10
+        backend.position_switch = length + 10
         backend.generate([requests[0]], GenerationSettings(max_new_tokens=11))
         with pytest.raises(PromptTooLongError, match="max_new_tokens may be 11 at most"):
             backend.generate([requests[0]], GenerationSettings(max_new_tokens=12))
