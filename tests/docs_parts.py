@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
+from skill_parts import skill_tokens
 from toy_parts import ANSWERABLE, BACKBONE, QUESTIONS, TEXTS, TOKENS, text_of
 from typer.testing import CliRunner
 
@@ -140,6 +141,8 @@ def furnish(folder: Path) -> None:
     (folder / "qa.jsonl").write_text("\n".join(lines), encoding="utf-8")
     for name in ("toy-tokens", "tokens", "others"):
         VirtualTokens.from_pretrained(TOKENS).save_pretrained(folder / name)
+    for task in ("answerable", "cite", "check"):
+        skill_tokens(task, VirtualTokens.from_pretrained(TOKENS)).save_pretrained(folder / f"{task}-tokens")
     # The toy's tokens record its folder as it is called from the repository's.
     config = folder / "toy-tokens" / "config.json"
     record = json.loads(config.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from skill_parts import skill_tokens
 from toy_parts import ANSWERABLE, BACKBONE, MAX_TOKENS, TOKENS, text_of
 
 from spring_rag import RagAnswer, RagPrompt, RagTemplate, SpringModel, VirtualTokens
@@ -13,18 +14,10 @@ from spring_rag.asking import ask
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptTooLongError, TokensError
-from spring_rag.skills import SKILLS
 
 PASSAGES = [text_of(one) for one in ANSWERABLE[:4]]
 QUESTION = ANSWERABLE[0].question
 ONE = GenerationSettings(max_new_tokens=1)
-
-
-def skill_tokens(task: str, answering: VirtualTokens, **more: object) -> VirtualTokens:
-    """Untrained tokens of a skill."""
-    rows = answering.matrix.flip(0)[: 4 + len(task)]
-    template = RagTemplate(question=SKILLS[task].line)
-    return VirtualTokens(rows, backbone=answering.backbone, template=template, task=task, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def toy_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spring_rag.demo.default.default_backbone", lambda: str(toy_parts.BACKBONE))
     monkeypatch.setattr(paths, "TOKENS", toy_parts.TOKENS)
+    monkeypatch.setattr(paths, "SKILLS", toy_parts.SKILLS)
 
 
 class TestWhereItIsFound:
@@ -106,6 +107,7 @@ def test_where_it_cant_be_loaded_one_line_says_what_brings_it(tmp_path: Path) ->
 def test_another_failure_stays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spring_rag.demo.default.default_backbone", lambda: str(tmp_path / "nothing"))
     monkeypatch.setattr(paths, "TOKENS", toy_parts.TOKENS)
+    monkeypatch.setattr(paths, "SKILLS", toy_parts.SKILLS)
     with pytest.raises(BackendError) as caught:
         ModelOptions().load(None, CPU)
     assert "isn't installed" not in str(caught.value)

@@ -87,6 +87,7 @@ def folder(
 def _small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spring_rag.demo.default.default_backbone", lambda: str(folder / "backbone"))
     monkeypatch.setattr(paths, "TOKENS", folder / "tokens")
+    monkeypatch.setattr(paths, "SKILLS", folder / "skills")
     monkeypatch.setattr(paths, "DOCUMENTS", folder / "documents")
     monkeypatch.setattr(paths, "QUESTIONS", folder / "questions.jsonl")
     monkeypatch.setattr(run, "WORDS", "text, told")  # worked examples take more than the tiny context

@@ -46,6 +46,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("spring_rag.demo.default.default_backbone", lambda: str(toy_parts.BACKBONE))
     monkeypatch.setattr(paths, "TOKENS", toy_parts.TOKENS)
+    monkeypatch.setattr(paths, "SKILLS", toy_parts.SKILLS)
     monkeypatch.setattr(llama_index.core, "global_tokenizer", llama_index.core.global_tokenizer)
     for name in ("_llm", "_embed_model", "_tokenizer", "_callback_manager", "_node_parser"):
         monkeypatch.setattr(Settings, name, getattr(Settings, name))

@@ -7,13 +7,13 @@ import socket
 import pytest
 import toy_parts
 from cli_parts import fails, run
+from skill_parts import skill_tokens
 
 from chroma_spring_rag import ChromaQA, Passage, connect_folder, index_files, open_or_create_collection
-from spring_rag import RagTemplate, SpringModel, VirtualTokens
+from spring_rag import SpringModel, VirtualTokens
 from spring_rag.playground.cards import answerable_html, passages_html, prompt_html, replies_html
 from spring_rag.playground.page import build, launch
 from spring_rag.playground.ways import Reply, ShownPrompt, Way, answer_ways, shown_prompt, ways_of
-from spring_rag.skills import SKILLS
 
 ATTACK = "<img src=x onerror=alert(1)></div><script>alert(2)</script>"
 QUESTION = toy_parts.ASKED[0]
@@ -157,12 +157,8 @@ class TestPage:
 
     def test_what_skills_say_is_a_bar_and_lit_passages(self, browser, database):
         model = SpringModel.from_pretrained(toy_parts.BACKBONE, tokens=toy_parts.TOKENS)
-        tokens = VirtualTokens.from_pretrained(toy_parts.TOKENS)
         for task in ("answerable", "cite"):
-            template = RagTemplate(question=SKILLS[task].line)
-            model.add_skill(
-                VirtualTokens(tokens.matrix[:4], backbone=tokens.backbone, template=template, task=task)
-            )
+            model.add_skill(skill_tokens(task, VirtualTokens.from_pretrained(toy_parts.TOKENS)))
         told = model.ask(
             QUESTION.question,
             [each.text for each in ChromaQA(model, database[1]).retrieve(QUESTION.question)],

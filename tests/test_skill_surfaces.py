@@ -8,7 +8,8 @@ import pytest
 from langchain_core.documents import Document
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
-from test_asking import PASSAGES, QUESTION, skill_tokens
+from skill_parts import skill_tokens
+from test_asking import PASSAGES, QUESTION
 from toy_parts import BACKBONE, DOCUMENTS, MAX_TOKENS, TOKENS
 
 from chroma_spring_rag import ChromaQA, connect_folder, index_files, open_or_create_collection

@@ -17,6 +17,8 @@ _HERE = Path(__file__).parent / "toy"
 
 BACKBONE = _HERE / "backbone"
 TOKENS = _HERE / "tokens"
+SKILLS = _HERE / "skills"
+"""There are none."""
 DOCUMENTS = _HERE / "documents"
 
 NAMED = ["--model", str(BACKBONE), "--tokens", str(TOKENS)]
