@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -67,7 +68,16 @@ class SkillQueryEngine(BaseQueryEngine):
     def _answer(self, query: QueryBundle, nodes: list[NodeWithScore]) -> Response:
         texts = [node.get_content(metadata_mode=MetadataMode.LLM) for node in nodes]
         settings = self._llm._settings({})
-        prompt = RagPrompt(query.query_str, texts, self._llm.model.template(settings["tokens"]))
+        thinking, extra, *_ = (
+            settings.pop(name) for name in ("thinking", "chat_template_kwargs", "tools", "tool_choice")
+        )
+        layout = self._llm.model.template(settings["tokens"])
+        layout = replace(
+            layout,
+            thinking=layout.thinking if thinking is None else thinking,
+            chat_template_kwargs={**layout.chat_template_kwargs, **extra},
+        )
+        prompt = RagPrompt(query.query_str, texts, layout)
         (told,) = self._llm.model.ask_many([prompt], self._least, **settings)
         metadata: dict[str, Any] = {
             "answerable": told.answerable,
