@@ -28,6 +28,8 @@ def main(question: str) -> None:
         os.chdir(paths.DOCUMENTS.parent)  # the page shows where files lie, from here
         index_files(collection, [Path(paths.DOCUMENTS.name)])
         model = SpringModel.from_pretrained(default_backbone(), tokens=paths.TOKENS)
+        for folder in sorted(paths.SKILLS.glob("*")):
+            model.add_skill(folder)
         ways = ways_of(model, [], KS)
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
