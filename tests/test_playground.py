@@ -92,7 +92,7 @@ class TestCards:
         ]
 
     def test_answerability_is_a_bar(self):
-        assert "width: 25 %" in answerable_html(0.25)
+        assert "width: 25%" in answerable_html(0.25)
 
 
 class TestCommand:
@@ -172,6 +172,8 @@ class TestPage:
             tab.get_by_role("button", name="Ask").click()
             tab.locator("#answerable b").wait_for()
             assert tab.locator("#answerable b").inner_text() == f"{100 * told.answerable:.0f} %"
+            widths = [tab.locator(each).bounding_box()["width"] for each in (".bar div", ".bar")]
+            assert widths[0] / widths[1] == pytest.approx(told.answerable, abs=0.01)
             assert tab.locator(".passage.cited").count() == len(told.citations)
         finally:
             page.close()

@@ -69,5 +69,8 @@ def prompt_html(prompt: ShownPrompt) -> str:
 
 def answerable_html(probability: float) -> str:
     """How likely the passages hold the answer, as a bar."""
-    percent = f"{100 * probability:.0f} %"
-    return f'<div>The passages hold the answer: <b>{percent}</b><div class="bar"><div style="width: {percent}"></div></div></div>'
+    percent = f"{100 * probability:.0f}"
+    return (
+        f"<div>The passages hold the answer: <b>{percent} %</b>"
+        f'<div class="bar"><div style="width: {percent}%"></div></div></div>'
+    )
