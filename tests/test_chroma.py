@@ -28,6 +28,7 @@ from chroma_spring_rag import (
 )
 from chroma_spring_rag import qa as chroma_qa
 from spring_rag import RagTemplate, SpringModel
+from spring_rag.backends.local import LocalBackend
 from spring_rag.errors import TokensError
 
 FACTS = {
@@ -349,7 +350,7 @@ class TestAnswers:
 
     def test_many_take_one_search_and_one_batch(self, qa, monkeypatch):
         calls = []
-        for owner, name in ((chroma_qa, "search"), (SpringModel, "generate")):
+        for owner, name in ((chroma_qa, "search"), (LocalBackend, "generate")):
             original = getattr(owner, name)
 
             def counted(*args, original=original, name=name, **kwargs):

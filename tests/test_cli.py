@@ -286,7 +286,7 @@ class TestAsk:
         assert done.stdout.count("\n") == 1
         assert answer["question"] == question
         assert answer["num_tokens"] == answer["usage"]["virtual"] == 3
-        assert [set(passage) for passage in answer["passages"]] == [{"text", "source", "score"}] * 2
+        assert [set(passage) for passage in answer["passages"]] == [{"text", "source", "score", "chunk"}] * 2
         assert answer["passages"][0]["source"].endswith("bridge.txt")
 
     def test_the_same_answer_as_the_plain_api_also_streamed(self, saved, indexed):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import FAMILIES, MODEL_VOCAB_SIZE
+from backbone_parts import FAMILIES, MODEL_VOCAB_SIZE
 
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend

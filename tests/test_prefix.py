@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from conftest import FAMILIES
+from backbone_parts import FAMILIES
 from transformers import (
     BloomConfig,
     BloomForCausalLM,

@@ -13,8 +13,8 @@ from typing import Any
 import cli_parts
 import pytest
 import torch
+from backbone_parts import FAMILIES
 from cli_parts import Done
-from conftest import FAMILIES
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 

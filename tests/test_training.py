@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 import torch
-from conftest import MODEL_VOCAB_SIZE
+from backbone_parts import MODEL_VOCAB_SIZE
 from objective_parts import LONG_ROPE, model_of
 from safetensors.torch import load_file
 from transformers import (

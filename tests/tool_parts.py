@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 
 import pytest
-from conftest import build
+from backbone_parts import build
 from tool_templates import TEMPLATE
 from torch import FloatTensor, LongTensor
 from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
