@@ -8,7 +8,9 @@ from pathlib import Path
 import gguf_parts
 import pytest
 import torch
+import toy_parts
 from near_ties import gap
+from skill_parts import skill_tokens
 
 from spring_rag import Prompt, RagPrompt, SpringModel
 from spring_rag.backbone import BackboneRecord
@@ -346,3 +348,19 @@ def test_memory_is_given_back(make_pair):
     del model
     gc.collect()
     assert freed
+
+
+def test_skills_say_what_they_say_on_transformers(toy_gguf):
+    answering = VirtualTokens.from_pretrained(toy_parts.TOKENS)
+    models = [
+        SpringModel.from_pretrained(toy_gguf, engine="llama.cpp", n_threads=1, tokens=answering),
+        SpringModel.from_pretrained(toy_gguf, tokens=answering, device="cpu"),
+    ]
+    for model in models:
+        for task in ("answerable", "cite"):
+            model.add_skill(skill_tokens(task, answering))
+    for question in toy_parts.ASKED:
+        passages = [toy_parts.text_of(each) for each in toy_parts.ASKED]
+        here, there = (model.ask(question.question, passages, max_new_tokens=8) for model in models)
+        assert (here.text, here.citations) == (there.text, there.citations)
+        assert here.answerable == pytest.approx(there.answerable, abs=1e-3)

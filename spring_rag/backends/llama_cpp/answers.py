@@ -10,7 +10,15 @@ from torch import FloatTensor, LongTensor, Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spring_rag.backends.base import Generation, GenerationSettings, Request
-from spring_rag.backends.decoding import Sampler, StopStrings, TextStreamer, decoder, draw_seeds, finished
+from spring_rag.backends.decoding import (
+    Sampler,
+    StopStrings,
+    TextStreamer,
+    decoder,
+    draw_seeds,
+    finished,
+    usage_of,
+)
 from spring_rag.backends.llama_cpp.embedding import GgufEmbedding
 from spring_rag.backends.llama_cpp.engine import Engine, Piece
 from spring_rag.backends.llama_cpp.room import Place, Room
@@ -31,12 +39,14 @@ class _Answer:
         settings: how to decode.
         sampler: None decodes greedily.
         stops: None where there are no stop strings.
+        choices: ids whose log-probabilities are asked for, in place of an answer; empty for an answer.
 
     Attributes:
         context: ids that the prompt has in common with others on the same passages.
         suffix: ids behind the virtual tokens.
         own: most tokens behind the context that are read into the cache; the answer's last one never is.
         ids: what was generated so far.
+        logprobs: of the choices, once they are known.
     """
 
     def __init__(
@@ -46,6 +56,7 @@ class _Answer:
         settings: GenerationSettings,
         sampler: Sampler | None,
         stops: StopStrings | None,
+        choices: tuple[int, ...],
     ) -> None:
         self.encoded, self.virtual = encoded, virtual
         self.context, self.suffix = encoded.context_ids, encoded.suffix_ids
@@ -53,8 +64,10 @@ class _Answer:
             self.context, self.suffix = (), encoded.ids
         elif not len(virtual) and not self.suffix:  # something must be read, for the answer to follow
             self.context, self.suffix = self.context[:-1], self.context[-1:]
-        self.own = len(virtual) + len(self.suffix) + settings.max_new_tokens - 1
+        self._choices = list(choices)
+        self.own = len(virtual) + len(self.suffix) + (0 if choices else settings.max_new_tokens - 1)
         self.ids: list[int] = []
+        self.logprobs: tuple[float, ...] = ()
         self._most, self._sampler, self._stops = settings.max_new_tokens, sampler, stops
 
     @property
@@ -67,16 +80,20 @@ class _Answer:
         """Position of the token that was generated last."""
         return len(self.encoded.ids) + len(self.virtual) + len(self.ids) - 1
 
-    def go_on(self, logits: Tensor) -> int:
-        """Choose the next token by its logits, shape `[vocab]`."""
+    def go_on(self, logits: Tensor) -> None:
+        """Choose the next token by its logits, shape `[vocab]`, or tell how likely the choices are."""
+        if self._choices:
+            self.logprobs = tuple(logits.float().log_softmax(dim=-1)[self._choices].tolist())
+            return
         scores = cast(FloatTensor, logits[None])
         if self._sampler is not None:
             scores = self._sampler(cast(LongTensor, _UNREAD), scores)
         self.ids.append(int(scores.argmax()))
-        return self.ids[-1]
 
     def is_whole(self, eos_ids: frozenset[int]) -> bool:
         """Whether no more tokens follow."""
+        if self._choices:
+            return True
         if self.ids[-1] in eos_ids or len(self.ids) == self._most:
             return True
         ids = cast(LongTensor, torch.tensor([self.ids]))
@@ -138,9 +155,9 @@ class Writer:
 
         def go_on(asked: Sequence[_Answer], logits: Tensor) -> None:
             for answer, scores in zip(asked, logits, strict=True):
-                chosen = answer.go_on(scores)
+                answer.go_on(scores)
                 if streamer is not None:
-                    streamer.put(torch.tensor([chosen]))
+                    streamer.put(torch.tensor(answer.ids[-1:]))
                 if answer.is_whole(self._eos_ids):
                     self.room.leave(places.pop(answer))
 
@@ -162,10 +179,14 @@ class Writer:
         finally:
             for place in places.values():
                 self.room.leave(place)
-        return [
-            finished(each.ids, each.encoded, len(each.virtual), settings.stop, self._eos_ids, self._text)
-            for each in answers
-        ]
+        return [self._finished(each, settings) for each in answers]
+
+    def _finished(self, answer: _Answer, settings: GenerationSettings) -> Generation:
+        encoded, virtual = answer.encoded, len(answer.virtual)
+        if answer.logprobs:
+            usage = usage_of(encoded, virtual, 0)
+            return Generation("", "length", usage, token_ids=(), logprobs=answer.logprobs)
+        return finished(answer.ids, encoded, virtual, settings.stop, self._eos_ids, self._text)
 
     def _begun(
         self, requests: Sequence[Request], rows: Sequence[Tensor], settings: GenerationSettings
@@ -181,6 +202,7 @@ class Writer:
                     settings,
                     None if settings.greedy else Sampler(settings, [seed], self._embedding.device),
                     StopStrings(self._text, settings.stop, 0, 1) if settings.stop else None,
+                    request.choices,
                 )
             )
         return answers
