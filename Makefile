@@ -126,7 +126,7 @@ $(BIN)/python:
 	@echo "Building llama-cpp-python for the CPU into .venv-llama-cpp (some minutes the first time; needs cmake and g++) …"
 	$(PYTHON) -m venv .venv-llama-cpp
 	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=2 \
-		$(LLAMA_CPP) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt llama-cpp-python
+		$(LLAMA_CPP) -m pip install --quiet --no-cache-dir --disable-pip-version-check --constraint constraints.txt llama-cpp-python
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 		> "$$($(LLAMA_CPP) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dev.pth"
 	@touch $@
