@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from spring_rag.errors import TokensError
-from spring_rag.fitting import fit_together, room
+from spring_rag.fitting import crossing, fit, fit_together, room
 from spring_rag.skills import skill_of
 from spring_rag.skills.asking import AskedSkill, ask_skill
 from spring_rag.skills.cite import citations
 
 if TYPE_CHECKING:
     from spring_rag.backends.base import Backend, FinishReason, Generation, Request, Usage
+    from spring_rag.encoding import Encoded
     from spring_rag.prompt import RagPrompt
 
 ANSWERABLE, CITE, CHECK = "answerable", "cite", "check"
@@ -120,22 +121,16 @@ def ask(
         msg = f"min_answerable = {least} needs virtual tokens of the task {ANSWERABLE!r}; attach some with add_skill"
         raise TokensError(msg)
     sets = {task: backend.bank[attached[task]] for task in (ANSWERABLE, CITE) if task in attached}
+    if not sets:
+        return AskedQuestion(answer, {}, least)
     layouts = [prompt.template, *(one.template or prompt.template for one in sets.values())]
-    most = max([answer.num_tokens or 0, *map(len, sets.values())])
-    budget = room(backend.context_length, most, max_new_tokens)
+    counts = [answer.num_tokens or 0, *map(len, sets.values())]
+    budget = room(backend.context_length, max(counts), max_new_tokens)
+    avoided = crossing(backend.position_switch, counts, max_new_tokens)
     prompts = [replace(prompt, template=layout) for layout in layouts]
-    (shown, encoded), *others = fit_together(prompts, budget, backend.tokenizer)
+    (shown, encoded), *others = fit_together(prompts, budget, backend.tokenizer, avoided=avoided)
     asked = {
-        task: ask_skill(
-            skill_of(task),
-            fitted,
-            ids,
-            backend.tokenizer,
-            tokens=attached[task],
-            num_tokens=len(one),
-            calibration=one.calibration,
-        )
-        for (task, one), (fitted, ids) in zip(sets.items(), others, strict=True)
+        task: _asked(backend, attached[task], *fitted) for task, fitted in zip(sets, others, strict=True)
     }
     return AskedQuestion(replace(answer, encoded=encoded, prompt=shown.to_prompt()), asked, least)
 
@@ -160,15 +155,19 @@ def check(backend: Backend, question: str, answer: str, prompt: RagPrompt) -> As
     tokens, skill = backend.bank[attached[CHECK]], skill_of(CHECK)
     layout = tokens.template or prompt.template
     asked = replace(prompt, question=skill.asked(question, answer), template=layout)
-    ((fitted, encoded),) = fit_together(
-        [asked], room(backend.context_length, len(tokens), 1), backend.tokenizer
-    )
+    budget = room(backend.context_length, len(tokens), 1)
+    return _asked(backend, attached[CHECK], *fit(asked, budget, backend.tokenizer))
+
+
+def _asked(backend: Backend, name: str, prompt: RagPrompt, encoded: Encoded) -> AskedSkill:
+    """A question that is put to a set of virtual tokens, all of them, by the skill that they were trained for."""
+    tokens = backend.bank[name]
     return ask_skill(
-        skill,
-        fitted,
+        skill_of(tokens.task),
+        prompt,
         encoded,
         backend.tokenizer,
-        tokens=attached[CHECK],
+        tokens=name,
         num_tokens=len(tokens),
         calibration=tokens.calibration,
     )

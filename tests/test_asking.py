@@ -176,3 +176,11 @@ def test_other_layouts_of_the_passages_cost_time_and_change_nothing(
     told = model.ask(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS, template=other)
     assert told.answerable == pytest.approx(before.answerable, abs=1e-6)
     assert told.citations == before.citations
+
+
+def test_passages_go_where_an_answer_would_grow_over_a_switch_of_positions(model: SpringModel) -> None:
+    passages = [*PASSAGES, "A last passage of no use at all."]
+    whole = model.ask(QUESTION, passages, max_new_tokens=MAX_TOKENS).usage
+    model.backend.position_switch = whole.context + whole.virtual + whole.suffix + 2
+    told = model.ask(QUESTION, passages, max_new_tokens=MAX_TOKENS)
+    assert told.usage.context < whole.context
