@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.backends.base import BATCH_SIZE, GenerationSettings
+from spring_rag.backends.base import BATCH_SIZE
 from spring_rag.evaluation.choices import (
     Coverage,
     accuracy,
@@ -20,16 +20,16 @@ from spring_rag.evaluation.metrics import exact_match
 from spring_rag.fitting import fit, room
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.skills import skill_of
-from spring_rag.skills.asking import ask_skill
+from spring_rag.skills.asking import ask_in_batches
 from spring_rag.skills.cite import citations
 from spring_rag.skills.samples import Sample, samples
 from spring_rag.skills.skill import held
 
 if TYPE_CHECKING:
+    from spring_rag.callbacks import OnProgress
     from spring_rag.data.examples import RagExample
     from spring_rag.model import SpringModel
 
-_ONE = GenerationSettings(max_new_tokens=1)
 _COVERAGE = 0.8
 
 
@@ -65,7 +65,7 @@ def score_skill(
     answers: bool = False,
     seed: int = 0,
     max_new_tokens: int = 48,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> SkillScores:
     """Ask a skill about questions as a retriever brings them; one in four loses the passages that hold its answer.
 
@@ -128,38 +128,28 @@ class _Told:
 
 
 def _probabilities(
-    model: SpringModel,
-    tokens: str,
-    asked: Sequence[Sample],
-    progress: Callable[[int, int], None] | None,
+    model: SpringModel, tokens: str, asked: Sequence[Sample], progress: OnProgress | None
 ) -> list[_Told]:
     attached = model.backend.bank[tokens]
     skill = skill_of(attached.task)
     layout = attached.template or RagTemplate(question=skill.line)
-    budget = room(model.backend.context_length, len(attached), _ONE.max_new_tokens)
-    told: list[_Told] = []
-    for start in range(0, len(asked), BATCH_SIZE):
-        fitted = [
-            fit(RagPrompt(one.question, one.passages, layout), budget, model.tokenizer)
-            for one in asked[start : start + BATCH_SIZE]
-        ]
-        questions = [
-            ask_skill(
-                skill,
-                prompt,
-                encoded,
-                model.tokenizer,
-                tokens=tokens,
-                num_tokens=len(attached),
-                calibration=attached.calibration,
-            )
-            for prompt, encoded in fitted
-        ]
-        found = iter(model.backend.generate([r for one in questions for r in one.requests], _ONE))
-        for one, (prompt, _) in zip(questions, fitted, strict=True):
-            answers = [next(found) for _ in one.requests]
-            yes = one.yes(answers) if skill.yes is not None else 0.0
-            told.append(_Told(one.probabilities(answers), yes, prompt.passages))
-        if progress is not None:
-            progress(len(told), len(asked))
-    return told
+    budget = room(model.backend.context_length, len(attached), 1)
+    fitted = [fit(RagPrompt(one.question, one.passages, layout), budget, model.tokenizer) for one in asked]
+    found = ask_in_batches(
+        model.backend,
+        skill,
+        fitted,
+        BATCH_SIZE,
+        tokens=tokens,
+        num_tokens=len(attached),
+        calibration=attached.calibration,
+        progress=progress,
+    )
+    return [
+        _Told(
+            one.probabilities(answers),
+            one.yes(answers) if skill.yes is not None else 0.0,
+            prompt.passages,
+        )
+        for (one, answers), (prompt, _) in zip(found, fitted, strict=True)
+    ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from spring_rag.backends.base import Generation, Request
+from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request
+from spring_rag.callbacks import OnProgress
 from spring_rag.encoding import Encoded, encode_target
 from spring_rag.prompt import RagPrompt
 from spring_rag.skills.calibration import calibrated
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from spring_rag.skills.skill import Skill
+
+
+_ONE = GenerationSettings(max_new_tokens=1)
+"""The choice is read from the token that comes next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +93,45 @@ def ask_skill(
         for before, ids in places.items()
     )
     return AskedSkill(skill, requests, calibration, candidates, tuple(places))
+
+
+def ask_in_batches(
+    backend: Backend,
+    skill: Skill,
+    fitted: Sequence[tuple[RagPrompt, Encoded]],
+    batch_size: int,
+    *,
+    tokens: str | None = None,
+    num_tokens: int | None = None,
+    calibration: tuple[float, float] | None = None,
+    progress: OnProgress | None = None,
+) -> Iterator[tuple[AskedSkill, list[Generation]]]:
+    """Put many questions to a skill; gives each with what its requests got.
+
+    Args:
+        backend: with the skill's tokens attached.
+        skill: one that chooses among targets.
+        fitted: prompts in the layout of the skill's tokens, and their ids.
+        batch_size: questions that are asked at once.
+        tokens: as for `ask_skill`.
+        num_tokens: as for `ask_skill`.
+        calibration: as for `ask_skill`.
+        progress: called after each batch with the number of questions asked so far, and of all.
+    """
+    for start in range(0, len(fitted), batch_size):
+        asked = [
+            ask_skill(
+                skill,
+                *each,
+                backend.tokenizer,
+                tokens=tokens,
+                num_tokens=num_tokens,
+                calibration=calibration,
+            )
+            for each in fitted[start : start + batch_size]
+        ]
+        found = iter(backend.generate([request for one in asked for request in one.requests], _ONE))
+        for one in asked:
+            yield one, [next(found) for _ in one.requests]
+        if progress is not None:
+            progress(start + len(asked), len(fitted))

@@ -6,20 +6,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spring_rag.backbone import BackboneRecord
-from spring_rag.backends.base import GenerationSettings
 from spring_rag.backends.local import LocalBackend
 from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.choices import accuracy, auroc
 from spring_rag.fitting import fit, room
 from spring_rag.prompt import RagPrompt
 from spring_rag.recipe import TrainingRecipe
-from spring_rag.skills.asking import ask_skill
+from spring_rag.skills.asking import ask_in_batches
 from spring_rag.skills.calibration import calibrated, fit_calibration
 from spring_rag.skills.samples import samples
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.heldout import check_ks
-
-_PROMPT = GenerationSettings(max_new_tokens=1)
 
 
 class HeldOutChoices:
@@ -50,11 +47,14 @@ class HeldOutChoices:
         self.best = "accuracy" if self._skill.yes is None else "auroc"
         self._backend = LocalBackend(hf_model, tokenizer)
         self._backbone = BackboneRecord.of(hf_model)
-        self._samples = samples(self._skill, examples, recipe.max_passages, recipe.seed)
-        self._prompts = [
-            RagPrompt(one.question, one.passages, recipe.answer_template) for one in self._samples
+        asked = samples(self._skill, examples, recipe.max_passages, recipe.seed)
+        budget = room(self._backend.context_length, recipe.num_tokens, 1)
+        # Here, so that a question doesn't turn out too long after hours of training.
+        self._fitted = [
+            fit(RagPrompt(one.question, one.passages, recipe.answer_template), budget, tokenizer)
+            for one in asked
         ]
-        self._targets = [one.target for one in self._samples]
+        self._targets = [one.target for one in asked]
 
     def scores(self, matrix: Tensor) -> dict[str, float]:
         """What these rows reach.
@@ -96,17 +96,10 @@ class HeldOutChoices:
     def _probabilities(self, matrix: Tensor, k: int) -> list[dict[str, float]]:
         """For each sample the probability of each target."""
         self._backend.add_tokens("default", VirtualTokens(matrix, backbone=self._backbone))
-        budget = room(self._backend.context_length, len(matrix), _PROMPT.max_new_tokens)
-        tokenizer = self._backend.tokenizer
-        found: list[dict[str, float]] = []
-        for start in range(0, len(self._prompts), self._recipe.batch_size):
-            asked = [
-                ask_skill(self._skill, *fit(prompt, budget, tokenizer), tokenizer, num_tokens=k)
-                for prompt in self._prompts[start : start + self._recipe.batch_size]
-            ]
-            answers = iter(self._backend.generate([r for one in asked for r in one.requests], _PROMPT))
-            for one, prompt in zip(asked, self._prompts[start:], strict=False):
-                told = one.probabilities([next(answers) for _ in one.requests])
-                targets = self._skill.targets(len(prompt.passages))
-                found.append(dict(zip(targets, told, strict=False)))
-        return found
+        found = ask_in_batches(
+            self._backend, self._skill, self._fitted, self._recipe.batch_size, num_tokens=k
+        )
+        return [
+            dict(zip(self._skill.targets(len(prompt.passages)), one.probabilities(answers), strict=True))
+            for (one, answers), (prompt, _) in zip(found, self._fitted, strict=True)
+        ]
