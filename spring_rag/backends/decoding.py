@@ -289,13 +289,26 @@ def finished(
     return Generation(
         text=text,
         finish_reason="stop" if stopped or end is not None else "length",
-        usage=usage_of(encoded, virtual, len(kept)),
+        usage=_usage(encoded, virtual, len(kept)),
         token_ids=tuple(kept),
     )
 
 
-def usage_of(encoded: Encoded, virtual: int, generated: int) -> Usage:
-    """What a prompt with so many virtual tokens and its answer cost."""
+def chosen(encoded: Encoded, virtual: int, choices: Sequence[int], logits: Tensor) -> Generation:
+    """How likely each of some ids is to follow, in place of an answer.
+
+    Args:
+        encoded: the prompt.
+        virtual: number of its virtual tokens.
+        choices: the ids.
+        logits: of what follows, shape `[vocab]`.
+    """
+    logprobs = logits.float().log_softmax(dim=-1)[list(choices)].tolist()
+    usage = _usage(encoded, virtual, 0)
+    return Generation("", "length", usage, token_ids=(), logprobs=tuple(logprobs))
+
+
+def _usage(encoded: Encoded, virtual: int, generated: int) -> Usage:
     context = encoded.slot or 0
     return Usage(context, virtual, len(encoded.ids) - context, generated)
 

@@ -26,11 +26,11 @@ from spring_rag.backends.decoding import (
     TextStreamer,
     accepting_embeddings,
     check_generates,
+    chosen,
     decoder,
     draw_seeds,
     finished,
     generation_arguments,
-    usage_of,
 )
 from spring_rag.backends.gathering import Gathering
 from spring_rag.backends.prefix import parts
@@ -212,14 +212,14 @@ class LocalBackend(Backend):
                 prompts, virtual = [encoded[row] for row in batch], [rows[row] for row in batch]
                 choosing = {at for at, row in enumerate(batch) if requests[row].choices}
                 for part in parts(model, self.embedding, prompts, virtual, new, choosing):
-                    chosen = [batch[at] for at in part.rows]
-                    inputs = ([encoded[row] for row in chosen], [rows[row] for row in chosen], part.cache)
-                    choices = [requests[row].choices for row in chosen]
+                    its = [batch[at] for at in part.rows]
+                    inputs = ([encoded[row] for row in its], [rows[row] for row in its], part.cache)
+                    choices = [requests[row].choices for row in its]
                     if choices[0]:
                         found = self._choose_part(model, *inputs, choices)
                     else:
                         found = self._decode_part(model, *inputs, settings, streamer, cancelled)
-                    answers.update(zip(chosen, found, strict=True))
+                    answers.update(zip(its, found, strict=True))
                     del part  # or its cache would stay while that of the next is made
         return [answers[row] for row in range(len(requests))]
 
@@ -270,16 +270,9 @@ class LocalBackend(Backend):
         found = self._generate(
             model, encoded, rows, cache, settings, return_dict_in_generate=True, output_logits=True
         )
-        scores = found.logits[0].float().log_softmax(dim=-1)
         return [
-            Generation(
-                text="",
-                finish_reason="length",
-                usage=usage_of(prompt, len(virtual), 0),
-                token_ids=(),
-                logprobs=tuple(row[list(ids)].tolist()),
-            )
-            for prompt, virtual, ids, row in zip(encoded, rows, choices, scores, strict=True)
+            chosen(prompt, len(virtual), ids, logits)
+            for prompt, virtual, ids, logits in zip(encoded, rows, choices, found.logits[0], strict=True)
         ]
 
     def _generate(

@@ -14,10 +14,10 @@ from spring_rag.backends.decoding import (
     Sampler,
     StopStrings,
     TextStreamer,
+    chosen,
     decoder,
     draw_seeds,
     finished,
-    usage_of,
 )
 from spring_rag.backends.llama_cpp.embedding import GgufEmbedding
 from spring_rag.backends.llama_cpp.engine import Engine, Piece
@@ -39,14 +39,14 @@ class _Answer:
         settings: how to decode.
         sampler: None decodes greedily.
         stops: None where there are no stop strings.
-        choices: ids whose log-probabilities are asked for, in place of an answer; empty for an answer.
+        choices: ids of which it is asked how likely each is to follow, in place of an answer; empty for an answer.
 
     Attributes:
         context: ids that the prompt has in common with others on the same passages.
         suffix: ids behind the virtual tokens.
         own: most tokens behind the context that are read into the cache; the answer's last one never is.
         ids: what was generated so far.
-        logprobs: of the choices, once they are known.
+        logits: that the choices are read from, once they are known; None for an answer.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class _Answer:
             self.context, self.suffix = (), encoded.ids
         elif not len(virtual) and not self.suffix:  # something must be read, for the answer to follow
             self.context, self.suffix = self.context[:-1], self.context[-1:]
-        self._choices = list(choices)
+        self.choices = choices
         self.own = len(virtual) + len(self.suffix) + (0 if choices else settings.max_new_tokens - 1)
         self.ids: list[int] = []
-        self.logprobs: tuple[float, ...] = ()
+        self.logits: Tensor | None = None
         self._most, self._sampler, self._stops = settings.max_new_tokens, sampler, stops
 
     @property
@@ -81,9 +81,9 @@ class _Answer:
         return len(self.encoded.ids) + len(self.virtual) + len(self.ids) - 1
 
     def go_on(self, logits: Tensor) -> None:
-        """Choose the next token by its logits, shape `[vocab]`, or tell how likely the choices are."""
-        if self._choices:
-            self.logprobs = tuple(logits.float().log_softmax(dim=-1)[self._choices].tolist())
+        """Choose the next token by its logits, shape `[vocab]`, or keep them where it is asked how likely the choices are."""
+        if self.choices:
+            self.logits = logits
             return
         scores = cast(FloatTensor, logits[None])
         if self._sampler is not None:
@@ -92,7 +92,7 @@ class _Answer:
 
     def is_whole(self, eos_ids: frozenset[int]) -> bool:
         """Whether no more tokens follow."""
-        if self._choices:
+        if self.choices:
             return True
         if self.ids[-1] in eos_ids or len(self.ids) == self._most:
             return True
@@ -183,9 +183,8 @@ class Writer:
 
     def _finished(self, answer: _Answer, settings: GenerationSettings) -> Generation:
         encoded, virtual = answer.encoded, len(answer.virtual)
-        if answer.logprobs:
-            usage = usage_of(encoded, virtual, 0)
-            return Generation("", "length", usage, token_ids=(), logprobs=answer.logprobs)
+        if answer.logits is not None:
+            return chosen(encoded, virtual, answer.choices, answer.logits)
         return finished(answer.ids, encoded, virtual, settings.stop, self._eos_ids, self._text)
 
     def _begun(
