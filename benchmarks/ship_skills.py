@@ -5,13 +5,11 @@ TRAINED holds a folder for each task, as `spring-rag train --task` wrote it; the
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from measure import RESULTS
-from ship_tokens import DATA, history
+from ship_tokens import DATA, history, named_by_the_hub
 
-from spring_rag.demo.default import HUB_ID
 from spring_rag.demo.paths import SKILLS
 from spring_rag.tokens import VirtualTokens
 
@@ -22,15 +20,7 @@ def main() -> None:
     lines = []
     for folder in sorted(each for each in trained.iterdir() if (each / "config.json").exists()):
         tokens = VirtualTokens.from_pretrained(folder)
-        assert tokens.backbone is not None
-        VirtualTokens(
-            tokens.matrix,
-            backbone=replace(tokens.backbone, model_id=HUB_ID),
-            template=tokens.template,
-            training={**(tokens.training or {}), "data": DATA[:2]},
-            task=tokens.task,
-            calibration=tokens.calibration,
-        ).save_pretrained(shipped / tokens.task)
+        named_by_the_hub(tokens, data=DATA[:2]).save_pretrained(shipped / tokens.task)
         lines += [f"{json.dumps({'task': tokens.task, **entry})}\n" for entry in history(folder)]
     (RESULTS / "skills-log.jsonl").write_text("".join(lines), encoding="utf-8")
 

@@ -31,16 +31,24 @@ def history(trained: Path) -> list[dict[str, Any]]:
     return logged
 
 
-def main() -> None:
-    first, second, shipped = map(Path, sys.argv[1:])
-    tokens = VirtualTokens.from_pretrained(second)
+def named_by_the_hub(tokens: VirtualTokens, **told: Any) -> VirtualTokens:
+    """The same tokens, of the backbone by its Hub's name, with more in the record of how they were trained."""
     assert tokens.backbone is not None
-    VirtualTokens(
+    return VirtualTokens(
         tokens.matrix,
         backbone=replace(tokens.backbone, model_id=HUB_ID),
         template=tokens.template,
-        training={**(tokens.training or {}), "data": DATA, "command": "make demo-tokens"},
-    ).save_pretrained(shipped)
+        training={**(tokens.training or {}), **told},
+        chat_template=tokens.chat_template,
+        task=tokens.task,
+        calibration=tokens.calibration,
+    )
+
+
+def main() -> None:
+    first, second, shipped = map(Path, sys.argv[1:])
+    tokens = VirtualTokens.from_pretrained(second)
+    named_by_the_hub(tokens, data=DATA, command="make demo-tokens").save_pretrained(shipped)
     lines = [
         f"{json.dumps({'run': number, **entry})}\n"
         for number, run in enumerate((first, second), 1)

@@ -21,6 +21,9 @@ from spring_rag.templates import tried
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Call = tuple[str, dict[str, Any]]
+"""A call's name and its arguments."""
+
 Found = tuple[str, dict[str, Any], int]
 """A call's name, its arguments, and where in the text it ends."""
 
@@ -69,9 +72,7 @@ class CallForm(ABC):
         begun = self.begun.lstrip().partition(_ID)[0]
         return begun.rstrip() if name is None else f"{begun}{name}{self.following.partition(_ID)[0].rstrip()}"
 
-    def read(
-        self, text: str, tools: Sequence[Mapping[str, Any]]
-    ) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+    def read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[Call]]:
         """The text without its calls, and the calls. What can't be read as a call stays text.
 
         Args:
@@ -79,7 +80,7 @@ class CallForm(ABC):
             tools: that it may call.
         """
         pattern = re.compile(_optional(self.opening) if self.markers else r"\A")
-        calls: list[tuple[str, dict[str, Any]]] = []
+        calls: list[Call] = []
         kept, done = "", 0
         while (match := pattern.search(text, done)) is not None:
             found = list(self._calls_at(text, match.end(), tools))
@@ -91,6 +92,15 @@ class CallForm(ABC):
                 break
         kept += text[done:]
         return kept.strip() if calls else kept, calls
+
+    def _whole(
+        self, read: Sequence[Call | None], end: int, tools: Sequence[Mapping[str, Any]]
+    ) -> Iterator[Found]:
+        """Calls that stand together, if all of them are calls; without markers, of tools that there are."""
+        calls = [each for each in read if each is not None]
+        if len(calls) == len(read) and (self.markers or _declared({name for name, _ in calls}, tools)):
+            for name, arguments in calls:
+                yield name, arguments, end
 
     @abstractmethod
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
@@ -114,12 +124,9 @@ class JsonForm(CallForm):
         # Models write one call where their template shows a list, and one after another.
         items = value if isinstance(value, list) else [value]
         read = [self._call(item) for item in items]
-        if all(read) and (self.markers or _declared({each[0] for each in read if each}, tools)):
-            for each in read:
-                assert each is not None
-                yield *each, end
+        yield from self._whole(read, end, tools)
 
-    def _call(self, item: object) -> tuple[str, dict[str, Any]] | None:
+    def _call(self, item: object) -> Call | None:
         if isinstance(item, dict) and self.wrapper is not None:
             item = item.get(self.wrapper)
         if not isinstance(item, dict):
@@ -202,10 +209,7 @@ class PythonForm(CallForm):
             except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
                 return
             read.append(_checked(ast.unparse(call.func), arguments))
-        if all(read) and (self.markers or _declared({each[0] for each in read if each}, tools)):
-            for each in read:
-                assert each is not None
-                yield *each, end
+        yield from self._whole(read, end, tools)
 
 
 @dataclass(frozen=True)
@@ -222,9 +226,7 @@ class ResponseForm(CallForm):
         """Nothing: how a call begins isn't known well enough to write it."""
         return ""
 
-    def read(
-        self, text: str, tools: Sequence[Mapping[str, Any]]
-    ) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+    def read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[Call]]:
         """As every form; raises nothing where transformers can't read it."""
         from transformers.utils.chat_parsing import parse_response
 
@@ -356,7 +358,7 @@ def _value_at(text: str, start: int) -> tuple[Any, int]:
         return None, start
 
 
-def _checked(name: object, arguments: object) -> tuple[str, dict[str, Any]] | None:
+def _checked(name: object, arguments: object) -> Call | None:
     if isinstance(arguments, str):
         arguments = _loaded(arguments)
     if arguments is None:

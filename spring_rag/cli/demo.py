@@ -8,7 +8,7 @@ import typer
 from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.console import Progress, note, print_json, quiet_libraries, say, show
 from spring_rag.cli.model_options import ModelOptions
-from spring_rag.cli.options import Json, Numbers, grouped, parse_numbers
+from spring_rag.cli.options import Json, Numbers, compared_ks, grouped
 from spring_rag.errors import counted
 
 if TYPE_CHECKING:
@@ -25,16 +25,7 @@ def demo(
         "spring-rag-demo"
     ),
     top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 5,
-    k: Annotated[
-        Numbers,
-        typer.Option(
-            "--k",
-            parser=parse_numbers,
-            metavar="K,K,…",
-            help="Numbers of virtual tokens to compare.",
-            show_default="0,1,10,50",
-        ),
-    ] = _KS,
+    k: Annotated[Numbers, compared_ks("0,1,10,50")] = _KS,
     questions: Annotated[
         int | None,
         typer.Option(

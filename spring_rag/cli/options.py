@@ -39,6 +39,17 @@ def parse_numbers(text: str | Numbers) -> Numbers:
     return Numbers(sorted({int(part) for part in parts}))
 
 
+def compared_ks(shown: str) -> Any:
+    """The option `--k` of a command that compares numbers of virtual tokens; `shown` is its default in words."""
+    return typer.Option(
+        "--k",
+        parser=parse_numbers,
+        metavar="K,K,…",
+        help="Numbers of virtual tokens to compare.",
+        show_default=shown,
+    )
+
+
 def parse_object(text: str, option: str, example: str) -> dict[str, Any]:
     """Read an option that is a JSON object.
 

@@ -8,7 +8,7 @@ from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
 from spring_rag.cli.console import Progress, note, quiet_libraries
 from spring_rag.cli.model_options import ModelOptions, Tokens
-from spring_rag.cli.options import Numbers, grouped, parse_numbers
+from spring_rag.cli.options import Numbers, compared_ks, grouped
 
 _KS = Numbers([1, 10, 50])
 
@@ -30,16 +30,7 @@ def playground(
             show_default=False,
         ),
     ] = None,
-    k: Annotated[
-        Numbers,
-        typer.Option(
-            "--k",
-            parser=parse_numbers,
-            metavar="K,K,…",
-            help="Numbers of virtual tokens to compare.",
-            show_default="1,10,50",
-        ),
-    ] = _KS,
+    k: Annotated[Numbers, compared_ks("1,10,50")] = _KS,
     address: Annotated[str, typer.Option(metavar="ADDRESS", help="Where the page listens.")] = "127.0.0.1",
     page_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     backbone: BackboneOptions,
