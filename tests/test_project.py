@@ -59,5 +59,6 @@ def test_each_target_of_make_stands_once_and_is_explained() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
     phony = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
-    assert phony is not None and sorted(phony[1].split()) == sorted(targets)
+    assert phony is not None
+    assert sorted(phony[1].split()) == sorted(targets)
     assert all(re.search(rf"^{target}:.* ## .", makefile, re.MULTILINE) for target in targets)
