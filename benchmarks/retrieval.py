@@ -4,19 +4,17 @@ One index of all passages of Natural Questions (`nq/passages-{train,dev,test}.js
 one file each, cut into chunks as `spring-rag index` cuts them. Choices were made on NQ's train and dev questions.
 """
 
-import json
-import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import bm25s
 import numpy as np
 from chromadb import Collection
 from measure import save
+from real_data import data_folder, nq_and_xquad
 
 from chroma_spring_rag import HashedWords, connect_folder, index_files, open_or_create_collection, search
 from chroma_spring_rag.embedding import UnweightedWords
@@ -26,31 +24,6 @@ FIRST = 5
 
 Rank = Callable[[Sequence[str]], list[list[str]]]
 """Called with questions; for each the first texts found, best first."""
-
-
-def read_data(folder: Path) -> tuple[list[str], dict[str, list[tuple[str, list[str]]]]]:
-    """All passages, and by set the questions with their accepted answers."""
-    passages: list[str] = []
-    asked: dict[str, list[tuple[str, list[str]]]] = {}
-    for split in ("train", "dev", "test"):
-        passages += [
-            f"{line['title']}\n{line['text']}" for line in lines(folder / f"nq/passages-{split}.jsonl")
-        ]
-        asked[f"nq/{split}"] = [
-            (line["question"], line["golden_answers"]) for line in lines(folder / f"nq/{split}.jsonl")
-        ]
-    asked["xquad"] = []
-    for article in json.loads((folder / "xquad/xquad.en.json").read_text("utf-8"))["data"]:
-        for paragraph in article["paragraphs"]:
-            passages.append(f"{article['title'].replace('_', ' ')}\n{paragraph['context']}")
-            asked["xquad"] += [
-                (qa["question"], [answer["text"] for answer in qa["answers"]]) for qa in paragraph["qas"]
-            ]
-    return passages, asked
-
-
-def lines(path: Path) -> Iterator[Any]:
-    return map(json.loads, path.read_text("utf-8").splitlines())
 
 
 def by_search(collection: Collection) -> Rank:
@@ -86,7 +59,8 @@ def by_bm25(texts: list[str]) -> Rank:
 
 
 def main() -> None:
-    passages, asked = read_data(Path(os.environ["SPRING_RAG_DATA"]))
+    texts, asked = nq_and_xquad(data_folder())
+    passages = list(texts.values())
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder, "files")
         files.mkdir()
@@ -107,9 +81,9 @@ def main() -> None:
         search(collection, ["a first question"], FIRST)
         first = time.perf_counter() - start
         single = []
-        for question, _ in asked["nq/dev"]:
+        for one in asked["nq/dev"]:
             start = time.perf_counter()
-            search(collection, [question], FIRST)
+            search(collection, [one.question], FIRST)
             single.append(time.perf_counter() - start)
 
         ways: dict[str, Rank] = {
@@ -125,10 +99,10 @@ def main() -> None:
         for way, rank in ways.items():
             shares[way] = {}
             for name, questions in asked.items():
-                found = rank([question for question, _ in questions])
+                found = rank([one.question for one in questions])
                 holding = [
-                    any(holds(text, answers) for text in row)
-                    for row, (_, answers) in zip(found, questions, strict=True)
+                    any(holds(text, one.answers) for text in row)
+                    for row, one in zip(found, questions, strict=True)
                 ]
                 shares[way][name] = round(float(np.mean(holding)), 4)
     save(

@@ -37,7 +37,7 @@ def parts() -> SimpleNamespace:
         yield SimpleNamespace(
             main=real_qa.main, recipe=real_qa.RECIPE, answer=answer, report=report, train=train
         )
-        for name in ("measure", "real_qa", "real_qa_parts"):
+        for name in ("measure", "real_data", "real_qa", "real_qa_parts"):
             sys.modules.pop(name, None)
 
 
@@ -113,6 +113,11 @@ def test_every_stage(
     for way in WAYS:
         for data in ("nq-test", "nq-test-missing"):
             run("answer", "--way", way, "--data", data, *asked, "--limit", 5)
+    unfinished = folder / "unfinished" / "backbone" / "lora"
+    unfinished.mkdir(parents=True)
+    run("time", *asked, "--limit", 1, "--tokens", trained["tokens"], work="unfinished")
+    times = folder / "results" / "real_qa" / "times" / "backbone.jsonl"
+    assert not {json.loads(line)["way"] for line in _lines(times)} & set(PEFT_WAYS)
     run("time", *asked, "--limit", 1)
     files = [f"{data}={folder / 'questions.jsonl'}" for data in ("nq-test", "nq-test-missing")]
     run("report", "--data-files", *files)
@@ -262,3 +267,61 @@ def test_passages_that_hold_an_answer_are_left_out(parts: SimpleNamespace, folde
     assert all(
         one.example.passages[-1] == "Flo." and "Ann is." not in one.example.passages for one in without
     )
+
+
+def test_files_of_questions_are_made_of_the_public_data(
+    parts: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = {
+        "nq/passages-train.jsonl": [{"id": "t0", "title": "Mole", "text": "Moles dig."}],
+        "nq/passages-dev.jsonl": [{"id": "d0", "title": "Bee", "text": "Bees make honey."}],
+        "nq/passages-test.jsonl": [{"id": "e0", "title": "Owl", "text": "Owls hunt at night."}],
+        "nq/train.jsonl": [],
+        "nq/dev.jsonl": [{"id": "1", "question": "what do bees make", "golden_answers": ["honey"]}],
+        "nq/test.jsonl": [{"id": "2", "question": "when do owls hunt", "golden_answers": ["at night"]}],
+        "popqa/passages.jsonl": [
+            {"id": "p0", "title": "Ann", "text": "Ann sings."},
+            {"id": "p1", "title": "Bo", "text": "Bo."},
+        ],
+        "popqa/questions.jsonl": [
+            {
+                "id": "3",
+                "question": "What does Ann do?",
+                "golden_answers": ["sings"],
+                "passages": ["p1", "p0"],
+            }
+        ],
+    }
+    for name, lines in written.items():
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    paragraph = {
+        "context": "Foxes live in dens.",
+        "qas": [{"id": "4", "question": "Where do foxes live?", "answers": [{"text": "in dens"}]}],
+    }
+    (tmp_path / "data" / "xquad").mkdir()
+    (tmp_path / "data" / "xquad" / "xquad.en.json").write_text(
+        json.dumps({"data": [{"title": "Red_fox", "paragraphs": [paragraph]}]})
+    )
+    monkeypatch.setenv("SPRING_RAG_DATA", str(tmp_path / "data"))
+    parts.main(["questions", "--output", str(tmp_path / "out")])
+
+    made = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "out").iterdir()}
+    assert {name: (one["id"], one["ret_passages"][0]) for name, one in made.items()} == {
+        "nq-dev": ("1", "Bee\nBees make honey."),
+        "nq-test": ("2", "Owl\nOwls hunt at night."),
+        "xquad": ("4", "Red fox\nFoxes live in dens."),
+        "popqa": ("3", "Bo\nBo."),
+    }
+    assert made["popqa"]["ret_passages"] == ["Bo\nBo.", "Ann\nAnn sings."]
+    assert made["xquad"]["golden_answers"] == ["in dens"]
+    assert set(made["nq-dev"]["ret_passages"]) >= {"Mole\nMoles dig."}, "one index of all passages"
+
+
+def test_questions_need_to_know_where_the_data_is(
+    parts: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPRING_RAG_DATA", raising=False)
+    with pytest.raises(SystemExit, match="SPRING_RAG_DATA"):
+        parts.main(["questions"])
