@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from spring_rag.prompt import RagPrompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from spring_rag.backends.base import Backend
 
 
 def room(context_length: int | None, num_tokens: int, max_new_tokens: int) -> int | None:
@@ -62,14 +65,16 @@ def fit(
     ranked = prompt.passages
     places = range(len(ranked)) if order is None else order
     most: float = inf if budget is None else budget
-    tried: dict[int, tuple[RagPrompt, Encoded]] = {}
 
-    def length(kept: int) -> int:
+    @cache
+    def shortened(kept: int) -> tuple[RagPrompt, Encoded]:
         passages = tuple(ranked[i] for i in places if i < kept)
         dropped = (*ranked[kept:], *prompt.dropped)
         shorter = prompt if passages == ranked else replace(prompt, passages=passages, dropped=dropped)
-        tried[kept] = shorter, encode(shorter, tokenizer)
-        return len(tried[kept][1].ids)
+        return shorter, encode(shorter, tokenizer)
+
+    def length(kept: int) -> int:
+        return len(shortened(kept)[1].ids)
 
     kept = len(ranked)
     if length(kept) > most:
@@ -84,15 +89,15 @@ def fit(
             "for the prompt; shorten it, or use fewer virtual tokens or a smaller max_new_tokens"
         )
         raise PromptTooLongError(msg)
-    return tried[kept]
+    return shortened(kept)
 
 
-def fit_alike(
+def fit_together(
     prompts: Sequence[RagPrompt],
     budget: int | None,
     tokenizer: PreTrainedTokenizerBase,
     avoided: range = range(0),
-) -> list[RagPrompt]:
+) -> list[tuple[RagPrompt, Encoded]]:
     """Fit several layouts of one question, all with the passages that fit in each of them.
 
     Args:
@@ -101,20 +106,12 @@ def fit_alike(
         tokenizer: the backbone's.
         avoided: as for `fit`.
 
+    Returns:
+        What `fit` returns, for each prompt.
+
     Raises:
         PromptTooLongError: the question alone is over `budget`.
     """
-    return [prompt for prompt, _ in fit_together(prompts, budget, tokenizer, avoided=avoided)]
-
-
-def fit_together(
-    prompts: Sequence[RagPrompt],
-    budget: int | None,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    avoided: range = range(0),
-) -> list[tuple[RagPrompt, Encoded]]:
-    """`fit_alike`, with the ids. Takes and raises what it does."""
     fitted = [fit(prompt, budget, tokenizer, avoided=avoided) for prompt in prompts]
     fewest = min((prompt for prompt, _ in fitted), key=lambda prompt: len(prompt.passages))
     together = []
@@ -124,3 +121,19 @@ def fit_together(
             encoded = encode(prompt, tokenizer)
         together.append((prompt, encoded))
     return together
+
+
+def fit_beside(
+    prompts: Sequence[RagPrompt], backend: Backend, counts: Sequence[int], max_new_tokens: int
+) -> list[tuple[RagPrompt, Encoded]]:
+    """`fit_together` into a backend's context, beside the most virtual tokens and the longest answer.
+
+    Args:
+        prompts: with the same passages, best first.
+        backend: that answers them.
+        counts: the numbers of virtual tokens that they may get.
+        max_new_tokens: most tokens of an answer.
+    """
+    budget = room(backend.context_length, max(counts), max_new_tokens)
+    avoided = crossing(backend.position_switch, counts, max_new_tokens)
+    return fit_together(prompts, budget, backend.tokenizer, avoided)

@@ -57,4 +57,4 @@ def _trained_in_chats(tokens: VirtualTokens) -> bool | None:
 def _warn_once(tokens: VirtualTokens, message: str) -> None:
     if (tokens.digest, message) not in _warned:
         _warned.add((tokens.digest, message))
-        warnings.warn(message, stacklevel=5)
+        warnings.warn(message, stacklevel=6)

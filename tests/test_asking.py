@@ -9,7 +9,7 @@ import torch
 from skill_parts import skill_tokens
 from toy_parts import ANSWERABLE, BACKBONE, MAX_TOKENS, TOKENS, text_of
 
-from spring_rag import RagAnswer, RagPrompt, RagTemplate, SpringModel, VirtualTokens
+from spring_rag import RagAnswer, RagPrompt, RagTemplate, SpringModel, VirtualTokens, fitting
 from spring_rag.asking import ask
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.encoding import encode
@@ -90,6 +90,14 @@ def counting(forward, read):  # type: ignore[no-untyped-def]
     return counted
 
 
+def test_each_prompt_is_encoded_once(model: SpringModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[RagPrompt] = []
+    monkeypatch.setattr(fitting, "encode", lambda prompt, _: encoded.append(prompt) or encode(prompt, _))
+    model.ask(QUESTION, PASSAGES, max_new_tokens=2)
+    lines = [prompt.template.question for prompt in encoded]
+    assert len(lines) == len(set(lines)) == 3  # the answer's, and those of `answerable` and `cite`
+
+
 def test_a_choice_is_what_the_backbone_says_of_the_next_token(model: SpringModel) -> None:
     prompt = RagPrompt(QUESTION, PASSAGES[:2])
     encoded = encode(prompt, model.tokenizer)
@@ -154,8 +162,7 @@ def test_all_see_the_passages_that_fit_beside_each(model: SpringModel) -> None:
     model.backend.context_length = 400
     passages = PASSAGES * 4
     prompt = RagPrompt(QUESTION, passages)
-    answer = Request(encode(prompt, model.tokenizer), None, 2)
-    asked = ask(model.backend, prompt, answer, max_new_tokens=MAX_TOKENS, least=None)
+    asked = ask(model.backend, prompt, None, 2, GenerationSettings(MAX_TOKENS), least=None)
     contexts = {request.encoded.context_ids for request in asked.requests}
     assert len(contexts) == 1
     assert 0 < len(next(iter(contexts))) < 400

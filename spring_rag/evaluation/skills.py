@@ -17,7 +17,7 @@ from spring_rag.evaluation.choices import (
     risk_coverage,
 )
 from spring_rag.evaluation.metrics import exact_match
-from spring_rag.fitting import fit, room
+from spring_rag.fitting import fit_beside
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.skills import skill_of
 from spring_rag.skills.asking import ask_in_batches
@@ -133,8 +133,8 @@ def _probabilities(
     attached = model.backend.bank[tokens]
     skill = skill_of(attached.task)
     layout = attached.template or RagTemplate(question=skill.line)
-    budget = room(model.backend.context_length, len(attached), 1)
-    fitted = [fit(RagPrompt(one.question, one.passages, layout), budget, model.tokenizer) for one in asked]
+    prompts = [RagPrompt(one.question, one.passages, layout) for one in asked]
+    fitted = [fit_beside([prompt], model.backend, [len(attached)], 1)[0] for prompt in prompts]
     found = ask_in_batches(
         model.backend,
         skill,

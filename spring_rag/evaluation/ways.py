@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from spring_rag.callbacks import OnProgress
 from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.metrics import contains, exact_match, f1
-from spring_rag.fitting import crossing, fit_alike, room
+from spring_rag.fitting import fit_beside
 from spring_rag.prompt import RagPrompt, RagTemplate
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ def layouts(
     """
     templates = dict.fromkeys(way.template for way in ways)
     prompts = [RagPrompt(example.question, example.passages, layout) for layout in templates]
-    budget = room(model.backend.context_length, max(way.k for way in ways), max_new_tokens)
-    avoided = crossing(model.backend.position_switch, [way.k for way in ways], max_new_tokens)
-    return dict(zip(templates, fit_alike(prompts, budget, model.tokenizer, avoided), strict=True))
+    fitted = fit_beside(prompts, model.backend, [way.k for way in ways], max_new_tokens)
+    return {prompt.template: prompt for prompt, _ in fitted}
 
 
 def answer_in_ways(
