@@ -4,9 +4,9 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -20,22 +20,13 @@ from spring_rag.prompt import RagTemplate
 class Artifact:
     """A matrix and what is known about it; `VirtualTokens` says what each field means.
 
-    Args:
-        matrix: shape `[n, hidden_size]`, n ≥ 1, any float dtype and device; copied to float32 on the CPU.
-        backbone: the model that it was trained on.
-        template: layout of the prompts that it was trained with.
-        training: how it was trained, as JSON.
-        after_scaling: whether the rows stand behind the scaling of the backbone's embedding layer.
-        chat_template: digest of the chat template that it was trained with, if it was trained in chats.
-        task: name of the skill that it was trained for.
-        calibration: slope and intercept that make a probability of what a skill's scores say.
-
     Raises:
         TokensError: the matrix isn't fit to be virtual tokens, its width isn't the backbone's hidden size, `training` isn't JSON, or
             the calibration isn't made of finite numbers.
     """
 
     matrix: Tensor
+    _: KW_ONLY
     backbone: BackboneRecord | None = None
     template: RagTemplate | None = None
     training: Mapping[str, Any] | None = None
@@ -76,7 +67,7 @@ class Artifact:
         sha.update(self.matrix.numpy().astype("<f4", copy=False).tobytes())
         return sha.hexdigest()[:16]
 
-    def first(self, k: int) -> "Artifact":
+    def first(self, k: int) -> Self:
         """The first k rows, also none of them, which can be used but not saved."""
         prefix = copy.copy(self)
         object.__setattr__(prefix, "matrix", self.matrix[:k])
