@@ -66,6 +66,20 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(msg) from error
 
 
+def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy as JSON gives it back, so that what is kept equals what is saved.
+
+    Raises:
+        ValueError: something that JSON can't hold, also numbers that aren't finite and halves of characters.
+    """
+    try:
+        text = json.dumps(dict(values), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    copy: dict[str, Any] = json.loads(text)
+    return copy
+
+
 def cache_folder(name: str) -> Path:
     """The part of the user's cache folder that has this name; what lies there can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spring-rag" / name

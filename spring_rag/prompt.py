@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from string import Formatter
 from types import UnionType
-from typing import Any
+from typing import Any, cast
 
 from spring_rag.errors import PromptError
+from spring_rag.files import as_json
 
 SLOT_MARKER = "⟦spring-rag:slot⟧"
 """Stands for the slot in a string template. It has no character that f-strings, mustache, jinja2 or HTML escaping change."""
@@ -21,28 +22,9 @@ BRIEF = "Answer with a few words only.\n"
 ANY_TOOL = "any"
 """As a prompt's `tool_choice`: one of its tools must be called, whichever."""
 
-_RENDERING = frozenset(
-    {
-        *(
-            "conversation",
-            "messages",
-            "tools",
-            "documents",
-            "chat_template",
-            "add_generation_prompt",
-            "continue_final_message",
-        ),
-        *(
-            "tokenize",
-            "sanitize_control_tokens",
-            "padding",
-            "truncation",
-            "max_length",
-            "return_tensors",
-            "return_dict",
-        ),
-        *("return_assistant_tokens_mask", "tokenizer_kwargs"),
-    }
+_RENDERING = re.compile(
+    "conversation|messages|tools|documents|chat_template|add_generation_prompt|continue_final_message|tokenize|tokenizer_kwargs"
+    "|sanitize_control_tokens|padding|truncation|max_length|return_(tensors|dict|assistant_tokens_mask)"
 )
 """What `apply_chat_template` is told by whoever calls it, and no template may be."""
 
@@ -65,12 +47,6 @@ class Text:
 
     def __post_init__(self) -> None:
         _require(self.text, str, "the text of a prompt's part")
-        try:
-            self.text.encode()
-        except UnicodeEncodeError as error:
-            half = self.text[error.start]
-            msg = f"the text of a prompt's part holds half a character (the lone surrogate {half!r}); decode it properly"
-            raise PromptError(msg) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +99,8 @@ class Message:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked(self.parts))
+        _require(self.tool_call_id, str | None, "the tool_call_id of a message")
+        _require(self.name, str | None, "the name of a message")
         # Chat templates write `"<|" + role + "|>"`, so a role must not be able to hold a control string.
         if not re.fullmatch(r"[\w-]+", self.role):
             msg = f"the role of a message is {self.role!r}; it must be a word, as 'system', 'user' or 'assistant'"
@@ -374,13 +352,11 @@ def _checked(parts: Iterable[Part]) -> tuple[Part, ...]:
 def _as_json(values: object, what: str) -> dict[str, Any]:
     """A copy as JSON gives it back."""
     _require(values, Mapping, what)
-    assert isinstance(values, Mapping)
     try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
+        return as_json(cast(Mapping[str, Any], values))
+    except ValueError as error:
         msg = f"{what} must be what JSON can hold: {error}"
         raise PromptError(msg) from error
-    return copy
 
 
 def _checked_tool(tool: object) -> dict[str, Any]:
@@ -407,7 +383,7 @@ def _checked_kwargs(kwargs: object, whose: str) -> dict[str, Any]:
     """A copy, since artifacts record it."""
     what = f"chat_template_kwargs of {whose}"
     copy = _as_json(kwargs, what)
-    if refused := sorted(_RENDERING & set(copy)):
+    if refused := sorted(filter(_RENDERING.fullmatch, copy)):
         msg = f"{what} hold {', '.join(refused)}, which says how a chat is rendered; they are for a template's own variables"
         raise PromptError(msg)
     return copy
@@ -418,6 +394,13 @@ def _require(value: object, kind: type | UnionType, what: str) -> None:
         expected = getattr(kind, "__name__", None) or str(kind).replace("spring_rag.prompt.", "")
         msg = f"{what} must be {expected}, got {type(value).__name__}"
         raise PromptError(msg)
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = value[error.start]
+            msg = f"{what} holds half a character (the lone surrogate {half!r}); decode it properly"
+            raise PromptError(msg) from error
 
 
 def _join(parts: Iterable[Part]) -> str:

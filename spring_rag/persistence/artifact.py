@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from math import isfinite
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.errors import TokensError
+from spring_rag.files import as_json
 from spring_rag.prompt import RagTemplate
 
 
@@ -44,7 +44,11 @@ class Artifact:
             )
             raise TokensError(msg)
         if self.training is not None:
-            object.__setattr__(self, "training", _as_json(self.training))
+            try:
+                object.__setattr__(self, "training", as_json(self.training))
+            except ValueError as error:
+                msg = f"`training` must be a JSON object of finite numbers, texts, lists and objects: {error}"
+                raise TokensError(msg) from error
         if self.calibration is not None:
             slope, intercept = map(float, self.calibration)
             if not (isfinite(slope) and isfinite(intercept)):
@@ -102,14 +106,4 @@ def _checked(matrix: object) -> Tensor:
             f"the first is row {bad_rows[0]}"
         )
         raise TokensError(msg)
-    return copy
-
-
-def _as_json(training: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `training` as JSON gives it back, so that what is kept equals what is saved."""
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(training), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        msg = f"`training` must be a JSON object of finite numbers, texts, lists and objects: {error}"
-        raise TokensError(msg) from error
     return copy
