@@ -28,9 +28,7 @@ def ask(
     where: Annotated[
         str | None,
         typer.Option(
-            metavar="JSON",
-            help='Chroma\'s filter on metadata, such as \'{"source": "docs/a.md"}\'.',
-            show_default=False,
+            metavar="JSON", help='Chroma\'s filter on metadata, such as \'{"source": "docs/a.md"}\'.'
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 5,
@@ -38,14 +36,7 @@ def ask(
     tokens: Tokens = None,
     num_tokens: Annotated[
         int | None,
-        typer.Option(
-            "-k",
-            "--num-tokens",
-            metavar="N",
-            min=0,
-            help="Use the first N. Default: all.",
-            show_default=False,
-        ),
+        typer.Option("-k", "--num-tokens", metavar="N", min=0, help="Use the first N. Default: all."),
     ] = None,
     skill: Skills = None,
     min_answerable: Annotated[
@@ -55,13 +46,11 @@ def ask(
             min=0,
             max=1,
             help="Say that the documents don't say, where the probability that they do is below; needs the skill answerable.",
-            show_default=False,
         ),
     ] = None,
     prompt: PromptOptions,
     instruction: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Words between the passages and the question.", show_default=False),
+        str | None, typer.Option(metavar="TEXT", help="Words between the passages and the question.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
     temperature: Annotated[
@@ -69,9 +58,7 @@ def ask(
     ] = 0.0,
     stop: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="TEXT", help="End the answer before this text. May be repeated.", show_default=False
-        ),
+        typer.Option(metavar="TEXT", help="End the answer before this text. May be repeated."),
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
     show_passages: Annotated[bool, typer.Option("--show-passages", help="Print the passages too.")] = False,

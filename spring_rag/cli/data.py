@@ -121,10 +121,7 @@ def make(
     embedding: Embedding = None,
     per_passage: Annotated[int, typer.Option(min=1, help="Questions to write about each passage.")] = 1,
     limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Passages to write about, drawn at random. Default: all.", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Passages to write about, drawn at random. Default: all.")
     ] = None,
     prompt: Annotated[
         str | None,
@@ -137,11 +134,7 @@ def make(
     ] = None,
     chat: Annotated[
         bool | None,
-        typer.Option(
-            "--chat/--no-chat",
-            help="Put it into the chat template. Default: if there is one.",
-            show_default=False,
-        ),
+        typer.Option("--chat/--no-chat", help="Put it into the chat template. Default: if there is one."),
     ] = None,
     temperature: Annotated[
         float, typer.Option(min=0, help="Of the writing; at 0 a passage gets the same question each time.")

@@ -32,7 +32,6 @@ def demo(
             metavar="N",
             min=1,
             help="Ask the first N questions. Default: as many as two cores answer in five minutes.",
-            show_default=False,
         ),
     ] = None,
     all_questions: Annotated[bool, typer.Option("--all", help="Ask all questions.")] = False,

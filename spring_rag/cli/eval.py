@@ -54,26 +54,21 @@ def evaluate(
         typer.Option(
             metavar="T",
             help="Virtual tokens: folder, file, Hub id or published name; may be repeated, to compare sets. Default: as `ask`.",
-            show_default=False,
         ),
     ] = None,
     task: Annotated[
         str,
         typer.Option(
             help="What is scored: answer; or what the tokens were trained for instead: answerable, cite or check. Of the options then only"
-            " --data, --limit, --passages, --max-new-tokens, --report and those of the backbone count.",
+            " --data, --limit, --passages, --max-new-tokens, --report and those of the backbone count."
         ),
     ] = "answer",
     split: Annotated[
         str | None,
-        typer.Option(
-            help="Which file of a FlashRAG folder. Default: test, or dev where there is no test.",
-            show_default=False,
-        ),
+        typer.Option(help="Which file of a FlashRAG folder. Default: test, or dev where there is no test."),
     ] = None,
     limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Only the first N questions of each set.", show_default=False),
+        int | None, typer.Option(metavar="N", min=1, help="Only the first N questions of each set.")
     ] = None,
     skip_bad: SkipBad = False,
     k: Annotated[
@@ -83,7 +78,6 @@ def evaluate(
             parser=parse_numbers,
             metavar="K,K,…",
             help="Numbers of virtual tokens; 0 is what the others are tested against. Default: of 0,1,5,10,25,50 what there is, and all.",
-            show_default=False,
         ),
     ] = None,
     passages: Annotated[
@@ -92,7 +86,6 @@ def evaluate(
             parser=parse_numbers,
             metavar="M,M,…",
             help="Numbers of passages, each of them tried. Default: all that there are.",
-            show_default=False,
         ),
     ] = None,
     layout: PromptOptions,
@@ -108,7 +101,6 @@ def evaluate(
         typer.Option(
             metavar="FILE",
             help="A prompt of your own to compare with: a text with {context} and, after it, {question}; a literal brace is doubled.",
-            show_default=False,
         ),
     ] = None,
     dev: Annotated[
@@ -151,9 +143,7 @@ def evaluate(
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
-            help="Folder for the report: Markdown, HTML, plots, numbers, all answers.",
-            show_default=False,
+            metavar="DIR", help="Folder for the report: Markdown, HTML, plots, numbers, all answers."
         ),
     ] = None,
     backbone: BackboneOptions,

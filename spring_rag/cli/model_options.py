@@ -20,7 +20,6 @@ Tokens = Annotated[
     typer.Option(
         metavar="T",
         help="Virtual tokens: folder, file, Hub id or published name. Default: none with --model, else SmolLM2's.",
-        show_default=False,
     ),
 ]
 
@@ -29,7 +28,6 @@ Skills = Annotated[
     typer.Option(
         metavar="T",
         help="Virtual tokens of a further skill, trained with --task answerable or cite. May be repeated. The default backbone has its own.",
-        show_default=False,
     ),
 ]
 
@@ -44,7 +42,6 @@ class TemplateOptions:
             "--thinking/--no-thinking",
             help="Let the backbone think before it answers, where its chat template has a say in that. Default: as the virtual tokens were"
             " trained; without them, no.",
-            show_default=False,
         ),
     ] = None
     chat_template_kwargs: Annotated[
@@ -52,7 +49,6 @@ class TemplateOptions:
         typer.Option(
             metavar="JSON",
             help='What else the chat template is given, such as \'{"date_string": "26 Jul 2024"}\' in place of today\'s date.',
-            show_default=False,
         ),
     ] = None
 
@@ -88,13 +84,9 @@ class PromptOptions(TemplateOptions):
             "--chat/--no-chat",
             help="Put the prompt into the tokenizer's chat template, or don't. Default: as the virtual tokens were trained; without them,"
             " if there is one.",
-            show_default=False,
         ),
     ] = None
-    system: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="System message of the chat.", show_default=False),
-    ] = None
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message of the chat.")] = None
 
     @property
     def given(self) -> bool:
@@ -126,7 +118,6 @@ class ModelOptions:
             metavar="M",
             help="Backbone: Hub id, folder, model.gguf or owner/name:file.gguf. Default: the one that the tokens were trained on, else"
             " SmolLM2-135M-Instruct.",
-            show_default=False,
         ),
     ] = None
     base_url: Annotated[
@@ -134,7 +125,6 @@ class ModelOptions:
         typer.Option(
             metavar="URL",
             help="A vLLM server that has the backbone (http://localhost:8000/v1), in place of this process; several take turns.",
-            show_default=False,
         ),
     ] = None
     engine: Annotated[
@@ -146,9 +136,7 @@ class ModelOptions:
     ] = "transformers"
     api_key: Annotated[
         str | None,
-        typer.Option(
-            metavar="KEY", help="Of the server. Default: VLLM_API_KEY or OPENAI_API_KEY.", show_default=False
-        ),
+        typer.Option(metavar="KEY", help="Of the server. Default: VLLM_API_KEY or OPENAI_API_KEY."),
     ] = None
 
     def load(

@@ -56,7 +56,6 @@ def train(
         typer.Option(
             metavar="PATH",
             help="Held-out examples, in the form of --data, answered whenever a checkpoint is saved; the best one is kept.",
-            show_default=False,
         ),
     ] = None,
     eval_share: Annotated[
@@ -75,9 +74,7 @@ def train(
     patience: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Stop after so many evaluations in a row that weren't better than the best.",
-            show_default=False,
+            min=1, help="Stop after so many evaluations in a row that weren't better than the best."
         ),
     ] = None,
     recipe: TrainingRecipe,
@@ -87,7 +84,6 @@ def train(
         typer.Option(
             metavar="T",
             help="Virtual tokens of this backbone to start from instead: to go on with other data or another recipe.",
-            show_default=False,
         ),
     ] = None,
     save_steps: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
