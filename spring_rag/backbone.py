@@ -47,25 +47,20 @@ class Table(Protocol):
     @property
     def shape(self) -> Sequence[int]:
         """Rows and columns."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where indices are expected."""
-        ...
 
     @property
     def is_meta(self) -> bool:
         """Whether its numbers aren't here."""
-        ...
 
     def is_floating_point(self) -> bool:
         """Whether its numbers are floats, not packed integers."""
-        ...
 
     def __getitem__(self, index: Tensor, /) -> Tensor:
         """The rows of these numbers, shape `[rows, hidden_size]`."""
-        ...
 
 
 def _is_readable(table: Table) -> bool:

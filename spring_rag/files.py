@@ -20,24 +20,20 @@ def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
         OSError: they can't be written; names the folder at least.
     """
     try:
-        _replace_files(folder, contents)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
+            for name, content in contents.items():
+                with Path(aside, name).open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for name in contents:
+                os.replace(Path(aside, name), folder / name)
     except OSError as error:
         if error.filename is not None:
             raise
         # As when the disk is full.
         raise type(error)(error.errno, error.strerror, str(folder)) from error
-
-
-def _replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
-        for name, content in contents.items():
-            with Path(aside, name).open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in contents:
-            os.replace(Path(aside, name), folder / name)
 
 
 def read_text(path: Path) -> str:

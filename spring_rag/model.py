@@ -106,25 +106,21 @@ class SpringModel:
         _check_engine(engine, base_url)
         # Tokens first: a wrong path shouldn't be found out after minutes of loading a backbone.
         tokens = _load(tokens) if tokens is not None else None
+        name = os.fspath(backbone)
+        model_kwargs |= {"dtype": dtype, "revision": revision}
         backend: Backend
         if base_url is not None:
             from spring_rag.backends.vllm import VLLMBackend
 
-            backend = VLLMBackend.from_pretrained(
-                os.fspath(backbone), base_url, api_key=api_key, dtype=dtype, revision=revision, **model_kwargs
-            )
+            backend = VLLMBackend.from_pretrained(name, base_url, api_key=api_key, **model_kwargs)
         elif engine == "llama.cpp":
             from spring_rag.backends.llama_cpp import LlamaCppBackend
 
-            backend = LlamaCppBackend.from_pretrained(
-                os.fspath(backbone), device=device, dtype=dtype, revision=revision, **model_kwargs
-            )
+            backend = LlamaCppBackend.from_pretrained(name, device=device, **model_kwargs)
         else:
             from spring_rag.backends.local import LocalBackend
 
-            backend = LocalBackend.from_pretrained(
-                os.fspath(backbone), device=device, dtype=dtype, revision=revision, **model_kwargs
-            )
+            backend = LocalBackend.from_pretrained(name, device=device, **model_kwargs)
         return cls.from_backend(backend, tokens=tokens)
 
     @classmethod

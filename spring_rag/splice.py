@@ -34,34 +34,27 @@ class Embedding(Protocol):
     @property
     def vocab_size(self) -> int:
         """Number of rows of the table; ids lie below it."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where embeddings are computed."""
-        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the embeddings."""
-        ...
 
     @property
     def scale(self) -> float:
         """What a row of the table is multiplied by."""
-        ...
 
     def embed(self, ids: Tensor) -> Tensor:
         """Ids of shape `[...]` → embeddings of shape `[..., hidden_size]`."""
-        ...
 
     def virtual(self, rows: Tensor) -> Tensor:
         """Rows in the space of the table, shape `[..., hidden_size]` → embeddings of the same shape."""
-        ...
 
     def table(self) -> AbstractContextManager[Table]:
         """The embedding table, shape `[vocab, hidden_size]`, at hand for the while."""
-        ...
 
 
 class InputEmbedding:

@@ -220,13 +220,12 @@ def _accepted(
 def _with_date(template: str, text: str) -> str:
     """The template with another clock: what it asks for is this date, in the format that it asks for; as it is where it can't be read."""
     day = _parsed_date(text)
-    expression = "format"
-    if day is None:
-        expression = _literal(text)
-    else:
+    expression = repr(text)  # Python writes a text as jinja reads it
+    if day is not None:
         # Per cent signs last, so that none of them begins another directive.
-        for letter in _DIRECTIVES:
-            expression += f".replace({_literal('%' + letter)}, {_literal(day.strftime('%' + letter))})"
+        directives = [f"%{letter}" for letter in _DIRECTIVES]
+        replacements = [f".replace({each!r}, {day.strftime(each)!r})" for each in directives]
+        expression = "format" + "".join(replacements)
     # A line break right behind a block belongs to it, so that the template begins where it did.
     return f"{{% macro strftime_now(format) %}}{{{{ {expression} }}}}{{% endmacro %}}\n{template}"
 
@@ -238,11 +237,6 @@ def _parsed_date(text: str) -> datetime | None:
         except ValueError:
             continue
     return None
-
-
-def _literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return f"'{escaped}'"
 
 
 class _LateError(BaseException):

@@ -195,12 +195,10 @@ def make(
                 seed=seed,
                 progress=tell,
             )
-        unfound = 0
+        with_passages = len(attached.examples)
         if not keep_unfound:
-            own = {pair.question: pair.passage for pair in made.pairs}
-            whole, unfound = attached, len(attached.examples)
-            attached = _finding_back(whole, own)
-            unfound -= len(attached.examples)
+            attached = _finding_back(attached, {pair.question: pair.passage for pair in made.pairs})
+        unfound = with_passages - len(attached.examples)
         refused = made.refused | ({"its passage isn't found again": unfound} if unfound else {})
         listed = "; ".join(f"{reason}: {count}" for reason, count in refused.items())
         _refuse_nothing(

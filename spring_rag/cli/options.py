@@ -1,7 +1,7 @@
 """Options that several commands share, and how a command takes many of them at once."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -152,6 +152,5 @@ def _annotation(each: Field[Any], hint: Any) -> Any:
         return hint
     if "help" not in each.metadata:
         return None
-    told: Mapping[str, Any] = {"show_default": each.default is not None, **each.metadata}
-    rest = {key: value for key, value in told.items() if key != "names"}
-    return Annotated[hint, typer.Option(*told.get("names", ()), **rest)]
+    told = dict(each.metadata)
+    return Annotated[hint, typer.Option(*told.pop("names", ()), **told)]
