@@ -44,7 +44,7 @@ class Settings(TypedDict, total=False):
 
 
 def settings_of(given: Settings) -> GenerationSettings:
-    """The settings with their defaults.
+    """Fill in the settings that aren't given.
 
     Raises:
         TypeError: an unknown setting.
@@ -57,7 +57,7 @@ def settings_of(given: Settings) -> GenerationSettings:
 
 
 def num_used(backend: Backend, tokens: str | None, num_tokens: int | None) -> int:
-    """How many virtual tokens a prompt gets: of no set 0, of a set all unless a number is given.
+    """Return how many virtual tokens a prompt gets: all of the set unless a number is given, and none where no set is attached.
 
     Raises:
         TokensError: an unknown set, or more than it has.
@@ -99,7 +99,7 @@ def request(
 def request_of(
     backend: Backend, prompt: PromptLike, encoded: Encoded, tokens: str | None, count: int
 ) -> Request:
-    """The request for an encoded prompt; warns where its virtual tokens were trained in another layout."""
+    """Build the request for an encoded prompt, and warn if its virtual tokens were trained in another layout."""
     prompt = as_prompt(prompt)
     attached = backend.tokens(tokens)
     if attached is not None and count and prompt.has_slot:
@@ -144,7 +144,7 @@ def stream(backend: Backend, asked: Request, settings: GenerationSettings) -> St
 
 
 def per_prompt(argument: str, value: Any, count: int) -> list[Any]:
-    """One value for each prompt.
+    """Return one value for each prompt.
 
     Raises:
         TokensError: a sequence of another length than there are prompts.
@@ -158,10 +158,10 @@ def per_prompt(argument: str, value: Any, count: int) -> list[Any]:
 
 
 def _batches(prompts: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
-    """Numbers of the prompts that run together.
+    """Yield the numbers of the prompts that run together.
 
-    Longest first: what doesn't fit into memory fails at once, and little padding is computed. Prompts of one context are torn apart
-    only where a batch can't hold them.
+    The longest come first, so that what doesn't fit into memory fails at once, and prompts of similar length run together, so that
+    little padding is computed. Prompts that share a context are split up only if a batch can't hold them all.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, prompt in enumerate(prompts):

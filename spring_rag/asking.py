@@ -47,7 +47,7 @@ class RagAnswer:
 
 
 def attached_skills(backend: Backend) -> dict[str, str]:
-    """For each task the name of the set of virtual tokens that was attached last for it."""
+    """Map each task to the name of the set of virtual tokens that was attached last for it."""
     found = {}
     for name in backend.bank:
         tokens = backend.bank[name]
@@ -57,7 +57,7 @@ def attached_skills(backend: Backend) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class AskedQuestion:
-    """The requests of one question.
+    """The requests that one question makes.
 
     Attributes:
         answer: asks for the answer itself.
@@ -71,11 +71,11 @@ class AskedQuestion:
 
     @property
     def requests(self) -> list[Request]:
-        """All of them, the answer's first."""
+        """Every request, the answer's first."""
         return [self.answer, *(request for skill in self.skills.values() for request in skill.requests)]
 
     def read(self, found: Sequence[Generation]) -> RagAnswer:
-        """What the requests got, in their order, as an answer."""
+        """Turn the results of the requests, in their order, into an answer."""
         rest = iter(found)
         written = next(rest)
         told = {task: _taken(rest, len(skill.requests)) for task, skill in self.skills.items()}
@@ -159,7 +159,7 @@ def ask_many(
 
 
 def check(backend: Backend, question: str, answer: str, passages: Sequence[str]) -> float:
-    """The probability that passages support an answer; see `SpringModel.check`."""
+    """Return the probability that passages support an answer; see `SpringModel.check`."""
     attached = attached_skills(backend)
     if CHECK not in attached:
         msg = f"checking an answer needs virtual tokens of the task {CHECK!r}; attach some with add_skill"
@@ -174,7 +174,7 @@ def check(backend: Backend, question: str, answer: str, passages: Sequence[str])
 
 
 def _asked(backend: Backend, name: str, prompt: RagPrompt, encoded: Encoded) -> AskedSkill:
-    """A question that is put to a set of virtual tokens, all of them, by the skill that they were trained for."""
+    """Put a question to all virtual tokens of a set, in the form of the skill that they were trained for."""
     tokens = backend.bank[name]
     return ask_skill(
         skill_of(tokens.task),

@@ -22,9 +22,9 @@ _known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[object, ...], Con
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that user text must not produce: every added or special token.
+    """Return the ids that user text must not produce: every added or special token.
 
-    Added tokens that are neither special nor hold anything but whitespace are none: GPT-NeoX and Gemma write runs of spaces and
+    Added tokens that aren't special and hold nothing but whitespace are no control tokens: GPT-NeoX and Gemma write runs of spaces and
     line breaks with them, in any text.
 
     Raises:
@@ -34,7 +34,7 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def control_of(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
-    """The control tokens of a tokenizer; found anew once tokens were added to it.
+    """Return the control tokens of a tokenizer, and find them anew once tokens were added to it.
 
     Raises:
         PromptError: the tokenizer is a slow one.
@@ -116,9 +116,9 @@ class ControlTokens:
         return Tokenizer.from_str(json.dumps(state))
 
     def tokens_in(self, encoding: Encoding, text: str) -> list[tuple[int, tuple[int, int]]]:
-        """The control tokens that stand in a text, each with the range of its control string.
+        """Find the control tokens in a text, each with the range of its control string.
 
-        Without the whitespace around it: `<|end|>` of Phi-3 swallows the line break that follows, though a user wrote it.
+        The range leaves out the whitespace around the string: `<|end|>` of Phi-3 swallows the line break that follows, though a user wrote it.
         """
         found = []
         offsets, sequences = encoding.offsets, encoding.sequence_ids

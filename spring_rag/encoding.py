@@ -62,7 +62,7 @@ class Encoded:
 def encode(prompt: Prompt | RagPrompt | str, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """Tokenise a prompt.
 
-    Without control strings in user text the ids are those of `tokenizer(text)`, or of `apply_chat_template` with a generation
+    If user text holds no control string, the ids are those of `tokenizer(text)`, or of `apply_chat_template` with a generation
     prompt. A control string in user text becomes ordinary tokens. Where a token straddles the slot, the slot moves left to the
     token's start. The tokenizer isn't changed.
 
@@ -121,7 +121,7 @@ def encode_target(
 
 
 def warn_of_control_strings(text: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn, once per tokenizer, of control strings in a ready-made text, in which they are ordinary text."""
+    """Warn, once per tokenizer, that control strings in a ready-made text are read as ordinary text."""
     if tokenizer in _warned:
         return
     strings = control_of(tokenizer).strings.values()
@@ -154,9 +154,9 @@ def _encode(rendered: Rendered, control: ControlTokens, *, add_special_tokens: b
 
 
 def _forged(encoding: Encoding, rendered: Rendered, control: ControlTokens, *, sealed: bool = False) -> bool:
-    """Whether a control token comes from user text, in whole or in part.
+    """Return whether a control token comes from user text, in whole or in part.
 
-    In a sealed encoding the model's id for the unknown is only that: it has lost its name.
+    In a sealed encoding the id for unknown characters can't be forged, since no text can spell its secret name.
     """
     ends = [end for _, end in rendered.untrusted]
     for token, (start, end) in control.tokens_in(encoding, rendered.text):
@@ -169,7 +169,7 @@ def _forged(encoding: Encoding, rendered: Rendered, control: ControlTokens, *, s
 
 
 def _with_secret_names(rendered: Rendered, control: ControlTokens) -> Rendered:
-    """The text with the template's own control strings replaced by their secret names."""
+    """Replace the template's own control strings by their secret names."""
     edges = [0, *(edge for each in rendered.untrusted for edge in each), len(rendered.text)]
     replaced: list[tuple[Range, str]] = []
     for start, end in zip(edges[::2], edges[1::2], strict=True):
@@ -199,7 +199,7 @@ def _with_secret_names(rendered: Rendered, control: ControlTokens) -> Rendered:
 
 
 def _position(encoding: Encoding, offset: int, backend: Tokenizer) -> int:
-    """Index of the first token that ends after a character offset, past the special tokens at the text's start."""
+    """Return the index of the first token that ends after a character offset, past the special tokens at the text's start."""
     position = None
     for index, ((start, end), sequence) in enumerate(
         zip(encoding.offsets, encoding.sequence_ids, strict=True)
@@ -219,7 +219,7 @@ def _position(encoding: Encoding, offset: int, backend: Tokenizer) -> int:
 def _continue(
     anchors: Sequence[str], parts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, control: ControlTokens
 ) -> tuple[int, ...]:
-    """Ids of a text that continues another, so without what a tokenizer puts in front of a text of its own.
+    """Tokenise a text as the continuation of another, without what the tokenizer puts in front of a text that stands alone.
 
     The first anchor is taken that doesn't grow into a token with the text's start.
     """
@@ -235,7 +235,7 @@ def _continue(
 def _assistant_turn(
     tokenizer: PreTrainedTokenizerBase, control: ControlTokens, template: RagTemplate
 ) -> tuple[str, str, str]:
-    """What the chat template writes around an answer: a minimal chat up to it, what leads to the answer, and what ends it.
+    """Find what the chat template writes around an answer: a minimal chat up to it, what leads to the answer, and what ends it.
 
     The end is empty if no control token is in it.
     """

@@ -50,7 +50,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Raises:
         ValueError: it isn't JSON, or is nested too deeply.
@@ -63,10 +63,10 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy as JSON gives it back, so that what is kept equals what is saved.
+    """Copy values by way of JSON, so that what is kept equals what is saved.
 
     Raises:
-        ValueError: something that JSON can't hold, also numbers that aren't finite and halves of characters.
+        ValueError: a value that JSON can't hold, such as a number that isn't finite or half a character.
     """
     try:
         text = json.dumps(dict(values), ensure_ascii=False, allow_nan=False).encode()
@@ -77,5 +77,5 @@ def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cache_folder(name: str) -> Path:
-    """The part of the user's cache folder that has this name; what lies there can be made again."""
+    """Return the part of the user's cache folder that has this name; whatever lies there can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spring-rag" / name

@@ -1,4 +1,4 @@
-"""What of a prompt fits into a context: the lowest-ranked passages go first, the question and the slot never."""
+"""Cutting prompts to fit a context: the lowest-ranked passages are left out first, the question and the slot never."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def room(context_length: int | None, num_tokens: int, max_new_tokens: int) -> int | None:
-    """Most ids that a prompt may have beside its virtual tokens and its answer; None where the context has no known end."""
+    """Return the most ids that a prompt may have beside its virtual tokens and its answer; None if the context has no known end."""
     return None if context_length is None else context_length - num_tokens - max_new_tokens
 
 
 def crossing(switch: int | None, counts: Iterable[int], max_new_tokens: int) -> range:
-    """The numbers of ids that a prompt must not have, because its answer would grow over a model's switch of positions.
+    """Return the lengths, in ids, that a prompt must not have, because its answer would grow over the model's switch of positions.
 
     Args:
         switch: as `limits.position_switch` tells it; None where there is none.
@@ -98,7 +98,7 @@ def fit_together(
     tokenizer: PreTrainedTokenizerBase,
     avoided: range = range(0),
 ) -> list[tuple[RagPrompt, Encoded]]:
-    """Fit several layouts of one question, all with the passages that fit in each of them.
+    """Fit several layouts of one question, all with the same passages: those that fit in every layout.
 
     Args:
         prompts: with the same passages, best first.

@@ -93,7 +93,7 @@ class SpringModel:
             engine: what runs the backbone in this process: "transformers", or "llama.cpp", which reads a GGUF as it is.
             model_kwargs: go to the model's own `from_pretrained`, as `device_map` or `quantization_config`; with `base_url` to
                 `VLLMBackend.from_pretrained`, as `timeout` or `concurrency`, and on llama.cpp to `LlamaCppBackend`, as `n_ctx`. Those that say where the backbone is found
-                (`subfolder`, `cache_dir`, `local_files_only`, `gguf_file`, …) hold for its tokenizer too.
+                (`subfolder`, `cache_dir`, `local_files_only`, `gguf_file`, …) apply to its tokenizer too.
 
         Raises:
             MissingExtraError: the backbone is a GGUF, and the package `gguf` isn't installed; or llama-cpp-python isn't.
@@ -125,7 +125,7 @@ class SpringModel:
 
     @classmethod
     def from_backend(cls, backend: Backend, *, tokens: TokensLike | None = None) -> SpringModel:
-        """The same on any backend. Raises what the constructor raises."""
+        """Make a model on any backend. Raises what the constructor raises."""
         model = cls.__new__(cls)
         model._set_up(backend, tokens)
         return model
@@ -141,7 +141,7 @@ class SpringModel:
         return self.backend.tokenizer
 
     def add_tokens(self, name: str, tokens: TokensLike) -> None:
-        """Attach another set, to be used with `tokens=name`; a set of that name is replaced. "default" is the default set's.
+        """Attach another set, to be used with `tokens=name`; a set of that name is replaced. The default set is called "default".
 
         Raises:
             BackboneMismatchError: the tokens belong to another backbone.
@@ -150,11 +150,11 @@ class SpringModel:
         self.backend.add_tokens(name, _load(tokens))
 
     def add_skill(self, tokens: TokensLike) -> None:
-        """Attach virtual tokens under the name of the task that they were trained for, as "answerable" or "cite", for `ask` and `check`.
+        """Attach virtual tokens for `ask` and `check`, under the name of the task that they were trained for, such as "answerable" or "cite".
 
         Raises:
             BackboneMismatchError: the tokens belong to another backbone.
-            TokensError: the tokens can't be read, or were trained to answer: those are `add_tokens`' business.
+            TokensError: the tokens can't be read, or were trained to answer, which is what `add_tokens` is for.
         """
         loaded = _load(tokens)
         if loaded.task == ANSWER:
@@ -267,7 +267,7 @@ class SpringModel:
         tokens: str | None = None,
         max_new_tokens: int = 128,
     ) -> RagPrompt:
-        """The prompt as `generate` cuts it, so that it fits beside its virtual tokens and its answer; `dropped` names what was left out.
+        """Return the prompt as `generate` cuts it to fit beside its virtual tokens and its answer; `dropped` names the passages left out.
 
         Takes and raises what `generate` does.
         """
@@ -286,7 +286,7 @@ class SpringModel:
         template: RagTemplate | None = None,
         **settings: Unpack[Settings],
     ) -> RagAnswer:
-        """Answer a question, with what the attached skills say: whether the passages hold the answer, and which of them.
+        """Answer a question, and let the attached skills say whether the passages hold the answer, and which of them do.
 
         All are asked in one batch over one context, which is computed once where their tokens were trained with the same layout of
         passages. Each says exactly what it says alone. Attach skills with `add_skill`.
@@ -326,7 +326,7 @@ class SpringModel:
         return asking.ask_many(self.backend, prompts, names, counts, settings_of(settings), min_answerable)
 
     def check(self, question: str, answer: str, passages: Sequence[str]) -> float:
-        """How likely it is that the passages support an answer, wherever that comes from: another model's, too.
+        """Return the probability that passages support an answer, also one that another model gave.
 
         Args:
             question: that is answered.
@@ -343,7 +343,7 @@ class SpringModel:
         return asking.check(self.backend, question, answer, passages)
 
     def template(self, tokens: str | None = None) -> RagTemplate:
-        """The layout of prompts that a set was trained with; None names the default set.
+        """Return the prompt layout that a set was trained with; None names the default set.
 
         Without virtual tokens it is the backbone's own: an instruct model, whose tokenizer has a chat template, gets a chat, since it
         was trained to end its answers there only.

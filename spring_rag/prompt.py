@@ -26,7 +26,7 @@ _RENDERING = re.compile(
     "conversation|messages|tools|documents|chat_template|add_generation_prompt|continue_final_message|tokenize|tokenizer_kwargs"
     "|sanitize_control_tokens|padding|truncation|max_length|return_(tensors|dict|assistant_tokens_mask)"
 )
-"""What `apply_chat_template` is told by whoever calls it, and no template may be."""
+"""Arguments of `apply_chat_template` that its caller decides, and no prompt may."""
 
 _ESCAPES = {"⟦": "⧹(", "⧹": "⧹⧹"}
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
@@ -172,7 +172,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The text without the slot; a chat's contents one under the other, as no chat template would lay them out."""
+        """The text without the slot. A chat's contents stand one under the other, without what its chat template would add."""
         return "\n".join(message.text for message in self.messages) if self.messages else _join(self.parts)
 
     @property
@@ -234,7 +234,7 @@ class RagTemplate:
         _check_placeholders("question", self.question, required="question")
 
     def render(self, question: str, passages: Sequence[str]) -> Prompt:
-        """The prompt for a question and its passages, best passage first."""
+        """Lay out a question and its passages, best passage first."""
         parts: list[Part] = [Text(self.opening, trusted=True)]
         for number, passage in enumerate(passages, start=1):
             values = {"passage": Text(passage), "number": Text(str(number), trusted=True)}
@@ -253,12 +253,12 @@ class RagTemplate:
         return Prompt((), tuple(messages), self.thinking, self.chat_template_kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return the fields as plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RagTemplate:
-        """The template that `to_dict` wrote. Earlier versions left it to the chat template whether to think.
+        """Read the template that `to_dict` wrote. Where `thinking` isn't recorded, as in earlier versions, the chat template decides.
 
         Raises:
             PromptError: a field that no template has, as a later version may write, or a value of a wrong type.
@@ -304,19 +304,19 @@ class RagPrompt:
             _require(passage, str, "a passage of a RagPrompt")
 
     def to_prompt(self) -> Prompt:
-        """The parts, as the template lays them out."""
+        """Lay out the parts by the template."""
         return self.template.render(self.question, self.passages)
 
 
 def as_prompt(prompt: str | Prompt | RagPrompt) -> Prompt:
-    """Whatever can be answered as a `Prompt`; a `str` is user text without a slot."""
+    """Turn whatever can be answered into a `Prompt`; a `str` is user text without a slot."""
     if isinstance(prompt, str):
         return Prompt(parts=(Text(prompt),))
     return prompt.to_prompt() if isinstance(prompt, RagPrompt) else prompt
 
 
 def escape(text: str) -> str:
-    """Text that neither holds the slot's marker nor can become part of one, whatever it is joined to or cut into.
+    """Return text that can neither hold the slot's marker nor become part of one, whatever it is joined to or cut into.
 
     Escaping is done character by character (`escape(a + b) == escape(a) + escape(b)`), and is undone by `parse_marked`.
     """
@@ -329,9 +329,9 @@ def unescape(text: str) -> str:
 
 
 def parse_marked(text: str) -> Prompt:
-    """The prompt that a string template rendered: `SLOT_MARKER` where the slot is, every value `escape`d.
+    """Read a prompt that a string template rendered, with `SLOT_MARKER` where the slot is and every value `escape`d.
 
-    What a rendered string owes to the template and what to its values can't be told any more, so all of it is untrusted.
+    Nobody can tell any more which part of a rendered string is the template's and which is a value's, so all of it is untrusted.
 
     Raises:
         PromptError: more than one marker.
@@ -350,7 +350,7 @@ def _checked(parts: Iterable[Part]) -> tuple[Part, ...]:
 
 
 def _as_json(values: object, what: str) -> dict[str, Any]:
-    """A copy as JSON gives it back."""
+    """Copy values by way of JSON."""
     _require(values, Mapping, what)
     try:
         return as_json(cast(Mapping[str, Any], values))
@@ -380,7 +380,7 @@ def _check_tool_name(name: str) -> None:
 
 
 def _checked_kwargs(kwargs: object, whose: str) -> dict[str, Any]:
-    """A copy, since artifacts record it."""
+    """Copy the arguments, since artifacts record them."""
     what = f"chat_template_kwargs of {whose}"
     copy = _as_json(kwargs, what)
     if refused := sorted(filter(_RENDERING.fullmatch, copy)):

@@ -96,7 +96,7 @@ def _join(parts: Iterable[Part]) -> Rendered:
 
 
 def _with_word(messages: tuple[Message, ...], word: str) -> tuple[Message, ...]:
-    """The messages with a word of the template's in the system message."""
+    """Put a word that the template looks for into the system message."""
     if messages[0].role != "system":
         return Message("system", (Text(word, trusted=True),)), *messages
     first = messages[0]
@@ -158,7 +158,7 @@ def _locate(
     as_list: bool,
     as_text: bool,
 ) -> tuple[int, Rendered]:
-    """The rendered chat, and how many of its messages the template dropped.
+    """Render a chat, find where its user text and its slot lie, and count the messages that the template dropped.
 
     A word that the template looks for at the end of the first message stays there, whatever is put in its place.
     """
@@ -209,7 +209,7 @@ def _locate(
 
 
 def _calls(message: Message) -> dict[str, Any]:
-    """What a message holds besides its content, as chat templates expect it."""
+    """Return what a message holds besides its content, as chat templates expect it."""
     found: dict[str, Any] = {}
     if message.tool_calls:
         found["tool_calls"] = [
@@ -238,7 +238,7 @@ def _with_text_arguments(calls: dict[str, Any]) -> dict[str, Any]:
 def _place(
     rendered: str, literals: list[str], content: Rendered, role: str
 ) -> tuple[list[Range], int | None]:
-    """Where a content's user text and slot lie between the literals that the template put around it."""
+    """Find a content's user text and slot between the literals that the template put around it."""
     text = content.text
     for shown in (text, text.strip(), text.lstrip(), text.rstrip()):
         if shown.join(literals) == rendered:
@@ -264,7 +264,7 @@ def _place(
 def _place_changed(
     rendered: str, literals: list[str], content: Rendered, role: str
 ) -> tuple[list[Range], int | None]:
-    """The same for a content that the template takes apart, as Qwen3's does with an assistant's `<think>…</think>`.
+    """Do the same for a content that the template takes apart, as Qwen3's does with an assistant's `<think>…</think>`.
 
     Nothing of it is trusted then, the template's additions within it included.
     """

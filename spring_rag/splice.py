@@ -24,7 +24,7 @@ _proved: "WeakSet[PreTrainedModel]" = WeakSet()
 
 
 def inner_model(backbone: PreTrainedModel) -> Any:
-    """The model whose signatures tell what a backbone takes: PEFT's wrapper hands whatever it gets to the one inside."""
+    """Return the model whose signatures tell what a backbone takes: PEFT's wrapper hands whatever it gets to the one inside."""
     return cast(Any, backbone).get_base_model() if hasattr(backbone, "get_base_model") else backbone
 
 
@@ -54,7 +54,7 @@ class Embedding(Protocol):
         """Rows in the space of the table, shape `[..., hidden_size]` → embeddings of the same shape."""
 
     def table(self) -> AbstractContextManager[Table]:
-        """The embedding table, shape `[vocab, hidden_size]`, at hand for the while."""
+        """The embedding table, shape `[vocab, hidden_size]`, at hand inside the block."""
 
 
 class InputEmbedding:
@@ -98,7 +98,7 @@ class InputEmbedding:
             _proved.add(backbone)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """What the layer itself gives for ids.
+        """Return what the layer itself gives for ids.
 
         Args:
             ids: shape `[...]`, int64, any device.
@@ -110,7 +110,7 @@ class InputEmbedding:
             return cast(Tensor, self._layer(ids.to(self.device)))
 
     def virtual(self, rows: Tensor) -> Tensor:
-        """What the layer would give for rows of its table.
+        """Return what the layer would give for rows of its table.
 
         Args:
             rows: shape `[..., hidden_size]`, any float dtype and device.
@@ -122,7 +122,7 @@ class InputEmbedding:
 
     @contextmanager
     def table(self) -> Iterator[Tensor]:
-        """The embedding table, shape `[vocab, hidden_size]`; one that is offloaded is brought in for the while.
+        """Yield the embedding table, shape `[vocab, hidden_size]`; an offloaded one is brought in for the time of the block.
 
         Raises:
             UnsupportedBackboneError: the model lies on the meta device, without any weights.
@@ -166,7 +166,7 @@ class InputEmbedding:
         return layer
 
     def _find_scale(self) -> tuple[Tensor, Tensor, float]:
-        """Compare some rows with what comes out for them; gives the ids compared, their embeddings and the scale."""
+        """Find the scale by comparing some rows with their embeddings; return the ids compared, the embeddings and the scale."""
         with self.table() as table, torch.no_grad():
             count = table.shape[0]
             ids = torch.linspace(0, count - 1, min(count, _PROBED_ROWS), dtype=torch.float64).long()
@@ -266,7 +266,7 @@ class TokenBank:
         return sets[name]
 
     def add(self, name: str, tokens: VirtualTokens) -> None:
-        """Put a set under a name; a set that has it is replaced.
+        """Add a set under a name, in place of any that has it.
 
         Args:
             name: what requests call it.
@@ -286,7 +286,7 @@ class TokenBank:
             self._sets = {known: (one, rows) for (known, one), rows in zip(sets.items(), parts, strict=True)}
 
     def rows(self, name: str, k: int | None = None) -> Tensor:
-        """The first k rows of a set, all of them for None: a view, shape `[k, hidden_size]`, before any scaling.
+        """Return the first k rows of a set, or all for None: a view, shape `[k, hidden_size]`, before any scaling.
 
         Raises:
             TokensError: no such set, or it has less than k rows.
@@ -353,7 +353,7 @@ def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequenc
 
 
 def check_prompt(row: int, prompt: Encoded, virtual: int, vocab_size: int) -> None:
-    """Make sure that a prompt is one that a backbone can read.
+    """Check that a backbone can read a prompt.
 
     Args:
         row: what messages call it.

@@ -37,7 +37,7 @@ class VirtualTokens(Artifact):
     """
 
     def in_table_space(self, scale: float) -> Tensor:
-        """The rows as the backbone's embedding table would hold them.
+        """Return the rows as the backbone's embedding table would hold them.
 
         Args:
             scale: what the backbone's embedding layer multiplies rows of its table by; 1 on all families but Gemma's and its like.
@@ -48,9 +48,9 @@ class VirtualTokens(Artifact):
         return self.matrix / scale if self.after_scaling else self.matrix
 
     def __getitem__(self, index: slice) -> "VirtualTokens":
-        """The first k tokens, `tokens[:k]` with 0 ≤ k ≤ n, with the same record of how they came to be.
+        """Take the first k tokens, `tokens[:k]` with 0 ≤ k ≤ n; what is known about them stays the same.
 
-        Only a prefix has a meaning: training used the first k rows for every k, never others.
+        Only a prefix has a meaning, because training always used the first k rows, never others.
 
         Raises:
             TokensError: any other index or slice, or k beyond n.
@@ -72,7 +72,7 @@ class VirtualTokens(Artifact):
         )
 
     def check(self, embedding_table: Table, model_id: str | None, quantization: str | None = None) -> None:
-        """Make sure that these tokens may be attached to a model.
+        """Check that these tokens may be attached to a model.
 
         Tokens that record no backbone attach wherever their size fits, with one warning.
 
@@ -107,7 +107,7 @@ class VirtualTokens(Artifact):
     def from_pretrained(
         cls, src: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
     ) -> "VirtualTokens":
-        """Load virtual tokens. Never runs code from a file.
+        """Load virtual tokens, without ever running code from a file.
 
         Args:
             src: a folder written by `save_pretrained` or by PEFT's prompt tuning; a `.safetensors` or the

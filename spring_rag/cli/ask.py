@@ -127,7 +127,7 @@ def ask(
 
 
 def _print_answer(answer: "Answer") -> None:
-    """The answer, and the places that it comes from."""
+    """Print the answer, and the places that it comes from."""
     if answer.withheld:
         say(f"the documents don't say (probability that they do: {answer.answerable:.0%})")
         return

@@ -38,11 +38,11 @@ class BackboneOptions:
     ] = False
 
     def where(self) -> dict[str, Any]:
-        """What says which files are read, and how, for tokenizer and model alike."""
+        """Return the arguments that say which files are read, for tokenizer and model alike."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
     def arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` takes for them. Under torchrun and accelerate launch, "auto" is the process's own GPU.
+        """Return the options as arguments of `from_pretrained`. Under torchrun and accelerate launch, "auto" is the process's own GPU.
 
         Raises:
             MissingExtraError: bitsandbytes isn't installed.

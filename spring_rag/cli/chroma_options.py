@@ -52,7 +52,7 @@ class ChromaOptions:
         return self.db is not None or self.host is not None
 
     def connect(self, *, create: bool = False) -> "ClientAPI":
-        """A client of the database; `create` makes a new embedded one where there is none.
+        """Connect to the database; `create` makes a new embedded one if there is none.
 
         Raises:
             typer.BadParameter: neither or both of `--db` and `--host`.

@@ -213,7 +213,7 @@ def make(
 
 
 def _finding_back(attached: "Attached", own: dict[str, str]) -> "Attached":
-    """Only the examples among whose passages is the one that their question was written from."""
+    """Keep only the examples whose passages include the one that their question was written from."""
     from spring_rag.data import Attached
 
     kept = [example for example in attached.examples if own[example.question] in example.passages]

@@ -80,7 +80,7 @@ def demo(
 
 
 def _exact_matches(which: str, part: "Sweep") -> str:
-    """One line with the exact match of every run."""
+    """Write one line with the exact match of every run."""
     scores = (
         f"{run.mean('exact_match'):.1%} (k = {run.k}{', told in words' if run.words else ''})"
         for run in part.all_runs

@@ -262,7 +262,7 @@ def evaluate(
 
 
 def _named_apart(datasets: "Sequence[Dataset]") -> "list[Dataset]":
-    """Sets of questions whose names differ, by a number where they didn't."""
+    """Number the sets of questions that have the same name."""
     seen: dict[str, int] = {}
     named = []
     for dataset in datasets:
@@ -275,7 +275,7 @@ def _named_apart(datasets: "Sequence[Dataset]") -> "list[Dataset]":
 def _load(
     model: ModelOptions, tokens: Sequence[str], backbone: BackboneOptions, timeout: float
 ) -> "tuple[SpringModel, list[str]]":
-    """The model with all sets attached, and their names; the first is the default one, too."""
+    """Load the model, attach all sets, and return it with their names; the first is the default set, too."""
     loaded = model.load(tokens[0] if tokens else None, backbone, timeout)
     names = [
         source if tokens.count(source) == 1 else f"{source} ({at})" for at, source in enumerate(tokens, 1)
@@ -287,7 +287,7 @@ def _load(
 
 
 def _ks(model: "SpringModel", sets: Sequence[str], asked: Sequence[int] | None) -> list[int]:
-    """The ks to try.
+    """Return the ks to try.
 
     Raises:
         TokensError: more virtual tokens are asked for than any set has.
@@ -306,7 +306,7 @@ def _ks(model: "SpringModel", sets: Sequence[str], asked: Sequence[int] | None) 
 
 
 def _retrieve(qa: "ChromaQA", datasets: "Sequence[Dataset]") -> "list[Dataset]":
-    """The questions with the passages that the collection brings for them."""
+    """Retrieve passages for the questions from the collection."""
     total, done = sum(len(dataset.examples) for dataset in datasets), 0
     retrieved = []
     with Progress("retrieving") as report:
@@ -324,7 +324,7 @@ def _retrieve(qa: "ChromaQA", datasets: "Sequence[Dataset]") -> "list[Dataset]":
 def _dev_part(
     datasets: "Sequence[Dataset]", dev_sets: "Sequence[Dataset]"
 ) -> "tuple[list[Dataset], list[RagExample]]":
-    """The questions to score, and those to choose the best words on; a question is in one of them only.
+    """Part the questions into those to score and those to choose the best words on; no question is in both.
 
     Raises:
         DataError: too few questions for both.
@@ -349,7 +349,7 @@ def _dev_part(
 
 
 def _check_passages(datasets: "Sequence[Dataset]", counts: Sequence[int]) -> None:
-    """Warn where questions have no passages at all.
+    """Warn of questions that have no passages at all.
 
     Raises:
         DataError: no question has as many as the most that are to be tried.

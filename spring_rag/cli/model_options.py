@@ -34,7 +34,7 @@ Skills = Annotated[
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """What the tokenizer's chat template is told, other than a layout says."""
+    """What the tokenizer's chat template is told beyond the layout."""
 
     thinking: Annotated[
         bool | None,
@@ -58,7 +58,7 @@ class TemplateOptions:
         return self.thinking is not None or self.chat_template_kwargs is not None
 
     def told(self, template: "RagTemplate") -> "RagTemplate":
-        """The layout, changed as the options say.
+        """Change a layout as the options say.
 
         Raises:
             typer.BadParameter: what is no JSON object.
@@ -76,7 +76,7 @@ class TemplateOptions:
 
 @dataclass(frozen=True)
 class PromptOptions(TemplateOptions):
-    """How prompts are laid out, other than the virtual tokens were trained with."""
+    """How prompts are laid out, if not as the virtual tokens were trained."""
 
     chat: Annotated[
         bool | None,
@@ -94,7 +94,7 @@ class PromptOptions(TemplateOptions):
         return self.chat is not None or self.system is not None or super().given
 
     def template(self, model: "SpringModel", tokens: str | None = None) -> "RagTemplate":
-        """The layout for a set of virtual tokens, changed as the options say.
+        """Return the layout for a set of virtual tokens, changed as the options say.
 
         Raises:
             typer.BadParameter: a system message without a chat.
@@ -142,11 +142,10 @@ class ModelOptions:
     def load(
         self, tokens: str | None, backbone: BackboneOptions, timeout: float | None = None
     ) -> "SpringModel":
-        """The backbone with virtual tokens.
+        """Load the backbone with virtual tokens.
 
-        Without `--model` it is the backbone that the tokens record, or the default one where there are no tokens either. Without tokens
-        there are none, but for the default backbone's where there is no `--model` either. `timeout` is how many seconds a server may take
-        to answer.
+        Without `--model` it is the backbone that the tokens record; without tokens either, it is the default backbone with its own
+        tokens. `timeout` is how many seconds a server may take to answer.
 
         Raises:
             TokensError: tokens that don't record their backbone, without a model.
@@ -190,7 +189,7 @@ class ModelOptions:
 
 
 def _load_default(where: Mapping[str, Any]) -> "SpringModel":
-    """The backbone that answers where none is named, with its virtual tokens.
+    """Load the backbone that answers if none is named, with its virtual tokens.
 
     Raises:
         BackendError: it can't be loaded; says what brings it.

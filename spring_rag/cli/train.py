@@ -182,7 +182,7 @@ def _fitting(
     *,
     skip_bad: bool,
 ) -> "Loaded":
-    """The examples that have room; without `skip_bad` all must.
+    """Keep the examples that fit; without `skip_bad` all must.
 
     Raises:
         DataError: some haven't, or none has; names the lines.

@@ -16,7 +16,7 @@ from spring_rag.splice import evaluating, splice_batch
 
 
 def plain_difference(model: SpringModel, examples: Sequence[RagExample]) -> float | None:
-    """Largest difference of a logit between the plain backbone and ours with k = 0, in a call of the same shape.
+    """Return the largest difference of a logit between the plain backbone and ours with k = 0, in a call of the same shape.
 
     Args:
         model: with its virtual tokens attached.

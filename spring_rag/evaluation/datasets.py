@@ -44,5 +44,5 @@ def load_dataset(
 
 
 def answer_retrieved(example: RagExample) -> bool:
-    """Whether an accepted answer stands in one of the passages."""
+    """Return whether an accepted answer stands in one of the passages."""
     return any(holds(passage, example.answers) for passage in example.passages)

@@ -1,4 +1,4 @@
-"""A skill on questions with known answers: how well it ranks, whether its probabilities hold, what its citations are worth."""
+"""Scores of a skill on questions with known answers: its ranking, its probabilities, its citations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COVERAGE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class SkillScores:
-    """What a skill reaches on some questions.
+    """The scores of a skill on some questions.
 
     Attributes:
         task: name of the skill.
@@ -52,7 +52,7 @@ class SkillScores:
     coverage: list[Coverage] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return a JSON object."""
         return asdict(self)
 
 

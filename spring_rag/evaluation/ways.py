@@ -51,7 +51,7 @@ class Way:
 def layouts(
     model: "SpringModel", example: RagExample, ways: Sequence[Way], max_new_tokens: int
 ) -> dict[RagTemplate, RagPrompt]:
-    """The question in each layout, with the passages that fit in all of them beside the most virtual tokens.
+    """Lay out a question in each layout, with the passages that fit in all of them beside the most virtual tokens.
 
     Raises:
         PromptTooLongError: the question doesn't fit the context even without passages.
@@ -120,7 +120,7 @@ def answer_in_ways(
 
 
 def score(reply: "Generation", accepted: Sequence[str]) -> ScoredAnswer:
-    """The answer, stripped at both ends, and its scores against the accepted ones."""
+    """Strip an answer at both ends, and score it against the accepted ones."""
     text = reply.text.strip()
     scores = exact_match(text, accepted), f1(text, accepted), contains(text, accepted)
     return ScoredAnswer(

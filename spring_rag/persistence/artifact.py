@@ -72,14 +72,14 @@ class Artifact:
         return sha.hexdigest()[:16]
 
     def first(self, k: int) -> Self:
-        """The first k rows, also none of them, which can be used but not saved."""
+        """Take the first k rows. An empty prefix can be used but not saved."""
         prefix = copy.copy(self)
         object.__setattr__(prefix, "matrix", self.matrix[:k])
         return prefix
 
 
 def _checked(matrix: object) -> Tensor:
-    """A float32 copy on the CPU of `matrix`, if it is fit to be virtual tokens.
+    """Copy `matrix` to float32 on the CPU, if it is fit to be virtual tokens.
 
     Raises:
         TokensError: it isn't.
