@@ -109,7 +109,7 @@ class ControlTokens:
         for token in state["added_tokens"]:
             if token["id"] in self.strings:
                 token.update(content=self.names[token["id"]], normalized=False)
-        # All of them get a place in the vocabulary, as else a tokenizer that is loaded gives them the next free ids.
+        # Every added token gets a place in the vocabulary; a loaded tokenizer would give those without one the next free ids.
         _rename_vocabulary(
             state["model"], {token["id"]: token["content"] for token in state["added_tokens"]} | self.names
         )

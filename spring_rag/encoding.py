@@ -206,13 +206,13 @@ def _position(encoding: Encoding, offset: int, backend: Tokenizer) -> int:
     ):
         if sequence is None:
             continue
-        # A token without characters is a space that the tokenizer put in front of what follows.
+        # A token that covers no characters is a space that the tokenizer put in front of the next one.
         if end > offset or start >= offset:
             return index
         position = index + 1
     if position is not None:
         return position
-    # No text at all: special tokens may stand before and after where it would be.
+    # Without any text, the slot stands between the special tokens that open and those that close the prompt.
     return backend.encode("a").sequence_ids.index(0) if encoding.ids else 0
 
 

@@ -32,7 +32,7 @@ def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     except OSError as error:
         if error.filename is not None:
             raise
-        # As when the disk is full.
+        # Such an error, as of a full disk, names no file.
         raise type(error)(error.errno, error.strerror, str(folder)) from error
 
 

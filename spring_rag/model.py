@@ -104,7 +104,7 @@ class SpringModel:
             ValueError: an unknown engine, or one beside `base_url`.
         """
         _check_engine(engine, base_url)
-        # Tokens first: a wrong path shouldn't be found out after minutes of loading a backbone.
+        # Tokens come first: a wrong path should be noticed before a backbone loads for minutes.
         tokens = _load(tokens) if tokens is not None else None
         name = os.fspath(backbone)
         model_kwargs |= {"dtype": dtype, "revision": revision}

@@ -171,7 +171,7 @@ class InputEmbedding:
             count = table.shape[0]
             ids = torch.linspace(0, count - 1, min(count, _PROBED_ROWS), dtype=torch.float64).long()
             rows = table[ids.to(table.device)].cpu().double()  # float64 is compared on the CPU: MPS has none
-        present = (rows != 0).any(dim=-1)  # rows of padding_idx are zero and tell nothing
+        present = (rows != 0).any(dim=-1)  # rows of padding_idx are zero, so they say nothing of the scale
         if not present.any():
             reason = "its embedding table holds only zeros; load its weights first"
             raise self._unsupported(reason)
@@ -336,7 +336,7 @@ def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequenc
     for row, (prompt, virtual, length) in enumerate(zip(encoded, rows, lengths, strict=True)):
         check_prompt(row, prompt, len(virtual), embedding.vocab_size)
         slot = len(prompt.ids) if prompt.slot is None else prompt.slot
-        # Padding, and what virtual tokens replace, is a token of the prompt itself: never a vector that the model couldn't bear.
+        # A token of the prompt itself fills the padding and the places of virtual tokens, so that no vector upsets the model.
         filler = prompt.ids[0] if prompt.ids else 0
         padding = longest - length
         ids.append([filler] * padding + [*prompt.ids[:slot], *[filler] * len(virtual), *prompt.ids[slot:]])

@@ -194,7 +194,7 @@ def thinking_switch(tokenizer: PreTrainedTokenizerBase, *, on: bool) -> dict[str
                 continue
             if not on and off[1] != plain:
                 found[name] = off[0]
-            # What thinks by itself does so as hard as its template says.
+            # A backbone that thinks by itself keeps the effort that its template sets.
             if on and off[1] == plain:
                 value = next(_accepted(tokenizer, name, on_values, text), None)
                 if value is not None and value[1] != plain:
@@ -222,7 +222,7 @@ def _with_date(template: str, text: str) -> str:
     day = _parsed_date(text)
     expression = repr(text)  # Python writes a text as jinja reads it
     if day is not None:
-        # Per cent signs last, so that none of them begins another directive.
+        # `%%` comes last, so that no per cent sign that it writes begins another directive.
         directives = [f"%{letter}" for letter in _DIRECTIVES]
         replacements = [f".replace({each!r}, {day.strftime(each)!r})" for each in directives]
         expression = "format" + "".join(replacements)

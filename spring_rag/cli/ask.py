@@ -80,7 +80,7 @@ def ask(
         raise typer.BadParameter(msg, param_hint="--stop")
     condition = parse_object(where, "--where", '{"source": "docs/a.md"}') if where is not None else None
     with quiet_libraries():
-        # The collection first: its errors come at once, a model takes its time to load.
+        # The collection comes first: its errors show at once, and a model takes time to load.
         with Progress("opening the collection"):
             client = chroma.connect()
             from chroma_spring_rag import ChromaQA, open_collection

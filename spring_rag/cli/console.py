@@ -24,7 +24,7 @@ _EVERY = "SPRING_RAG_PROGRESS_SECONDS"
 """Environment variable: seconds between two lines of progress, 30 if it isn't set."""
 
 
-# Artifacts, documents and models write what they like: a terminal must not take it for commands, nor show it in another order.
+# Artifacts, documents and models may hold any character; a terminal must not obey it, nor show the text in another order.
 _COMMANDS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
 _COMMANDS |= {ord("\r"): "", 0x7F: "␡"} | dict.fromkeys(
     [*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "�"
@@ -47,7 +47,7 @@ def show(renderable: "RenderableType") -> None:
     from rich.segment import Segment, Segments
 
     console = Console()
-    # rich's own colours are added afterwards.
+    # Only the text is cleaned: rich adds its colours afterwards.
     segments = [Segment(clean(each.text), each.style, each.control) for each in console.render(renderable)]
     console.print(Segments(segments), end="")
 

@@ -229,7 +229,7 @@ def evaluate(
                 **settings,
             )
         found = replace(found, trials=tuple(trials))
-        # What was answered is shown, whatever becomes of the rest.
+        # What was answered is shown even if a later step fails.
         failed: BaseException | None = KeyboardInterrupt() if found.interrupted else None
         try:
             examples = [example for part in found.datasets for example in part.main.examples]

@@ -94,7 +94,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             values[name] = group(**{each: values.pop(each) for each in own[name]})
         command(**values)
 
-    # Typer reads both.
+    # Typer reads the annotations and the signature.
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return run
@@ -114,7 +114,7 @@ def _checked(name: str, value: Any) -> Any:
         raise typer.BadParameter(msg, param_hint=hint)
     if isinstance(value, str) and not os.path.exists(value):
         try:
-            # Where the locale isn't UTF-8, Python keeps bytes that are as they came.
+            # If the locale isn't UTF-8, Python keeps the bytes as they came.
             return os.fsencode(value).decode("utf-8")
         except UnicodeError as error:
             msg = f"{value!r} isn't text in UTF-8"

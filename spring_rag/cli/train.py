@@ -121,7 +121,7 @@ def train(
         loaded = load_examples(data, skip_bad=skip_bad)
         evaluated = load_examples(eval_data, skip_bad=skip_bad) if eval_data else None
         with extra("train"):
-            # transformers' Trainer needs it, and says so only when it is made.
+            # transformers' Trainer needs it, but complains only once the backbone is loaded.
             import_module("accelerate")
         from spring_rag.loading import load_tokenizer
 

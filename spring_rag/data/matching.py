@@ -8,7 +8,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _JUDGEMENTS = frozenset(("yes", "no", "true", "false"))
 
-# Thai to Khmer, East Asia, Hangul: scripts that don't part words, or join particles to them.
+# Thai to Khmer, East Asia, Hangul: scripts that don't separate words, or join particles to them.
 _JOINED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 )

@@ -31,7 +31,7 @@ def score_over_k(found: Sweep) -> str:
             ax.axhline(
                 100 * found.instructed.mean(score), linestyle="--", color="gray", label="told in words, k = 0"
             )
-        # Small ks lie close together, and tell most.
+        # Small ks tell most, and would lie close together on a linear axis.
         ax.set_xscale("symlog", linthresh=1)
         ks = sorted({run.k for run in found.runs})
         ax.set_xticks(ks, labels=[str(k) for k in ks], minor=False)

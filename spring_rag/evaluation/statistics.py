@@ -64,7 +64,7 @@ def compare(scores: Sequence[float], baseline: Sequence[float]) -> Comparison:
 @lru_cache(maxsize=256)  # a report's tables, plots and numbers ask for the same ones
 def _interval(scores: tuple[float, ...]) -> Interval:
     values = np.asarray(scores)
-    if np.ptp(values) == 0:  # also a single question, of which no bootstrap can be made
+    if np.ptp(values) == 0:  # also a single question, which can't be bootstrapped
         return Interval(scores[0], scores[0])
     found = stats.bootstrap(
         (values,),
@@ -88,6 +88,6 @@ def _p(differences: tuple[float, ...]) -> float:
     observed, extreme = abs(values.sum()), 0
     for start in range(0, _RESAMPLES, _BATCH):
         signs = rng.choice((-1.0, 1.0), size=(min(_BATCH, _RESAMPLES - start), len(values)))
-        # Sums that are equal but for rounding count as equal.
+        # Sums that differ only by rounding count as equal.
         extreme += int((abs(signs @ values) >= observed - 1e-9).sum())
     return (extreme + 1) / (_RESAMPLES + 1)

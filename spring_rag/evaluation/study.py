@@ -125,7 +125,7 @@ def study(
     before = 0
 
     def answered(done: int, total: int) -> None:
-        # Every question has the same number of answers, so what one sweep has to do tells what all have.
+        # Every question gets the same number of answers, so one sweep's total tells that of all.
         if progress is not None:
             each = total // len(examples)
             progress(each * before + done, each * questions)

@@ -54,7 +54,7 @@ def write_folder(artifact: Artifact, folder: Path) -> None:
     replace_files(
         folder,
         {
-            TENSOR_FILE: tensor,  # first: from here on the new artifact is whole
+            TENSOR_FILE: tensor,  # written first: with it alone the new artifact is complete
             CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
             CARD_FILE: model_card(artifact).encode(),
         },
