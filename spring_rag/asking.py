@@ -18,6 +18,7 @@ from spring_rag.skills.cite import citations
 if TYPE_CHECKING:
     from spring_rag.backends.base import Backend, FinishReason, Generation, Request, Usage
     from spring_rag.encoding import Encoded
+    from spring_rag.tokens import VirtualTokens
 
 ANSWERABLE, CITE, CHECK = "answerable", "cite", "check"
 
@@ -53,6 +54,11 @@ def attached_skills(backend: Backend) -> dict[str, str]:
         tokens = backend.bank[name]
         found[tokens.task] = name
     return found
+
+
+def skill_template(tokens: VirtualTokens, otherwise: RagTemplate) -> RagTemplate:
+    """Return the layout that a skill's tokens were trained in; if none is recorded, another one with the skill's line."""
+    return tokens.template or replace(otherwise, question=skill_of(tokens.task).line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,7 @@ def ask(
         msg = f"min_answerable = {least} needs virtual tokens of the task {ANSWERABLE!r}; attach some with add_skill"
         raise TokensError(msg)
     sets = {task: backend.bank[attached[task]] for task in (ANSWERABLE, CITE) if task in attached}
-    layouts = [prompt.template, *(one.template or prompt.template for one in sets.values())]
+    layouts = [prompt.template, *(skill_template(one, prompt.template) for one in sets.values())]
     counts = [num_used(backend, tokens, num_tokens), *map(len, sets.values())]
     prompts = [replace(prompt, template=layout) for layout in layouts]
     answer, *others = fit_beside(prompts, backend, counts, settings.max_new_tokens)
@@ -166,7 +172,7 @@ def check(backend: Backend, question: str, answer: str, passages: Sequence[str])
         raise TokensError(msg)
     tokens = backend.bank[attached[CHECK]]
     claim = skill_of(CHECK).asked(question, answer)
-    prompt = RagPrompt(claim, passages, tokens.template or RagTemplate())
+    prompt = RagPrompt(claim, passages, skill_template(tokens, RagTemplate()))
     one = GenerationSettings(max_new_tokens=1)
     [fitted] = fit_beside([prompt], backend, [len(tokens)], one.max_new_tokens)
     asked = _asked(backend, attached[CHECK], *fitted)

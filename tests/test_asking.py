@@ -14,6 +14,7 @@ from spring_rag.asking import ask
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptTooLongError, TokensError
+from spring_rag.skills import SKILLS
 
 PASSAGES = [text_of(one) for one in ANSWERABLE[:4]]
 QUESTION = ANSWERABLE[0].question
@@ -168,6 +169,18 @@ def test_all_see_the_passages_that_fit_beside_each(model: SpringModel) -> None:
     assert 0 < len(next(iter(contexts))) < 400
     with pytest.raises(PromptTooLongError):
         model.ask("why " * 400, passages)
+
+
+def test_a_skill_without_a_layout_is_asked_by_its_own_line(answering: VirtualTokens) -> None:
+    model = SpringModel.from_pretrained(BACKBONE, tokens=answering, device="cpu")
+    model.add_skill(VirtualTokens(answering.matrix, backbone=answering.backbone, task="cite"))
+    prompt = RagPrompt(QUESTION, PASSAGES, RagTemplate(passage="{passage}\n"))
+    asked = ask(model.backend, prompt, None, 2, GenerationSettings(MAX_TOKENS), least=None)
+    (request, *_) = asked.skills["cite"].requests
+    assert (
+        request.prompt
+        == replace(prompt, template=replace(prompt.template, question=SKILLS["cite"].line)).to_prompt()
+    )
 
 
 def test_tokens_that_answer_are_no_further_skill(model: SpringModel, answering: VirtualTokens) -> None:

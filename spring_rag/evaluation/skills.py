@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from spring_rag.asking import skill_template
 from spring_rag.backends.base import BATCH_SIZE
 from spring_rag.evaluation.choices import (
     Coverage,
@@ -132,7 +133,7 @@ def _probabilities(
 ) -> list[_Told]:
     attached = model.backend.bank[tokens]
     skill = skill_of(attached.task)
-    layout = attached.template or RagTemplate(question=skill.line)
+    layout = skill_template(attached, RagTemplate())
     prompts = [RagPrompt(one.question, one.passages, layout) for one in asked]
     fitted = [fit_beside([prompt], model.backend, [len(attached)], 1)[0] for prompt in prompts]
     found = ask_in_batches(
