@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from string import Formatter
-from types import UnionType
-from typing import Any, cast
+from typing import Any
 
 from spring_rag.errors import PromptError
-from spring_rag.files import as_json
+from spring_rag.prompt_checks import (
+    check_placeholders,
+    check_role,
+    check_tool_name,
+    checked_kwargs,
+    checked_tool,
+    json_object,
+    require,
+)
 
 SLOT_MARKER = "⟦spring-rag:slot⟧"
 """Stands for the slot in a string template. It has no character that f-strings, mustache, jinja2 or HTML escaping change."""
@@ -21,12 +27,6 @@ BRIEF = "Answer with a few words only.\n"
 
 ANY_TOOL = "any"
 """As a prompt's `tool_choice`: one of its tools must be called, whichever."""
-
-_RENDERING = re.compile(
-    "conversation|messages|tools|documents|chat_template|add_generation_prompt|continue_final_message|tokenize|tokenizer_kwargs"
-    "|sanitize_control_tokens|padding|truncation|max_length|return_(tensors|dict|assistant_tokens_mask)"
-)
-"""Arguments of `apply_chat_template` that its caller decides, and no prompt may."""
 
 _ESCAPES = {"⟦": "⧹(", "⧹": "⧹⧹"}
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
@@ -46,7 +46,7 @@ class Text:
     trusted: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.text, str, "the text of a prompt's part")
+        require(self.text, str, "the text of a prompt's part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,10 @@ class ToolCall:
     id: str = ""
 
     def __post_init__(self) -> None:
-        _check_tool_name(self.name)
-        _require(self.id, str, "the id of a tool call")
+        check_tool_name(self.name)
+        require(self.id, str, "the id of a tool call")
         object.__setattr__(
-            self, "arguments", _as_json(self.arguments, f"arguments of the tool {self.name!r}")
+            self, "arguments", json_object(self.arguments, f"arguments of the tool {self.name!r}")
         )
 
 
@@ -99,12 +99,9 @@ class Message:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked(self.parts))
-        _require(self.tool_call_id, str | None, "the tool_call_id of a message")
-        _require(self.name, str | None, "the name of a message")
-        # Chat templates write `"<|" + role + "|>"`, so a role must not be able to hold a control string.
-        if not re.fullmatch(r"[\w-]+", self.role):
-            msg = f"the role of a message is {self.role!r}; it must be a word, as 'system', 'user' or 'assistant'"
-            raise PromptError(msg)
+        require(self.tool_call_id, str | None, "the tool_call_id of a message")
+        require(self.name, str | None, "the name of a message")
+        check_role(self.role)
 
     @property
     def text(self) -> str:
@@ -141,16 +138,16 @@ class Prompt:
     tool_choice: str | None = None
 
     def __post_init__(self) -> None:
-        _require(self.thinking, bool | None, "thinking of a Prompt")
-        object.__setattr__(self, "tools", tuple(_checked_tool(tool) for tool in self.tools))
+        require(self.thinking, bool | None, "thinking of a Prompt")
+        object.__setattr__(self, "tools", tuple(checked_tool(tool) for tool in self.tools))
         self._check_choice()
         object.__setattr__(
-            self, "chat_template_kwargs", _checked_kwargs(self.chat_template_kwargs, "a Prompt")
+            self, "chat_template_kwargs", checked_kwargs(self.chat_template_kwargs, "a Prompt")
         )
         object.__setattr__(self, "parts", _checked(self.parts))
         object.__setattr__(self, "messages", tuple(self.messages))
         for message in self.messages:
-            _require(message, Message, "a message of a prompt")
+            require(message, Message, "a message of a prompt")
         if bool(self.parts) == bool(self.messages):
             msg = "a prompt needs either parts (a text prompt) or messages (a chat prompt); the other stays empty"
             raise PromptError(msg)
@@ -220,18 +217,18 @@ class RagTemplate:
 
     def __post_init__(self) -> None:
         for name in ("passage", "question", "context_end", "instruction", "opening"):
-            _require(getattr(self, name), str, f"{name} of a RagTemplate")
-        _require(self.system, str | None, "system of a RagTemplate")
-        _require(self.chat, bool, "chat of a RagTemplate")
-        _require(self.thinking, bool | None, "thinking of a RagTemplate")
+            require(getattr(self, name), str, f"{name} of a RagTemplate")
+        require(self.system, str | None, "system of a RagTemplate")
+        require(self.chat, bool, "chat of a RagTemplate")
+        require(self.thinking, bool | None, "thinking of a RagTemplate")
         object.__setattr__(
-            self, "chat_template_kwargs", _checked_kwargs(self.chat_template_kwargs, "a RagTemplate")
+            self, "chat_template_kwargs", checked_kwargs(self.chat_template_kwargs, "a RagTemplate")
         )
         if self.system is not None and not self.chat:
             msg = "a RagTemplate with a system message needs chat=True; in a text prompt put its words into `instruction`"
             raise PromptError(msg)
-        _check_placeholders("passage", self.passage, required="passage", optional="number")
-        _check_placeholders("question", self.question, required="question")
+        check_placeholders("passage", self.passage, required="passage", optional="number")
+        check_placeholders("question", self.question, required="question")
 
     def render(self, question: str, passages: Sequence[str]) -> Prompt:
         """Lay out a question and its passages, best passage first."""
@@ -295,13 +292,13 @@ class RagPrompt:
     dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.question, str, "the question of a RagPrompt")
+        require(self.question, str, "the question of a RagPrompt")
         if isinstance(self.passages, str):
             msg = "the passages of a RagPrompt are one str; put even a single passage into a list"
             raise PromptError(msg)
         object.__setattr__(self, "passages", tuple(self.passages))
         for passage in self.passages:
-            _require(passage, str, "a passage of a RagPrompt")
+            require(passage, str, "a passage of a RagPrompt")
 
     def to_prompt(self) -> Prompt:
         """Lay out the parts by the template."""
@@ -345,62 +342,8 @@ def parse_marked(text: str) -> Prompt:
 def _checked(parts: Iterable[Part]) -> tuple[Part, ...]:
     checked = tuple(parts)
     for part in checked:
-        _require(part, Part, "a part of a prompt")
+        require(part, Part, "a part of a prompt")
     return checked
-
-
-def _as_json(values: object, what: str) -> dict[str, Any]:
-    """Copy values by way of JSON."""
-    _require(values, Mapping, what)
-    try:
-        return as_json(cast(Mapping[str, Any], values))
-    except ValueError as error:
-        msg = f"{what} must be what JSON can hold: {error}"
-        raise PromptError(msg) from error
-
-
-def _checked_tool(tool: object) -> dict[str, Any]:
-    copy = _as_json(tool, "a tool of a Prompt")
-    function = copy.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        msg = (
-            'a tool of a Prompt must look as {"type": "function", "function": {"name": …, "description": …, "parameters": …}}, got '
-            f"{json.dumps(copy, ensure_ascii=False)[:200]}"
-        )
-        raise PromptError(msg)
-    _check_tool_name(function["name"])
-    return copy
-
-
-def _check_tool_name(name: str) -> None:
-    # As with roles: a name must not be able to hold a control string.
-    if not re.fullmatch(r"[\w.-]+", name):
-        msg = f"the name of a tool is {name!r}; it must be a word, as 'search' or 'get_weather'"
-        raise PromptError(msg)
-
-
-def _checked_kwargs(kwargs: object, whose: str) -> dict[str, Any]:
-    """Copy the arguments, since artifacts record them."""
-    what = f"chat_template_kwargs of {whose}"
-    copy = _as_json(kwargs, what)
-    if refused := sorted(filter(_RENDERING.fullmatch, copy)):
-        msg = f"{what} hold {', '.join(refused)}, which says how a chat is rendered; they are for a template's own variables"
-        raise PromptError(msg)
-    return copy
-
-
-def _require(value: object, kind: type | UnionType, what: str) -> None:
-    if not isinstance(value, kind):
-        expected = getattr(kind, "__name__", None) or str(kind).replace("spring_rag.prompt.", "")
-        msg = f"{what} must be {expected}, got {type(value).__name__}"
-        raise PromptError(msg)
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            half = value[error.start]
-            msg = f"{what} holds half a character (the lone surrogate {half!r}); decode it properly"
-            raise PromptError(msg) from error
 
 
 def _join(parts: Iterable[Part]) -> str:
@@ -414,23 +357,3 @@ def _fill(layout: str, values: Mapping[str, Text]) -> list[Text]:
         if name is not None:
             parts.append(values[name])
     return parts
-
-
-def _check_placeholders(where: str, layout: str, *, required: str, optional: str | None = None) -> None:
-    # Templates come with downloaded artifacts: no attribute access (`{question.__class__}`), no conversions.
-    try:
-        found = [
-            (name, spec, conversion)
-            for _, name, spec, conversion in Formatter().parse(layout)
-            if name is not None
-        ]
-    except ValueError as error:
-        msg = f"{where} of a RagTemplate is {layout!r}: {error}; write a literal brace twice"
-        raise PromptError(msg) from error
-    plain = all(
-        name in (required, optional) and not spec and not conversion for name, spec, conversion in found
-    )
-    if not plain or [name for name, _, _ in found].count(required) != 1:
-        allowed = f" and may contain {{{optional}}}" if optional else ""
-        msg = f"{where} of a RagTemplate is {layout!r}; it must contain {{{required}}} once{allowed}, and nothing else in braces"
-        raise PromptError(msg)

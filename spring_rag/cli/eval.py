@@ -159,12 +159,12 @@ def evaluate(
     counts: list[int] = passages or []
     with quiet_libraries():
         from spring_rag.evaluation import ability
-        from spring_rag.evaluation.datasets import load_dataset
+        from spring_rag.evaluation.datasets import load_dataset, named_apart
         from spring_rag.evaluation.study import study
         from spring_rag.evaluation.words import best_words, prompt_ways, read_prompt, word_ways
         from spring_rag.prompt import BRIEF
 
-        datasets = _named_apart([load_dataset(path, split, skip_bad=skip_bad, limit=limit) for path in data])
+        datasets = named_apart([load_dataset(path, split, skip_bad=skip_bad, limit=limit) for path in data])
         dev_sets = [load_dataset(path, split, skip_bad=skip_bad) for path in dev or []]
         own_prompt = read_prompt(prompt) if prompt is not None else None
         for dataset in (*datasets, *dev_sets):
@@ -259,17 +259,6 @@ def evaluate(
         raise failed
     if report is not None:
         note(f"report: {report / 'report.html'}")
-
-
-def _named_apart(datasets: "Sequence[Dataset]") -> "list[Dataset]":
-    """Number the sets of questions that have the same name."""
-    seen: dict[str, int] = {}
-    named = []
-    for dataset in datasets:
-        seen[dataset.name] = seen.get(dataset.name, 0) + 1
-        number = seen[dataset.name]
-        named.append(replace(dataset, name=f"{dataset.name} ({number})") if number > 1 else dataset)
-    return named
 
 
 def _load(
