@@ -1,4 +1,4 @@
-"""A question with all that is wanted to know of its answer: one batch over one context, a request for each skill."""
+"""Asking with skills: the answer and what each skill says of it, in one batch over one context."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from spring_rag.answering import answers, num_used, request_of
+from spring_rag.backends.base import GenerationSettings
 from spring_rag.errors import TokensError
-from spring_rag.fitting import crossing, fit, fit_together, room
+from spring_rag.fitting import fit_beside
+from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.skills import skill_of
 from spring_rag.skills.asking import AskedSkill, ask_skill
 from spring_rag.skills.cite import citations
@@ -15,7 +18,7 @@ from spring_rag.skills.cite import citations
 if TYPE_CHECKING:
     from spring_rag.backends.base import Backend, FinishReason, Generation, Request, Usage
     from spring_rag.encoding import Encoded
-    from spring_rag.prompt import RagPrompt
+    from spring_rag.tokens import VirtualTokens
 
 ANSWERABLE, CITE, CHECK = "answerable", "cite", "check"
 
@@ -45,7 +48,7 @@ class RagAnswer:
 
 
 def attached_skills(backend: Backend) -> dict[str, str]:
-    """For each task the name of the set of virtual tokens that was attached last for it."""
+    """Map each task to the name of the set of virtual tokens that was attached last for it."""
     found = {}
     for name in backend.bank:
         tokens = backend.bank[name]
@@ -53,9 +56,14 @@ def attached_skills(backend: Backend) -> dict[str, str]:
     return found
 
 
+def skill_template(tokens: VirtualTokens, otherwise: RagTemplate) -> RagTemplate:
+    """Return the layout that a skill's tokens were trained in; if none is recorded, another one with the skill's line."""
+    return tokens.template or replace(otherwise, question=skill_of(tokens.task).line)
+
+
 @dataclass(frozen=True, slots=True)
 class AskedQuestion:
-    """The requests of one question.
+    """The requests that one question makes.
 
     Attributes:
         answer: asks for the answer itself.
@@ -69,11 +77,11 @@ class AskedQuestion:
 
     @property
     def requests(self) -> list[Request]:
-        """All of them, the answer's first."""
+        """Every request, the answer's first."""
         return [self.answer, *(request for skill in self.skills.values() for request in skill.requests)]
 
     def read(self, found: Sequence[Generation]) -> RagAnswer:
-        """What the requests got, in their order, as an answer."""
+        """Turn the results of the requests, in their order, into an answer."""
         rest = iter(found)
         written = next(rest)
         told = {task: _taken(rest, len(skill.requests)) for task, skill in self.skills.items()}
@@ -96,24 +104,25 @@ class AskedQuestion:
 def ask(
     backend: Backend,
     prompt: RagPrompt,
-    answer: Request,
-    *,
-    max_new_tokens: int,
+    tokens: str | None,
+    num_tokens: int | None,
+    settings: GenerationSettings,
     least: float | None,
 ) -> AskedQuestion:
-    """Put a question to the answer's tokens and to the skills that are attached.
+    """Put a question to the tokens that answer and to the skills that are attached.
 
     All see the same passages: those that fit beside the question in each layout, and the longest answer.
 
     Args:
         backend: with the sets attached.
         prompt: of the answer.
-        answer: of the same prompt; its ids are replaced where not all passages fit.
-        max_new_tokens: most tokens of the answer.
+        tokens: name of the set that answers; None is the default set.
+        num_tokens: k of that set; None is all of it.
+        settings: of the answer.
         least: the answer is withheld below this probability; None withholds none.
 
     Raises:
-        TokensError: `least` without the skill `answerable`.
+        TokensError: an unknown set, more virtual tokens than it has, or `least` without the skill `answerable`.
         PromptTooLongError: the question alone doesn't fit.
     """
     attached = attached_skills(backend)
@@ -121,46 +130,57 @@ def ask(
         msg = f"min_answerable = {least} needs virtual tokens of the task {ANSWERABLE!r}; attach some with add_skill"
         raise TokensError(msg)
     sets = {task: backend.bank[attached[task]] for task in (ANSWERABLE, CITE) if task in attached}
-    if not sets:
-        return AskedQuestion(answer, {}, least)
-    layouts = [prompt.template, *(one.template or prompt.template for one in sets.values())]
-    counts = [answer.num_tokens or 0, *map(len, sets.values())]
-    budget = room(backend.context_length, max(counts), max_new_tokens)
-    avoided = crossing(backend.position_switch, counts, max_new_tokens)
+    layouts = [prompt.template, *(skill_template(one, prompt.template) for one in sets.values())]
+    counts = [num_used(backend, tokens, num_tokens), *map(len, sets.values())]
     prompts = [replace(prompt, template=layout) for layout in layouts]
-    (shown, encoded), *others = fit_together(prompts, budget, backend.tokenizer, avoided=avoided)
+    answer, *others = fit_beside(prompts, backend, counts, settings.max_new_tokens)
     asked = {
         task: _asked(backend, attached[task], *fitted) for task, fitted in zip(sets, others, strict=True)
     }
-    return AskedQuestion(replace(answer, encoded=encoded, prompt=shown.to_prompt()), asked, least)
+    return AskedQuestion(request_of(backend, *answer, tokens, counts[0]), asked, least)
 
 
-def check(backend: Backend, question: str, answer: str, prompt: RagPrompt) -> AskedSkill:
-    """Ask whether passages support an answer.
-
-    Args:
-        backend: with the skill `check` attached.
-        question: that is answered.
-        answer: from anywhere.
-        prompt: with the passages, and the layout to take where the tokens record none.
+def ask_many(
+    backend: Backend,
+    prompts: Sequence[RagPrompt],
+    tokens: Sequence[str | None],
+    num_tokens: Sequence[int | None],
+    settings: GenerationSettings,
+    least: float | None,
+) -> list[RagAnswer]:
+    """`ask` for several questions in one batch, each with its own set and k.
 
     Raises:
-        TokensError: the skill isn't attached.
-        PromptTooLongError: question and answer alone don't fit.
+        ValueError: `least` is no probability.
     """
+    if least is not None and not 0 <= least <= 1:
+        msg = f"min_answerable is {least}; it is a probability, from 0 to 1"
+        raise ValueError(msg)
+    asked = [
+        ask(backend, prompt, name, count, settings, least)
+        for prompt, name, count in zip(prompts, tokens, num_tokens, strict=True)
+    ]
+    found = iter(answers(backend, [request for each in asked for request in each.requests], settings))
+    return [each.read(_taken(found, len(each.requests))) for each in asked]
+
+
+def check(backend: Backend, question: str, answer: str, passages: Sequence[str]) -> float:
+    """Return the probability that passages support an answer; see `SpringModel.check`."""
     attached = attached_skills(backend)
     if CHECK not in attached:
         msg = f"checking an answer needs virtual tokens of the task {CHECK!r}; attach some with add_skill"
         raise TokensError(msg)
-    tokens, skill = backend.bank[attached[CHECK]], skill_of(CHECK)
-    layout = tokens.template or prompt.template
-    asked = replace(prompt, question=skill.asked(question, answer), template=layout)
-    budget = room(backend.context_length, len(tokens), 1)
-    return _asked(backend, attached[CHECK], *fit(asked, budget, backend.tokenizer))
+    tokens = backend.bank[attached[CHECK]]
+    claim = skill_of(CHECK).asked(question, answer)
+    prompt = RagPrompt(claim, passages, skill_template(tokens, RagTemplate()))
+    one = GenerationSettings(max_new_tokens=1)
+    [fitted] = fit_beside([prompt], backend, [len(tokens)], one.max_new_tokens)
+    asked = _asked(backend, attached[CHECK], *fitted)
+    return asked.yes(answers(backend, asked.requests, one))
 
 
 def _asked(backend: Backend, name: str, prompt: RagPrompt, encoded: Encoded) -> AskedSkill:
-    """A question that is put to a set of virtual tokens, all of them, by the skill that they were trained for."""
+    """Put a question to all virtual tokens of a set, in the form of the skill that they were trained for."""
     tokens = backend.bank[name]
     return ask_skill(
         skill_of(tokens.task),

@@ -34,7 +34,7 @@ QUANTIZATION_KEY = "gguf_quantization"
 
 
 def _spread(size: int, count: int) -> tuple[int, ...]:
-    """The middles of `count` equal stretches of `range(size)`, each once.
+    """Return the middles of `count` equal stretches of `range(size)`, each once.
 
     The ends are avoided: `<unk>` and padding rows are often zero in every model.
     """
@@ -42,34 +42,29 @@ def _spread(size: int, count: int) -> tuple[int, ...]:
 
 
 class Table(Protocol):
-    """What is looked at of an embedding table, shape `[vocab, hidden_size]`. A tensor is one; others read their rows when they are asked."""
+    """An embedding table of shape `[vocab, hidden_size]`: a tensor, or whatever reads rows when it is asked for them."""
 
     @property
     def shape(self) -> Sequence[int]:
         """Rows and columns."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where indices are expected."""
-        ...
 
     @property
     def is_meta(self) -> bool:
         """Whether its numbers aren't here."""
-        ...
 
     def is_floating_point(self) -> bool:
         """Whether its numbers are floats, not packed integers."""
-        ...
 
     def __getitem__(self, index: Tensor, /) -> Tensor:
         """The rows of these numbers, shape `[rows, hidden_size]`."""
-        ...
 
 
 def _is_readable(table: Table) -> bool:
-    """False for a table whose numbers aren't here (offloaded: meta device) or are packed integers."""
+    """Return whether a table's numbers are here (not offloaded to the meta device) and are floats (not packed integers)."""
     return not table.is_meta and table.is_floating_point()
 
 
@@ -97,7 +92,7 @@ class Fingerprint:
         return cls(rows, columns, tuple(_sample(table, rows, columns).flatten().tolist()))
 
     def matches(self, table: Table) -> bool:
-        """Whether `table`, `[vocab, hidden_size]`, holds these values, give or take a change of dtype."""
+        """Return whether `table`, `[vocab, hidden_size]`, holds these values, allowing for a change of dtype."""
         if not self._fits(table):
             return False
         found = _sample(table, self.rows, self.columns).flatten()
@@ -106,7 +101,7 @@ class Fingerprint:
         return bool(((found - recorded).abs() <= allowed).all())
 
     def likeness(self, table: Table) -> float:
-        """How far `table`, `[vocab, hidden_size]`, agrees with these values: their correlation, at most 1.
+        """Return the correlation, at most 1, of `table`, `[vocab, hidden_size]`, with these values.
 
         What all rows have in common is taken out first, or the rows of one table would resemble each other. Measured on
         SmolLM2-135M, a table in four bits has .99 and one in two bits .89; shuffled, shifted, rotated and random ones have .15
@@ -123,7 +118,7 @@ class Fingerprint:
         return self.rows[-1] < table.shape[0] and self.columns[-1] < table.shape[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object of about three kilobytes; the values are base64 of little-endian float32."""
+        """Return a JSON object of about three kilobytes; the values are base64 of little-endian float32."""
         packed = struct.pack(f"<{len(self.values)}f", *self.values)
         return {
             "rows": list(self.rows),
@@ -270,7 +265,7 @@ class BackboneRecord:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The `backbone` object of an artifact's config.json."""
+        """Return the `backbone` object of an artifact's config.json."""
         return {
             "model_id": self.model_id,
             "hidden_size": self.hidden_size,
@@ -306,13 +301,13 @@ class BackboneRecord:
 
 
 def quantization_of(config: PreTrainedConfig) -> str | None:
-    """How the GGUF is quantised that a model was unpacked from, as "Q4_1"; None if its config names none."""
+    """Return how the GGUF was quantised from which a model was unpacked, such as "Q4_1"; None if its config names none."""
     found = getattr(config, QUANTIZATION_KEY, None)
     return found if isinstance(found, str) else None
 
 
 def _lasting(name: str | None) -> str | None:
-    """A name that means the same from every folder."""
+    """Return a name that means the same from every folder."""
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 
 
@@ -322,7 +317,7 @@ def _named(model_id: str | None, quantization: str | None = None) -> str:
 
 
 def is_hub_id(model_id: str) -> bool:
-    """Whether a name can only mean a Hub repository: `owner/name`, and no such folder here."""
+    """Return whether a name can only mean a Hub repository: `owner/name`, with no such folder here."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model_id) is not None and not Path(model_id).exists()
 
 
@@ -344,6 +339,6 @@ def _same_model(recorded: str | None, found: str | None) -> bool | None:
 
 
 def _hub_id_in_cache_path(model_id: str) -> str:
-    """A path into the Hub's cache says which repository it is a copy of; any other name stays as it is."""
+    """Turn a path into the Hub's cache into the repository's id; return any other name as it is."""
     cached = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", model_id)
     return f"{cached[1]}/{cached[2]}" if cached else model_id

@@ -8,18 +8,17 @@ template's own control strings are replaced by these names before. So user text 
 
 from __future__ import annotations
 
-import json
 import secrets
 import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from tokenizers import Encoding, Tokenizer
 
+from spring_rag.control import ControlTokens, control_of
 from spring_rag.errors import PromptError
 from spring_rag.prompt import Part, Prompt, RagPrompt, RagTemplate, Slot, Text, as_prompt
 from spring_rag.reasoning import markers, opens_thoughts, quieting_word
@@ -28,6 +27,11 @@ from spring_rag.templates import apply_template, template_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Texts that an answer may continue; the first is how the authors' prompts end.
+_ANCHORS = (":", "\n", "a")
+
+_warned: WeakSet[PreTrainedTokenizerBase] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Encoded:
 def encode(prompt: Prompt | RagPrompt | str, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """Tokenise a prompt.
 
-    Without control strings in user text the ids are those of `tokenizer(text)`, or of `apply_chat_template` with a generation
+    If user text holds no control string, the ids are those of `tokenizer(text)`, or of `apply_chat_template` with a generation
     prompt. A control string in user text becomes ordinary tokens. Where a token straddles the slot, the slot moves left to the
     token's start. The tokenizer isn't changed.
 
@@ -70,7 +74,7 @@ def encode(prompt: Prompt | RagPrompt | str, tokenizer: PreTrainedTokenizerBase)
         PromptError: the tokenizer is a slow one; the chat template refuses the messages; the text is no valid Unicode.
     """
     rendered = render(as_prompt(prompt), tokenizer)
-    encoded = _encode(rendered, _kit(tokenizer), add_special_tokens=not rendered.chat)
+    encoded = _encode(rendered, control_of(tokenizer), add_special_tokens=not rendered.chat)
     trusted_from = rendered.untrusted[-1][1] if rendered.untrusted else 0
     return replace(encoded, thinking=opens_thoughts(rendered.text[trusted_from:], tokenizer))
 
@@ -100,16 +104,16 @@ def encode_target(
     Raises:
         PromptError: the tokenizer has no end-of-sequence token; or `chat` without a chat template.
     """
-    kit = _kit(tokenizer)
+    control = control_of(tokenizer)
     if chat:
         template = RagTemplate(thinking=thinking, chat_template_kwargs=chat_template_kwargs or {})
-        before, lead, end = _assistant_turn(tokenizer, kit, template)
+        before, lead, end = _assistant_turn(tokenizer, control, template)
         parts = (Text(lead, trusted=True), Text(answer), Text(end, trusted=True))
-        ids = _continue((before, *_ANCHORS), parts, tokenizer, kit)
+        ids = _continue((before, *_ANCHORS), parts, tokenizer, control)
         if end:
             return ids
     else:
-        ids = _continue(_ANCHORS, (Text(" " + answer),), tokenizer, kit)
+        ids = _continue(_ANCHORS, (Text(" " + answer),), tokenizer, control)
     if tokenizer.eos_token_id is None:
         msg = "the tokenizer has no end-of-sequence token, which ends every answer in training; set tokenizer.eos_token"
         raise PromptError(msg)
@@ -117,10 +121,10 @@ def encode_target(
 
 
 def warn_of_control_strings(text: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn, once per tokenizer, of control strings in a ready-made text, in which they are ordinary text."""
+    """Warn, once per tokenizer, that control strings in a ready-made text are read as ordinary text."""
     if tokenizer in _warned:
         return
-    strings = _kit(tokenizer).control.values()
+    strings = control_of(tokenizer).strings.values()
     # Some tokenizers have words and runs of spaces among their added tokens, which nobody writes to control anything.
     found = sorted({each for each in strings if each in text and each.strip() and not each.isalnum()})
     if found:
@@ -133,138 +137,14 @@ def warn_of_control_strings(text: str, tokenizer: PreTrainedTokenizerBase) -> No
         warnings.warn(msg, stacklevel=4)
 
 
-def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that user text must not produce: every added or special token.
-
-    Added tokens that are neither special nor hold anything but whitespace are none: GPT-NeoX and Gemma write runs of spaces and
-    line breaks with them, in any text.
-
-    Raises:
-        PromptError: the tokenizer is a slow one.
-    """
-    return frozenset(_kit(tokenizer).control)
-
-
-class _Kit:
-    """What encoding needs of one tokenizer. It holds no reference to the tokenizer, so that it can be cached with it.
-
-    Attributes:
-        control: id → content of each control token.
-        names: id → its secret name, which can't be guessed, so no text can hold it.
-        unknown: the id that the model itself gives to characters it doesn't know, or None. Such an id isn't forged.
-    """
-
-    def __init__(
-        self, backend: Tokenizer, special_ids: Sequence[int | None], *, split_special_tokens: bool
-    ) -> None:
-        self.backend = backend
-        self.split_special_tokens = split_special_tokens
-        added = backend.get_added_tokens_decoder()
-        ids = {i for i, token in added.items() if token.special or token.content.replace("▁", "").strip()}
-        ids |= {i for i in special_ids if i is not None}
-        self.control = {i: added[i].content if i in added else backend.id_to_token(i) or "" for i in ids}
-        secret = secrets.token_hex(16)
-        self.names = {i: f"\U000f0000{secret}.{i}\U000f0001" for i in self.control}
-        self.unknown = _unknown_id(backend)
-        # Such a post-processor takes the whitespace out of the tokens' offsets.
-        self._trims = backend.post_processor is not None and b'"trim_offsets":true' in bytes(
-            backend.post_processor.__getstate__()
-        )
-
-    @property
-    def plain(self) -> Tokenizer:
-        """The tokenizer as it is; a copy if its state would cut, pad or trim."""
-        backend = self.backend
-        as_is = backend.encode_special_tokens == self.split_special_tokens and not self._trims
-        return backend if as_is and backend.truncation is None and backend.padding is None else self._copy
-
-    @cached_property
-    def _copy(self) -> Tokenizer:
-        copy = Tokenizer.from_str(json.dumps(self._state()))
-        copy.encode_special_tokens = self.split_special_tokens
-        return copy
-
-    @cached_property
-    def sealed(self) -> Tokenizer:
-        """A copy that knows control tokens by their secret names only.
-
-        Not even its vocabulary has the old ones: sentencepiece vocabularies list `</s>`, and may spell it out of text.
-        """
-        state = self._state()
-        for token in state["added_tokens"]:
-            if token["id"] in self.control:
-                token.update(content=self.names[token["id"]], normalized=False)
-        # All of them get a place in the vocabulary, as else a tokenizer that is loaded gives them the next free ids.
-        _rename_vocabulary(
-            state["model"], {token["id"]: token["content"] for token in state["added_tokens"]} | self.names
-        )
-        return Tokenizer.from_str(json.dumps(state))
-
-    def _state(self) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = json.loads(self.backend.to_str())
-        except Exception as error:  # the tokenizers library raises nothing more specific
-            msg = f"the tokenizer has parts written in Python, which can't be copied: {error}"
-            raise PromptError(msg) from error
-        state.update(truncation=None, padding=None)
-        post_processor = state["post_processor"] or {}
-        for each in (post_processor, *post_processor.get("processors", ())):
-            if "trim_offsets" in each:
-                each["trim_offsets"] = False
-        return state
-
-
-# Texts that an answer may continue; the first is how the authors' prompts end.
-_ANCHORS = (":", "\n", "a")
-
-_warned: WeakSet[PreTrainedTokenizerBase] = WeakSet()
-_kits: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[object, ...], _Kit]] = WeakKeyDictionary()
-
-
-def _kit(tokenizer: PreTrainedTokenizerBase) -> _Kit:
-    """The kit of a tokenizer, made anew when tokens were added to it."""
-    if not getattr(tokenizer, "is_fast", False):
-        msg = (
-            f"{type(tokenizer).__name__} is a slow tokenizer, which doesn't say where its tokens lie in the text; load a fast "
-            "one (a folder with tokenizer.json)"
-        )
-        raise PromptError(msg)
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    split = bool(getattr(tokenizer, "split_special_tokens", False))
-    key = (
-        id(backend),
-        backend.get_vocab_size(with_added_tokens=True),
-        split,
-        str(tokenizer.special_tokens_map),
-    )
-    cached = _kits.get(tokenizer)
-    if cached is None or cached[0] != key:
-        cached = key, _Kit(backend, tokenizer.all_special_ids, split_special_tokens=split)
-        _kits[tokenizer] = cached
-    return cached[1]
-
-
-def _unknown_id(backend: Tokenizer) -> int | None:
-    try:
-        tokens = backend.model.tokenize("\U0010fffd")  # a character without meaning, which no vocabulary has
-    except Exception:  # the model has no such id, and the tokenizers library raises nothing more specific
-        return None
-    return tokens[0].id if len(tokens) == 1 else None
-
-
-def _encode(rendered: Rendered, kit: _Kit, *, add_special_tokens: bool) -> Encoded:
-    try:
-        rendered.text.encode()
-    except UnicodeEncodeError as error:
-        msg = f"the prompt holds half a character (a lone surrogate) at character {error.start}; decode the text properly"
-        raise PromptError(msg) from error
-    backend = kit.plain
+def _encode(rendered: Rendered, control: ControlTokens, *, add_special_tokens: bool) -> Encoded:
+    backend = control.plain
     encoding = backend.encode(rendered.text, add_special_tokens=add_special_tokens)
-    if _forged(encoding, rendered, kit):
-        rendered = _with_secret_names(rendered, kit)
-        backend = kit.sealed
+    if _forged(encoding, rendered, control):
+        rendered = _with_secret_names(rendered, control)
+        backend = control.sealed
         encoding = backend.encode(rendered.text, add_special_tokens=add_special_tokens)
-        if _forged(encoding, rendered, kit, sealed=True):
+        if _forged(encoding, rendered, control, sealed=True):
             msg = (
                 "a text holds a control string that this tokenizer can't encode as ordinary text; take it out"
             )
@@ -273,33 +153,14 @@ def _encode(rendered: Rendered, kit: _Kit, *, add_special_tokens: bool) -> Encod
     return Encoded(tuple(encoding.ids), slot)
 
 
-def _control_tokens(encoding: Encoding, text: str, kit: _Kit) -> list[tuple[int, Range]]:
-    """The control tokens that stand in a text, each with the range of its control string.
+def _forged(encoding: Encoding, rendered: Rendered, control: ControlTokens, *, sealed: bool = False) -> bool:
+    """Return whether a control token comes from user text, in whole or in part.
 
-    Without the whitespace around it: `<|end|>` of Phi-3 swallows the line break that follows, though a user wrote it.
-    """
-    found = []
-    offsets, sequences = encoding.offsets, encoding.sequence_ids
-    for index, token in enumerate(encoding.ids):
-        if token not in kit.control or sequences[index] is None:
-            continue
-        start, end = offsets[index]
-        string = text[start:end].strip() or text[start:end]
-        if token == kit.unknown and string.casefold() != kit.control[token].casefold():
-            continue
-        start = text.index(string, start)
-        found.append((token, (start, start + len(string))))
-    return found
-
-
-def _forged(encoding: Encoding, rendered: Rendered, kit: _Kit, *, sealed: bool = False) -> bool:
-    """Whether a control token comes from user text, in whole or in part.
-
-    In a sealed encoding the model's id for the unknown is only that: it has lost its name.
+    In a sealed encoding the id for unknown characters can't be forged, since no text can spell its secret name.
     """
     ends = [end for _, end in rendered.untrusted]
-    for token, (start, end) in _control_tokens(encoding, rendered.text, kit):
-        if sealed and token == kit.unknown:
+    for token, (start, end) in control.tokens_in(encoding, rendered.text):
+        if sealed and token == control.unknown:
             continue
         following = bisect_right(ends, start)
         if following < len(ends) and rendered.untrusted[following][0] < end:
@@ -307,16 +168,16 @@ def _forged(encoding: Encoding, rendered: Rendered, kit: _Kit, *, sealed: bool =
     return False
 
 
-def _with_secret_names(rendered: Rendered, kit: _Kit) -> Rendered:
-    """The text with the template's own control strings replaced by their secret names."""
+def _with_secret_names(rendered: Rendered, control: ControlTokens) -> Rendered:
+    """Replace the template's own control strings by their secret names."""
     edges = [0, *(edge for each in rendered.untrusted for edge in each), len(rendered.text)]
     replaced: list[tuple[Range, str]] = []
     for start, end in zip(edges[::2], edges[1::2], strict=True):
         piece = rendered.text[start:end]
-        for token, (first, last) in _control_tokens(
-            kit.plain.encode(piece, add_special_tokens=False), piece, kit
+        for token, (first, last) in control.tokens_in(
+            control.plain.encode(piece, add_special_tokens=False), piece
         ):
-            replaced.append(((start + first, start + last), kit.names[token]))
+            replaced.append(((start + first, start + last), control.names[token]))
     text, done = "", 0
     for (start, end), name in replaced:
         text += rendered.text[done:start] + name
@@ -337,73 +198,44 @@ def _with_secret_names(rendered: Rendered, kit: _Kit) -> Rendered:
     return replace(rendered, text=text, untrusted=untrusted, slot=slot)
 
 
-def _rename_vocabulary(model: dict[str, Any], names: dict[int, str]) -> None:
-    """Give entries of a serialised model's vocabulary other names, and take out the merges that lead to them.
-
-    An id beyond the vocabulary is added to it.
-    """
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, list):  # Unigram: an entry's place is its id
-        for index in range(len(vocabulary), max(names, default=-1) + 1):
-            vocabulary.append([names.get(index, f"\U000f0000{secrets.token_hex(16)}\U000f0001"), 0.0])
-        for index, name in names.items():
-            vocabulary[index][0] = name
-        return
-    old = {entry for entry, index in vocabulary.items() if names.get(index, entry) != entry}
-    unknown = vocabulary.get(model.get("unk_token"))
-    model["vocab"] = {names.get(index, entry): index for entry, index in vocabulary.items()}
-    model["vocab"].update((name, index) for index, name in names.items())
-    if unknown in names:
-        model["unk_token"] = names[unknown]
-    if "merges" in model:
-        prefix = len(model.get("continuing_subword_prefix") or "")
-        model["merges"] = [
-            [left, right]
-            for left, right in (
-                merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]
-            )
-            if old.isdisjoint((left, right, left + right[prefix:]))
-        ]
-
-
 def _position(encoding: Encoding, offset: int, backend: Tokenizer) -> int:
-    """Index of the first token that ends after a character offset, past the special tokens at the text's start."""
+    """Return the index of the first token that ends after a character offset, past the special tokens at the text's start."""
     position = None
     for index, ((start, end), sequence) in enumerate(
         zip(encoding.offsets, encoding.sequence_ids, strict=True)
     ):
         if sequence is None:
             continue
-        # A token without characters is a space that the tokenizer put in front of what follows.
+        # A token that covers no characters is a space that the tokenizer put in front of the next one.
         if end > offset or start >= offset:
             return index
         position = index + 1
     if position is not None:
         return position
-    # No text at all: special tokens may stand before and after where it would be.
+    # Without any text, the slot stands between the special tokens that open and those that close the prompt.
     return backend.encode("a").sequence_ids.index(0) if encoding.ids else 0
 
 
 def _continue(
-    anchors: Sequence[str], parts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, kit: _Kit
+    anchors: Sequence[str], parts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, control: ControlTokens
 ) -> tuple[int, ...]:
-    """Ids of a text that continues another, so without what a tokenizer puts in front of a text of its own.
+    """Tokenise a text as the continuation of another, without what the tokenizer puts in front of a text that stands alone.
 
     The first anchor is taken that doesn't grow into a token with the text's start.
     """
     for anchor in anchors:
         begun: tuple[Part, ...] = (Text(anchor, trusted=True), Slot())
-        alone = _encode(render(Prompt(parts=begun), tokenizer), kit, add_special_tokens=False)
-        joined = _encode(render(Prompt(parts=(*begun, *parts)), tokenizer), kit, add_special_tokens=False)
+        alone = _encode(render(Prompt(parts=begun), tokenizer), control, add_special_tokens=False)
+        joined = _encode(render(Prompt(parts=(*begun, *parts)), tokenizer), control, add_special_tokens=False)
         if joined.context_ids == alone.context_ids:
             return joined.suffix_ids
-    return _encode(render(Prompt(parts=tuple(parts)), tokenizer), kit, add_special_tokens=False).ids
+    return _encode(render(Prompt(parts=tuple(parts)), tokenizer), control, add_special_tokens=False).ids
 
 
 def _assistant_turn(
-    tokenizer: PreTrainedTokenizerBase, kit: _Kit, template: RagTemplate
+    tokenizer: PreTrainedTokenizerBase, control: ControlTokens, template: RagTemplate
 ) -> tuple[str, str, str]:
-    """What the chat template writes around an answer: a minimal chat up to it, what leads to the answer, and what ends it.
+    """Find what the chat template writes around an answer: a minimal chat up to it, what leads to the answer, and what ends it.
 
     The end is empty if no control token is in it.
     """
@@ -422,6 +254,6 @@ def _assistant_turn(
     elif lead.strip() and not (known is not None and known.answer and lead.strip() == known.answer):
         lead = ""
     ends = [
-        end for _, (_, end) in _control_tokens(kit.plain.encode(tail, add_special_tokens=False), tail, kit)
+        end for _, (_, end) in control.tokens_in(control.plain.encode(tail, add_special_tokens=False), tail)
     ]
     return before, lead, tail[: ends[0]] if header and ends else ""

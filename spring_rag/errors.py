@@ -22,7 +22,7 @@ class UnsupportedBackboneError(SpringError, ValueError):
 
 
 class PromptError(SpringError, ValueError):
-    """A prompt that isn't one: two slots, an empty message list, a control string where none may stand."""
+    """An invalid prompt: two slots, an empty message list, a control string where none may stand."""
 
 
 class PromptTooLongError(PromptError):
@@ -50,5 +50,5 @@ class MissingExtraError(SpringError, ImportError):
 
 
 def counted(number: int, what: str) -> str:
-    """How messages count: `1 file`, `2 files`."""
+    """Count in words, as messages do: `1 file`, `2 files`."""
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -20,24 +20,20 @@ def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
         OSError: they can't be written; names the folder at least.
     """
     try:
-        _replace_files(folder, contents)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
+            for name, content in contents.items():
+                with Path(aside, name).open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for name in contents:
+                os.replace(Path(aside, name), folder / name)
     except OSError as error:
         if error.filename is not None:
             raise
-        # As when the disk is full.
+        # Such an error, as of a full disk, names no file.
         raise type(error)(error.errno, error.strerror, str(folder)) from error
-
-
-def _replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
-        for name, content in contents.items():
-            with Path(aside, name).open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in contents:
-            os.replace(Path(aside, name), folder / name)
 
 
 def read_text(path: Path) -> str:
@@ -54,7 +50,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Raises:
         ValueError: it isn't JSON, or is nested too deeply.
@@ -66,6 +62,20 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(msg) from error
 
 
+def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy values by way of JSON, so that what is kept equals what is saved.
+
+    Raises:
+        ValueError: a value that JSON can't hold, such as a number that isn't finite or half a character.
+    """
+    try:
+        text = json.dumps(dict(values), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    copy: dict[str, Any] = json.loads(text)
+    return copy
+
+
 def cache_folder(name: str) -> Path:
-    """The part of the user's cache folder that has this name; what lies there can be made again."""
+    """Return the part of the user's cache folder that has this name; whatever lies there can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spring-rag" / name

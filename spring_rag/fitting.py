@@ -1,10 +1,11 @@
-"""What of a prompt fits into a context: the lowest-ranked passages go first, the question and the slot never."""
+"""Cutting prompts to fit a context: the lowest-ranked passages are left out first, the question and the slot never."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,16 @@ from spring_rag.prompt import RagPrompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from spring_rag.backends.base import Backend
+
 
 def room(context_length: int | None, num_tokens: int, max_new_tokens: int) -> int | None:
-    """Most ids that a prompt may have beside its virtual tokens and its answer; None where the context has no known end."""
+    """Return the most ids that a prompt may have beside its virtual tokens and its answer; None if the context has no known end."""
     return None if context_length is None else context_length - num_tokens - max_new_tokens
 
 
 def crossing(switch: int | None, counts: Iterable[int], max_new_tokens: int) -> range:
-    """The numbers of ids that a prompt must not have, because its answer would grow over a model's switch of positions.
+    """Return the lengths, in ids, that a prompt must not have, because its answer would grow over the model's switch of positions.
 
     Args:
         switch: as `limits.position_switch` tells it; None where there is none.
@@ -62,14 +65,16 @@ def fit(
     ranked = prompt.passages
     places = range(len(ranked)) if order is None else order
     most: float = inf if budget is None else budget
-    tried: dict[int, tuple[RagPrompt, Encoded]] = {}
 
-    def length(kept: int) -> int:
+    @cache
+    def shortened(kept: int) -> tuple[RagPrompt, Encoded]:
         passages = tuple(ranked[i] for i in places if i < kept)
         dropped = (*ranked[kept:], *prompt.dropped)
         shorter = prompt if passages == ranked else replace(prompt, passages=passages, dropped=dropped)
-        tried[kept] = shorter, encode(shorter, tokenizer)
-        return len(tried[kept][1].ids)
+        return shorter, encode(shorter, tokenizer)
+
+    def length(kept: int) -> int:
+        return len(shortened(kept)[1].ids)
 
     kept = len(ranked)
     if length(kept) > most:
@@ -84,16 +89,16 @@ def fit(
             "for the prompt; shorten it, or use fewer virtual tokens or a smaller max_new_tokens"
         )
         raise PromptTooLongError(msg)
-    return tried[kept]
+    return shortened(kept)
 
 
-def fit_alike(
+def fit_together(
     prompts: Sequence[RagPrompt],
     budget: int | None,
     tokenizer: PreTrainedTokenizerBase,
     avoided: range = range(0),
-) -> list[RagPrompt]:
-    """Fit several layouts of one question, all with the passages that fit in each of them.
+) -> list[tuple[RagPrompt, Encoded]]:
+    """Fit several layouts of one question, all with the same passages: those that fit in every layout.
 
     Args:
         prompts: with the same passages, best first.
@@ -101,20 +106,12 @@ def fit_alike(
         tokenizer: the backbone's.
         avoided: as for `fit`.
 
+    Returns:
+        What `fit` returns, for each prompt.
+
     Raises:
         PromptTooLongError: the question alone is over `budget`.
     """
-    return [prompt for prompt, _ in fit_together(prompts, budget, tokenizer, avoided=avoided)]
-
-
-def fit_together(
-    prompts: Sequence[RagPrompt],
-    budget: int | None,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    avoided: range = range(0),
-) -> list[tuple[RagPrompt, Encoded]]:
-    """`fit_alike`, with the ids. Takes and raises what it does."""
     fitted = [fit(prompt, budget, tokenizer, avoided=avoided) for prompt in prompts]
     fewest = min((prompt for prompt, _ in fitted), key=lambda prompt: len(prompt.passages))
     together = []
@@ -124,3 +121,19 @@ def fit_together(
             encoded = encode(prompt, tokenizer)
         together.append((prompt, encoded))
     return together
+
+
+def fit_beside(
+    prompts: Sequence[RagPrompt], backend: Backend, counts: Sequence[int], max_new_tokens: int
+) -> list[tuple[RagPrompt, Encoded]]:
+    """`fit_together` into a backend's context, beside the most virtual tokens and the longest answer.
+
+    Args:
+        prompts: with the same passages, best first.
+        backend: that answers them.
+        counts: the numbers of virtual tokens that they may get.
+        max_new_tokens: most tokens of an answer.
+    """
+    budget = room(backend.context_length, max(counts), max_new_tokens)
+    avoided = crossing(backend.position_switch, counts, max_new_tokens)
+    return fit_together(prompts, budget, backend.tokenizer, avoided)

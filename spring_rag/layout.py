@@ -1,4 +1,4 @@
-"""Whether virtual tokens are used in prompts such as they were trained in."""
+"""A warning for virtual tokens that are used in other prompts than they were trained in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _warned: set[tuple[str, str]] = set()
 
 
 def warn_of_another_layout(tokens: VirtualTokens, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn, once per set, of tokens that were trained in texts and stand in a chat, or the reverse, or in another chat template.
+    """Warn, once per set, if tokens trained in texts stand in a chat, or the reverse, or in a chat of another template.
 
     Args:
         tokens: that the prompt will hold.
@@ -44,7 +44,7 @@ def warn_of_another_layout(tokens: VirtualTokens, prompt: Prompt, tokenizer: Pre
 
 
 def _trained_in_chats(tokens: VirtualTokens) -> bool | None:
-    """None where both were trained, or nothing is known."""
+    """Return whether tokens were trained in chats; None if in both chats and texts, or if nothing is known."""
     recipe: Any = (tokens.training or {}).get("recipe")
     share = recipe.get("chat") if isinstance(recipe, dict) else None
     if isinstance(share, (int, float)) and 0 < share < 1:
@@ -57,4 +57,4 @@ def _trained_in_chats(tokens: VirtualTokens) -> bool | None:
 def _warn_once(tokens: VirtualTokens, message: str) -> None:
     if (tokens.digest, message) not in _warned:
         _warned.add((tokens.digest, message))
-        warnings.warn(message, stacklevel=5)
+        warnings.warn(message, stacklevel=6)

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
-from spring_rag.backends.base import (
-    BATCH_SIZE,
-    DEFAULT_TOKENS,
-    Backend,
-    Generation,
-    GenerationSettings,
-    Request,
-)
+from spring_rag import answering, asking
+from spring_rag.answering import PromptLike, Settings, per_prompt, settings_of
+from spring_rag.asking import RagAnswer
+from spring_rag.backends.base import BATCH_SIZE, DEFAULT_TOKENS, Backend, Generation
 from spring_rag.callbacks import OnProgress
-from spring_rag.calls import part_calls, with_calls
-from spring_rag.encoding import Encoded, encode, warn_of_control_strings
 from spring_rag.errors import TokensError
-from spring_rag.fitting import crossing, fit, room
-from spring_rag.layout import warn_of_another_layout
-from spring_rag.prompt import Prompt, RagPrompt, RagTemplate, as_prompt
-from spring_rag.reasoning import part_stream, without_thoughts
+from spring_rag.fitting import fit_beside
+from spring_rag.prompt import Prompt, RagPrompt, RagTemplate
 from spring_rag.skills import ANSWER
 from spring_rag.stream import Stream
 from spring_rag.tokens import VirtualTokens
@@ -31,15 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from spring_rag.asking import RagAnswer
-
-_ROUNDS_IN_FLIGHT = 8
-"""Requests that a server gets in one call, as a multiple of those that are in flight: it idles at a call's end only."""
-
-PromptLike = str | Prompt | RagPrompt
-"""What can be answered. A `str` is text of the user's, without a slot."""
-
-Engine = Literal["transformers", "llama.cpp"]
+EngineName = Literal["transformers", "llama.cpp"]
 """What runs a backbone in this process."""
 
 TokensLike = VirtualTokens | str | os.PathLike[str]
@@ -90,7 +74,7 @@ class SpringModel:
         revision: str | None = None,
         base_url: str | Sequence[str] | None = None,
         api_key: str | None = None,
-        engine: Engine = "transformers",
+        engine: EngineName = "transformers",
         **model_kwargs: Any,
     ) -> SpringModel:
         """Load a backbone and its tokenizer, and attach virtual tokens.
@@ -109,7 +93,7 @@ class SpringModel:
             engine: what runs the backbone in this process: "transformers", or "llama.cpp", which reads a GGUF as it is.
             model_kwargs: go to the model's own `from_pretrained`, as `device_map` or `quantization_config`; with `base_url` to
                 `VLLMBackend.from_pretrained`, as `timeout` or `concurrency`, and on llama.cpp to `LlamaCppBackend`, as `n_ctx`. Those that say where the backbone is found
-                (`subfolder`, `cache_dir`, `local_files_only`, `gguf_file`, …) hold for its tokenizer too.
+                (`subfolder`, `cache_dir`, `local_files_only`, `gguf_file`, …) apply to its tokenizer too.
 
         Raises:
             MissingExtraError: the backbone is a GGUF, and the package `gguf` isn't installed; or llama-cpp-python isn't.
@@ -120,32 +104,28 @@ class SpringModel:
             ValueError: an unknown engine, or one beside `base_url`.
         """
         _check_engine(engine, base_url)
-        # Tokens first: a wrong path shouldn't be found out after minutes of loading a backbone.
+        # Tokens come first: a wrong path should be noticed before a backbone loads for minutes.
         tokens = _load(tokens) if tokens is not None else None
+        name = os.fspath(backbone)
+        model_kwargs |= {"dtype": dtype, "revision": revision}
         backend: Backend
         if base_url is not None:
             from spring_rag.backends.vllm import VLLMBackend
 
-            backend = VLLMBackend.from_pretrained(
-                os.fspath(backbone), base_url, api_key=api_key, dtype=dtype, revision=revision, **model_kwargs
-            )
+            backend = VLLMBackend.from_pretrained(name, base_url, api_key=api_key, **model_kwargs)
         elif engine == "llama.cpp":
             from spring_rag.backends.llama_cpp import LlamaCppBackend
 
-            backend = LlamaCppBackend.from_pretrained(
-                os.fspath(backbone), device=device, dtype=dtype, revision=revision, **model_kwargs
-            )
+            backend = LlamaCppBackend.from_pretrained(name, device=device, **model_kwargs)
         else:
             from spring_rag.backends.local import LocalBackend
 
-            backend = LocalBackend.from_pretrained(
-                os.fspath(backbone), device=device, dtype=dtype, revision=revision, **model_kwargs
-            )
+            backend = LocalBackend.from_pretrained(name, device=device, **model_kwargs)
         return cls.from_backend(backend, tokens=tokens)
 
     @classmethod
     def from_backend(cls, backend: Backend, *, tokens: TokensLike | None = None) -> SpringModel:
-        """The same on any backend. Raises what the constructor raises."""
+        """Make a model on any backend. Raises what the constructor raises."""
         model = cls.__new__(cls)
         model._set_up(backend, tokens)
         return model
@@ -161,7 +141,7 @@ class SpringModel:
         return self.backend.tokenizer
 
     def add_tokens(self, name: str, tokens: TokensLike) -> None:
-        """Attach another set, to be used with `tokens=name`; a set of that name is replaced. "default" is the default set's.
+        """Attach another set, to be used with `tokens=name`; a set of that name is replaced. The default set is called "default".
 
         Raises:
             BackboneMismatchError: the tokens belong to another backbone.
@@ -170,11 +150,11 @@ class SpringModel:
         self.backend.add_tokens(name, _load(tokens))
 
     def add_skill(self, tokens: TokensLike) -> None:
-        """Attach virtual tokens under the name of the task that they were trained for, as "answerable" or "cite", for `ask` and `check`.
+        """Attach virtual tokens for `ask` and `check`, under the name of the task that they were trained for, such as "answerable" or "cite".
 
         Raises:
             BackboneMismatchError: the tokens belong to another backbone.
-            TokensError: the tokens can't be read, or were trained to answer: those are `add_tokens`' business.
+            TokensError: the tokens can't be read, or were trained to answer, which is what `add_tokens` is for.
         """
         loaded = _load(tokens)
         if loaded.task == ANSWER:
@@ -188,15 +168,10 @@ class SpringModel:
         *,
         num_tokens: int | Sequence[int | None] | None = None,
         tokens: str | Sequence[str | None] | None = None,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
         batch_size: int = BATCH_SIZE,
         progress: OnProgress | None = None,
         into: dict[int, Generation] | None = None,
+        **settings: Unpack[Settings],
     ) -> list[Generation]:
         """Answer prompts.
 
@@ -204,16 +179,12 @@ class SpringModel:
             prompts: one or many. A `RagPrompt` that is too long for the context loses its lowest-ranked passages.
             num_tokens: k, how many virtual tokens to use, one for all or one per prompt; None is all of the set.
             tokens: name of the set, one for all or one per prompt; None is the default set.
-            max_new_tokens: most tokens of one answer.
-            temperature: 0 decodes greedily.
-            top_p: share of probability that is sampled from; 1 turns it off.
-            top_k: number of tokens that are sampled from; 0 turns it off.
-            stop: strings that end an answer; it is cut before them.
-            seed: makes sampling repeat; the same for each prompt, whatever else is answered with it.
             batch_size: most prompts that run at once. Those with the same context run together, so that it is computed once; else
                 those of similar length. A server batches by itself: it gets as many at once as its backend's `concurrency`.
             progress: called after each batch with the number of answers so far, and of all.
             into: an empty dict that gets the answers of each batch, by the prompts' numbers: there they are, too, if the call is interrupted.
+            settings: how to decode: `max_new_tokens` (128 unless given), `temperature` (0: greedily), `top_p`, `top_k`, `stop` and
+                `seed`, as `GenerationSettings` has them; `stop` may be one string.
 
         Returns:
             One `Generation` per prompt, in the order of the prompts; a list also for one prompt.
@@ -223,40 +194,15 @@ class SpringModel:
             TokensError: an unknown set, more virtual tokens than it has, or not one value per prompt.
             ValueError: a setting out of its range.
         """
-        settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
-        if batch_size < 1:
-            msg = f"batch_size is {batch_size}; it must be at least 1"
-            raise ValueError(msg)
+        decoding = settings_of(settings)
         many = [prompts] if isinstance(prompts, (str, Prompt, RagPrompt)) else list(prompts)
-        counts = _per_prompt("num_tokens", num_tokens, len(many))
-        names = _per_prompt("tokens", tokens, len(many))
+        counts = per_prompt("num_tokens", num_tokens, len(many))
+        names = per_prompt("tokens", tokens, len(many))
         requests = [
-            self._request(prompt, name, count, settings)
+            answering.request(self.backend, prompt, name, count, decoding)
             for prompt, name, count in zip(many, names, counts, strict=True)
         ]
-        return self._generations(requests, settings, batch_size, progress, into)
-
-    def _generations(
-        self,
-        requests: Sequence[Request],
-        settings: GenerationSettings,
-        batch_size: int = BATCH_SIZE,
-        progress: OnProgress | None = None,
-        into: dict[int, Generation] | None = None,
-    ) -> list[Generation]:
-        """What the backend gives, thoughts and calls parted from the answers; results in the order of the requests."""
-        answers = {} if into is None else into
-        if self.backend.concurrency is not None:
-            batch_size = max(batch_size, _ROUNDS_IN_FLIGHT * self.backend.concurrency)
-        for batch in _batches([request.encoded for request in requests], batch_size):
-            found = self.backend.generate([requests[i] for i in batch], settings)
-            for i, answer in zip(batch, found, strict=True):
-                opened = requests[i].encoded.thinking
-                answer = without_thoughts(answer, self.tokenizer, opened=opened)
-                answers[i] = with_calls(answer, requests[i], self.tokenizer)
-            if progress is not None:
-                progress(len(answers), len(requests))
-        return [answers[i] for i in range(len(requests))]
+        return answering.answers(self.backend, requests, decoding, batch_size, progress, into)
 
     def stream(
         self,
@@ -264,12 +210,7 @@ class SpringModel:
         *,
         num_tokens: int | None = None,
         tokens: str | None = None,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
+        **settings: Unpack[Settings],
     ) -> Stream:
         """Answer one prompt in pieces that concatenate to the text that `generate` gives.
 
@@ -278,11 +219,9 @@ class SpringModel:
         and dropping it) stops the backbone. Arguments and errors are those of `generate`; errors in arguments are raised at
         once, not at the first piece.
         """
-        settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
-        request = self._request(prompt, tokens, num_tokens, settings)
-        stream = self.backend.stream(request, settings)
-        stream = part_stream(stream, self.tokenizer, opened=request.encoded.thinking)
-        return part_calls(stream, request, self.tokenizer)
+        decoding = settings_of(settings)
+        request = answering.request(self.backend, prompt, tokens, num_tokens, decoding)
+        return answering.stream(self.backend, request, decoding)
 
     def answer(
         self,
@@ -293,7 +232,7 @@ class SpringModel:
         tokens: str | None = None,
         template: RagTemplate | None = None,
         thinking: bool | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> str:
         """Answer a question from passages, best passage first.
 
@@ -304,7 +243,7 @@ class SpringModel:
             tokens: name of the set; None is the default set.
             template: layout of the prompt; None is the one that the set was trained with.
             thinking: whether the backbone is to think before it answers, in a chat; None is as the template says, which is not to.
-            settings: further arguments of `generate`.
+            settings: how to decode, as `generate` takes them.
 
         Returns:
             The answer without its thoughts, stripped at both ends.
@@ -328,12 +267,13 @@ class SpringModel:
         tokens: str | None = None,
         max_new_tokens: int = 128,
     ) -> RagPrompt:
-        """The prompt as `generate` cuts it, so that it fits beside its virtual tokens and its answer; `dropped` names what was left out.
+        """Return the prompt as `generate` cuts it to fit beside its virtual tokens and its answer; `dropped` names the passages left out.
 
         Takes and raises what `generate` does.
         """
-        count = self._count(tokens, num_tokens)
-        return self._fit(prompt, count, max_new_tokens)[0]
+        count = answering.num_used(self.backend, tokens, num_tokens)
+        [(fitted, _)] = fit_beside([prompt], self.backend, [count], max_new_tokens)
+        return fitted
 
     def ask(
         self,
@@ -344,10 +284,9 @@ class SpringModel:
         num_tokens: int | None = None,
         tokens: str | None = None,
         template: RagTemplate | None = None,
-        max_new_tokens: int = 128,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> RagAnswer:
-        """Answer a question, with what the attached skills say: whether the passages hold the answer, and which of them.
+        """Answer a question, and let the attached skills say whether the passages hold the answer, and which of them do.
 
         All are asked in one batch over one context, which is computed once where their tokens were trained with the same layout of
         passages. Each says exactly what it says alone. Attach skills with `add_skill`.
@@ -359,8 +298,7 @@ class SpringModel:
             num_tokens: k of the answer's tokens; None is all of the set. Skills use all of theirs.
             tokens: name of the set that answers; None is the default set.
             template: layout of the answer's prompt; None is the one that the set was trained with.
-            max_new_tokens: most tokens of the answer.
-            settings: temperature, top_p, top_k, stop and seed, as `generate` takes them.
+            settings: how to decode the answer, as `generate` takes them.
 
         Raises:
             PromptTooLongError: the question alone doesn't fit the context.
@@ -368,14 +306,7 @@ class SpringModel:
             ValueError: a setting out of its range.
         """
         prompt = RagPrompt(question, passages, template or self.template(tokens))
-        return self.ask_many(
-            [prompt],
-            min_answerable,
-            num_tokens=num_tokens,
-            tokens=tokens,
-            max_new_tokens=max_new_tokens,
-            **settings,
-        )[0]
+        return self.ask_many([prompt], min_answerable, num_tokens=num_tokens, tokens=tokens, **settings)[0]
 
     def ask_many(
         self,
@@ -384,40 +315,18 @@ class SpringModel:
         *,
         num_tokens: int | Sequence[int | None] | None = None,
         tokens: str | Sequence[str | None] | None = None,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
+        **settings: Unpack[Settings],
     ) -> list[RagAnswer]:
         """`ask` for several questions, in the layouts of their prompts; `num_tokens` and `tokens` may be one per prompt.
 
         Takes and raises what `ask` does.
         """
-        from spring_rag.asking import ask
-
-        settings = _settings(max_new_tokens, temperature, top_p, top_k, stop, seed)
-        if min_answerable is not None and not 0 <= min_answerable <= 1:
-            msg = f"min_answerable is {min_answerable}; it is a probability, from 0 to 1"
-            raise ValueError(msg)
-        counts = _per_prompt("num_tokens", num_tokens, len(prompts))
-        names = _per_prompt("tokens", tokens, len(prompts))
-        asked = [
-            ask(
-                self.backend,
-                prompt,
-                self._request(prompt, name, count, settings),
-                max_new_tokens=max_new_tokens,
-                least=min_answerable,
-            )
-            for prompt, count, name in zip(prompts, counts, names, strict=True)
-        ]
-        found = iter(self._generations([request for each in asked for request in each.requests], settings))
-        return [each.read([next(found) for _ in each.requests]) for each in asked]
+        counts = per_prompt("num_tokens", num_tokens, len(prompts))
+        names = per_prompt("tokens", tokens, len(prompts))
+        return asking.ask_many(self.backend, prompts, names, counts, settings_of(settings), min_answerable)
 
     def check(self, question: str, answer: str, passages: Sequence[str]) -> float:
-        """How likely it is that the passages support an answer, wherever that comes from: another model's, too.
+        """Return the probability that passages support an answer, also one that another model gave.
 
         Args:
             question: that is answered.
@@ -431,13 +340,10 @@ class SpringModel:
             TokensError: the skill `check` isn't attached.
             PromptTooLongError: question and answer alone don't fit the context.
         """
-        from spring_rag.asking import check
-
-        asked = check(self.backend, question, answer, RagPrompt(question, passages))
-        return asked.yes(self._generations(asked.requests, GenerationSettings(max_new_tokens=1)))
+        return asking.check(self.backend, question, answer, passages)
 
     def template(self, tokens: str | None = None) -> RagTemplate:
-        """The layout of prompts that a set was trained with; None names the default set.
+        """Return the prompt layout that a set was trained with; None names the default set.
 
         Without virtual tokens it is the backbone's own: an instruct model, whose tokenizer has a chat template, gets a chat, since it
         was trained to end its answers there only.
@@ -450,69 +356,10 @@ class SpringModel:
             return RagTemplate(chat=bool(self.tokenizer.chat_template))
         return attached.template or RagTemplate()
 
-    def _request(
-        self, prompt: PromptLike, name: str | None, num_tokens: int | None, settings: GenerationSettings
-    ) -> Request:
-        """Encode a prompt, fitted into the context beside its virtual tokens and its answer."""
-        count = self._count(name, num_tokens)
-        if isinstance(prompt, str):
-            warn_of_control_strings(prompt, self.tokenizer)
-        if isinstance(prompt, RagPrompt):
-            prompt, encoded = self._fit(prompt, count, settings.max_new_tokens)
-        else:
-            encoded = encode(prompt, self.tokenizer)
-        prompt = as_prompt(prompt)
-        attached = self.backend.tokens(name)
-        if attached is not None and count and prompt.has_slot:
-            warn_of_another_layout(attached, prompt, self.tokenizer)
-        return Request(encoded, name, count, prompt)
-
-    def _fit(self, prompt: RagPrompt, count: int, max_new_tokens: int) -> tuple[RagPrompt, Encoded]:
-        budget = room(self.backend.context_length, count, max_new_tokens)
-        avoided = crossing(self.backend.position_switch, [count], max_new_tokens)
-        return fit(prompt, budget, self.tokenizer, avoided=avoided)
-
-    def _count(self, name: str | None, num_tokens: int | None) -> int:
-        """How many virtual tokens a prompt gets.
-
-        Raises:
-            TokensError: an unknown set, or more than it has.
-        """
-        attached = self.backend.tokens(name)
-        available = len(attached) if attached is not None else 0
-        count = available if num_tokens is None else num_tokens
-        if not 0 <= count <= available:
-            has = f"the set has {available}" if attached is not None else "no virtual tokens are attached"
-            msg = f"num_tokens is {count}, but {has}; expected a number from 0 to {available}"
-            raise TokensError(msg)
-        return count
-
-
-def _batches(prompts: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
-    """Numbers of the prompts that run together.
-
-    Longest first: what doesn't fit into memory fails at once, and little padding is computed. Prompts of one context are torn apart
-    only where a batch can't hold them.
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        groups.setdefault(prompt.context_ids, []).append(number)
-    batch: list[int] = []
-    for group in sorted(groups.values(), key=lambda group: -max(len(prompts[i].ids) for i in group)):
-        if batch and len(batch) + len(group) > batch_size:
-            yield batch
-            batch = []
-        batch += sorted(group, key=lambda i: -len(prompts[i].ids))
-        while len(batch) > batch_size:
-            yield batch[:batch_size]
-            batch = batch[batch_size:]
-    if batch:
-        yield batch
-
 
 def _check_engine(engine: str, base_url: object) -> None:
-    if engine not in get_args(Engine):
-        msg = f"engine is {engine!r}; expected {' or '.join(map(repr, get_args(Engine)))}"
+    if engine not in get_args(EngineName):
+        msg = f"engine is {engine!r}; expected {' or '.join(map(repr, get_args(EngineName)))}"
         raise ValueError(msg)
     if base_url is not None and engine != "transformers":
         msg = f"engine={engine!r} runs the backbone in this process; with base_url a server has it: give one of the two"
@@ -521,29 +368,3 @@ def _check_engine(engine: str, base_url: object) -> None:
 
 def _load(tokens: TokensLike) -> VirtualTokens:
     return tokens if isinstance(tokens, VirtualTokens) else VirtualTokens.from_pretrained(tokens)
-
-
-def _settings(
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    stop: str | Sequence[str] | None,
-    seed: int | None,
-) -> GenerationSettings:
-    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    return GenerationSettings(max_new_tokens, temperature, top_p, top_k, strings, seed)
-
-
-def _per_prompt(argument: str, value: Any, count: int) -> list[Any]:
-    """One value for each prompt.
-
-    Raises:
-        TokensError: a sequence of another length than there are prompts.
-    """
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value] * count
-    if len(value) != count:
-        msg = f"{argument} has {len(value)} values for {count} prompts; give one for all, or one per prompt"
-        raise TokensError(msg)
-    return list(value)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from string import Formatter
-from types import UnionType
 from typing import Any
 
 from spring_rag.errors import PromptError
+from spring_rag.prompt_checks import (
+    check_placeholders,
+    check_role,
+    check_tool_name,
+    checked_kwargs,
+    checked_tool,
+    json_object,
+    require,
+)
 
 SLOT_MARKER = "⟦spring-rag:slot⟧"
 """Stands for the slot in a string template. It has no character that f-strings, mustache, jinja2 or HTML escaping change."""
@@ -20,31 +27,6 @@ BRIEF = "Answer with a few words only.\n"
 
 ANY_TOOL = "any"
 """As a prompt's `tool_choice`: one of its tools must be called, whichever."""
-
-_RENDERING = frozenset(
-    {
-        *(
-            "conversation",
-            "messages",
-            "tools",
-            "documents",
-            "chat_template",
-            "add_generation_prompt",
-            "continue_final_message",
-        ),
-        *(
-            "tokenize",
-            "sanitize_control_tokens",
-            "padding",
-            "truncation",
-            "max_length",
-            "return_tensors",
-            "return_dict",
-        ),
-        *("return_assistant_tokens_mask", "tokenizer_kwargs"),
-    }
-)
-"""What `apply_chat_template` is told by whoever calls it, and no template may be."""
 
 _ESCAPES = {"⟦": "⧹(", "⧹": "⧹⧹"}
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
@@ -64,13 +46,7 @@ class Text:
     trusted: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.text, str, "the text of a prompt's part")
-        try:
-            self.text.encode()
-        except UnicodeEncodeError as error:
-            half = self.text[error.start]
-            msg = f"the text of a prompt's part holds half a character (the lone surrogate {half!r}); decode it properly"
-            raise PromptError(msg) from error
+        require(self.text, str, "the text of a prompt's part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +72,10 @@ class ToolCall:
     id: str = ""
 
     def __post_init__(self) -> None:
-        _check_tool_name(self.name)
-        _require(self.id, str, "the id of a tool call")
+        check_tool_name(self.name)
+        require(self.id, str, "the id of a tool call")
         object.__setattr__(
-            self, "arguments", _as_json(self.arguments, f"arguments of the tool {self.name!r}")
+            self, "arguments", json_object(self.arguments, f"arguments of the tool {self.name!r}")
         )
 
 
@@ -123,10 +99,9 @@ class Message:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked(self.parts))
-        # Chat templates write `"<|" + role + "|>"`, so a role must not be able to hold a control string.
-        if not re.fullmatch(r"[\w-]+", self.role):
-            msg = f"the role of a message is {self.role!r}; it must be a word, as 'system', 'user' or 'assistant'"
-            raise PromptError(msg)
+        require(self.tool_call_id, str | None, "the tool_call_id of a message")
+        require(self.name, str | None, "the name of a message")
+        check_role(self.role)
 
     @property
     def text(self) -> str:
@@ -163,16 +138,16 @@ class Prompt:
     tool_choice: str | None = None
 
     def __post_init__(self) -> None:
-        _require(self.thinking, bool | None, "thinking of a Prompt")
-        object.__setattr__(self, "tools", tuple(_checked_tool(tool) for tool in self.tools))
+        require(self.thinking, bool | None, "thinking of a Prompt")
+        object.__setattr__(self, "tools", tuple(checked_tool(tool) for tool in self.tools))
         self._check_choice()
         object.__setattr__(
-            self, "chat_template_kwargs", _checked_kwargs(self.chat_template_kwargs, "a Prompt")
+            self, "chat_template_kwargs", checked_kwargs(self.chat_template_kwargs, "a Prompt")
         )
         object.__setattr__(self, "parts", _checked(self.parts))
         object.__setattr__(self, "messages", tuple(self.messages))
         for message in self.messages:
-            _require(message, Message, "a message of a prompt")
+            require(message, Message, "a message of a prompt")
         if bool(self.parts) == bool(self.messages):
             msg = "a prompt needs either parts (a text prompt) or messages (a chat prompt); the other stays empty"
             raise PromptError(msg)
@@ -194,7 +169,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The text without the slot; a chat's contents one under the other, as no chat template would lay them out."""
+        """The text without the slot. A chat's contents stand one under the other, without what its chat template would add."""
         return "\n".join(message.text for message in self.messages) if self.messages else _join(self.parts)
 
     @property
@@ -242,21 +217,21 @@ class RagTemplate:
 
     def __post_init__(self) -> None:
         for name in ("passage", "question", "context_end", "instruction", "opening"):
-            _require(getattr(self, name), str, f"{name} of a RagTemplate")
-        _require(self.system, str | None, "system of a RagTemplate")
-        _require(self.chat, bool, "chat of a RagTemplate")
-        _require(self.thinking, bool | None, "thinking of a RagTemplate")
+            require(getattr(self, name), str, f"{name} of a RagTemplate")
+        require(self.system, str | None, "system of a RagTemplate")
+        require(self.chat, bool, "chat of a RagTemplate")
+        require(self.thinking, bool | None, "thinking of a RagTemplate")
         object.__setattr__(
-            self, "chat_template_kwargs", _checked_kwargs(self.chat_template_kwargs, "a RagTemplate")
+            self, "chat_template_kwargs", checked_kwargs(self.chat_template_kwargs, "a RagTemplate")
         )
         if self.system is not None and not self.chat:
             msg = "a RagTemplate with a system message needs chat=True; in a text prompt put its words into `instruction`"
             raise PromptError(msg)
-        _check_placeholders("passage", self.passage, required="passage", optional="number")
-        _check_placeholders("question", self.question, required="question")
+        check_placeholders("passage", self.passage, required="passage", optional="number")
+        check_placeholders("question", self.question, required="question")
 
     def render(self, question: str, passages: Sequence[str]) -> Prompt:
-        """The prompt for a question and its passages, best passage first."""
+        """Lay out a question and its passages, best passage first."""
         parts: list[Part] = [Text(self.opening, trusted=True)]
         for number, passage in enumerate(passages, start=1):
             values = {"passage": Text(passage), "number": Text(str(number), trusted=True)}
@@ -275,12 +250,12 @@ class RagTemplate:
         return Prompt((), tuple(messages), self.thinking, self.chat_template_kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return the fields as plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RagTemplate:
-        """The template that `to_dict` wrote. Earlier versions left it to the chat template whether to think.
+        """Read the template that `to_dict` wrote. Where `thinking` isn't recorded, as in earlier versions, the chat template decides.
 
         Raises:
             PromptError: a field that no template has, as a later version may write, or a value of a wrong type.
@@ -317,28 +292,28 @@ class RagPrompt:
     dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.question, str, "the question of a RagPrompt")
+        require(self.question, str, "the question of a RagPrompt")
         if isinstance(self.passages, str):
             msg = "the passages of a RagPrompt are one str; put even a single passage into a list"
             raise PromptError(msg)
         object.__setattr__(self, "passages", tuple(self.passages))
         for passage in self.passages:
-            _require(passage, str, "a passage of a RagPrompt")
+            require(passage, str, "a passage of a RagPrompt")
 
     def to_prompt(self) -> Prompt:
-        """The parts, as the template lays them out."""
+        """Lay out the parts by the template."""
         return self.template.render(self.question, self.passages)
 
 
 def as_prompt(prompt: str | Prompt | RagPrompt) -> Prompt:
-    """Whatever can be answered as a `Prompt`; a `str` is user text without a slot."""
+    """Turn whatever can be answered into a `Prompt`; a `str` is user text without a slot."""
     if isinstance(prompt, str):
         return Prompt(parts=(Text(prompt),))
     return prompt.to_prompt() if isinstance(prompt, RagPrompt) else prompt
 
 
 def escape(text: str) -> str:
-    """Text that neither holds the slot's marker nor can become part of one, whatever it is joined to or cut into.
+    """Return text that can neither hold the slot's marker nor become part of one, whatever it is joined to or cut into.
 
     Escaping is done character by character (`escape(a + b) == escape(a) + escape(b)`), and is undone by `parse_marked`.
     """
@@ -351,9 +326,9 @@ def unescape(text: str) -> str:
 
 
 def parse_marked(text: str) -> Prompt:
-    """The prompt that a string template rendered: `SLOT_MARKER` where the slot is, every value `escape`d.
+    """Read a prompt that a string template rendered, with `SLOT_MARKER` where the slot is and every value `escape`d.
 
-    What a rendered string owes to the template and what to its values can't be told any more, so all of it is untrusted.
+    Nobody can tell any more which part of a rendered string is the template's and which is a value's, so all of it is untrusted.
 
     Raises:
         PromptError: more than one marker.
@@ -367,57 +342,8 @@ def parse_marked(text: str) -> Prompt:
 def _checked(parts: Iterable[Part]) -> tuple[Part, ...]:
     checked = tuple(parts)
     for part in checked:
-        _require(part, Part, "a part of a prompt")
+        require(part, Part, "a part of a prompt")
     return checked
-
-
-def _as_json(values: object, what: str) -> dict[str, Any]:
-    """A copy as JSON gives it back."""
-    _require(values, Mapping, what)
-    assert isinstance(values, Mapping)
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        msg = f"{what} must be what JSON can hold: {error}"
-        raise PromptError(msg) from error
-    return copy
-
-
-def _checked_tool(tool: object) -> dict[str, Any]:
-    copy = _as_json(tool, "a tool of a Prompt")
-    function = copy.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        msg = (
-            'a tool of a Prompt must look as {"type": "function", "function": {"name": …, "description": …, "parameters": …}}, got '
-            f"{json.dumps(copy, ensure_ascii=False)[:200]}"
-        )
-        raise PromptError(msg)
-    _check_tool_name(function["name"])
-    return copy
-
-
-def _check_tool_name(name: str) -> None:
-    # As with roles: a name must not be able to hold a control string.
-    if not re.fullmatch(r"[\w.-]+", name):
-        msg = f"the name of a tool is {name!r}; it must be a word, as 'search' or 'get_weather'"
-        raise PromptError(msg)
-
-
-def _checked_kwargs(kwargs: object, whose: str) -> dict[str, Any]:
-    """A copy, since artifacts record it."""
-    what = f"chat_template_kwargs of {whose}"
-    copy = _as_json(kwargs, what)
-    if refused := sorted(_RENDERING & set(copy)):
-        msg = f"{what} hold {', '.join(refused)}, which says how a chat is rendered; they are for a template's own variables"
-        raise PromptError(msg)
-    return copy
-
-
-def _require(value: object, kind: type | UnionType, what: str) -> None:
-    if not isinstance(value, kind):
-        expected = getattr(kind, "__name__", None) or str(kind).replace("spring_rag.prompt.", "")
-        msg = f"{what} must be {expected}, got {type(value).__name__}"
-        raise PromptError(msg)
 
 
 def _join(parts: Iterable[Part]) -> str:
@@ -431,23 +357,3 @@ def _fill(layout: str, values: Mapping[str, Text]) -> list[Text]:
         if name is not None:
             parts.append(values[name])
     return parts
-
-
-def _check_placeholders(where: str, layout: str, *, required: str, optional: str | None = None) -> None:
-    # Templates come with downloaded artifacts: no attribute access (`{question.__class__}`), no conversions.
-    try:
-        found = [
-            (name, spec, conversion)
-            for _, name, spec, conversion in Formatter().parse(layout)
-            if name is not None
-        ]
-    except ValueError as error:
-        msg = f"{where} of a RagTemplate is {layout!r}: {error}; write a literal brace twice"
-        raise PromptError(msg) from error
-    plain = all(
-        name in (required, optional) and not spec and not conversion for name, spec, conversion in found
-    )
-    if not plain or [name for name, _, _ in found].count(required) != 1:
-        allowed = f" and may contain {{{optional}}}" if optional else ""
-        msg = f"{where} of a RagTemplate is {layout!r}; it must contain {{{required}}} once{allowed}, and nothing else in braces"
-        raise PromptError(msg)

@@ -65,19 +65,17 @@ def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
         return _join(prompt.parts)
     if prompt.tools or any(_has_calls(message) for message in prompt.messages):
         check_takes_tools(tokenizer)
-    arguments = template_arguments(prompt, tokenizer)
-    messages = prompt.messages
     word = quieting_word(prompt, tokenizer)
-    if word is not None:
-        messages = _with_word(messages, word)
+    messages = prompt.messages if word is None else _with_word(prompt.messages, word)
+    chat = _Chat(tokenizer, template_arguments(prompt, tokenizer), prompt.tools, word)
     try:
-        rendered = _render_chat(messages, tokenizer, arguments, prompt.tools, word)
+        rendered = chat.render(messages)
     except PromptError as error:
         folded = _folded(messages)
         if folded == messages:
             raise
         try:
-            rendered = _render_chat(folded, tokenizer, arguments, prompt.tools, word)
+            rendered = chat.render(folded)
         except PromptError:
             raise error from None
     return replace(rendered, text=rendered.text + begun_call(prompt, rendered.text, tokenizer))
@@ -96,7 +94,7 @@ def _join(parts: Iterable[Part]) -> Rendered:
 
 
 def _with_word(messages: tuple[Message, ...], word: str) -> tuple[Message, ...]:
-    """The messages with a word of the template's in the system message."""
+    """Put a word that the template looks for into the system message."""
     if messages[0].role != "system":
         return Message("system", (Text(word, trusted=True),)), *messages
     first = messages[0]
@@ -118,98 +116,101 @@ def _has_calls(message: Message) -> bool:
     return bool(message.tool_calls) or message.tool_call_id is not None
 
 
-def _render_chat(
-    messages: Sequence[Message],
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: Mapping[str, Any],
-    tools: Sequence[Mapping[str, Any]],
-    word: str | None,
-) -> Rendered:
-    found: list[tuple[int, Rendered]] = []
-    problems = []
-    # A few templates (of models that also see images) read only contents that are lists of parts, and a few only arguments of calls that
-    # are a text.
-    forms = [(False, False), (True, False)]
-    if any(message.tool_calls for message in messages):
-        forms += [(False, True), (True, True)]
-    for as_list, as_text in forms:
-        try:
-            dropped, rendered = _locate(
-                messages, tokenizer, arguments, tools, word, as_list=as_list, as_text=as_text
-            )
-        except PromptError as error:
-            problems.append(error)
-            continue
-        if not dropped:
-            return rendered
-        found.append((dropped, rendered))
-    if not found:
-        raise problems[0]
-    return min(found, key=lambda each: each[0])[1]
+@dataclass(frozen=True)
+class _Chat:
+    """How a chat is rendered, whatever its messages.
 
-
-def _locate(
-    messages: Sequence[Message],
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: Mapping[str, Any],
-    tools: Sequence[Mapping[str, Any]],
-    word: str | None,
-    *,
-    as_list: bool,
-    as_text: bool,
-) -> tuple[int, Rendered]:
-    """The rendered chat, and how many of its messages the template dropped.
-
-    A word that the template looks for at the end of the first message stays there, whatever is put in its place.
+    Attributes:
+        tokenizer: has the chat template.
+        arguments: what the template is given besides.
+        tools: of the prompt.
+        word: that the template looks for at the end of the first message, or None.
     """
-    contents = [_join(message.parts) for message in messages]
-    # The tools, and what messages hold besides their contents: each is looked for by itself.
-    values: list[Any] = [list(tools), *(_calls(message) for message in messages)]
 
-    def apply(texts: Iterable[str], values: Sequence[Any] = values) -> str:
-        wrapped = ([{"type": "text", "text": text}] if as_list else text for text in texts)
-        chat = [
-            {"role": message.role, "content": content, **(_with_text_arguments(calls) if as_text else calls)}
-            for message, content, calls in zip(messages, wrapped, values[1:], strict=True)
-        ]
-        given = {**arguments, "tools": values[0]} if tools else arguments
-        return apply_template(chat, tokenizer, given, add_generation_prompt=True)
+    tokenizer: PreTrainedTokenizerBase
+    arguments: Mapping[str, Any]
+    tools: Sequence[Mapping[str, Any]]
+    word: str | None
 
-    rendered = apply(content.text for content in contents)
-    untrusted: list[Range] = []
-    for index, value in enumerate(values):
-        untrusted += where_written(
-            rendered,
-            strings_of(value),
-            lambda names, index=index: apply(  # type: ignore[misc] # mypy can't infer it
-                (content.text for content in contents),
-                [replaced(each, names) if i == index else each for i, each in enumerate(values)],
-            ),
-        )
-    slot, dropped = None, 0
-    for index, content in enumerate(contents):
-        kept = word if word and not index and content.text.endswith(word) else ""
-        content = replace(content, text=content.text.removesuffix(kept))
-        if not content.text and content.slot is None:
-            continue
-        # Letters and digits only, so that no template trims or splits it.
-        probe = f"probe{secrets.token_hex(16)}"
-        probed = apply(probe + kept if i == index else other.text for i, other in enumerate(contents))
-        literals = probed.split(probe)
-        if len(literals) == 1 and probed == rendered:
-            if content.slot is not None:
-                msg = f"the chat template drops the {messages[index].role!r} message, which holds the slot; use another role"
-                raise PromptError(msg)
-            dropped += 1
-            continue
-        ranges, place = _place(rendered, literals, content, messages[index].role)
-        untrusted += ranges
-        slot = place if content.slot is not None else slot
-    return dropped, Rendered(rendered, tuple(sorted(untrusted)), slot, tuple(messages), arguments)
+    def render(self, messages: Sequence[Message]) -> Rendered:
+        """Render messages in the form of which the template drops the fewest."""
+        found: list[tuple[int, Rendered]] = []
+        problems = []
+        # A few templates, of models that also see images, read only contents that are lists of parts; a few read only calls whose arguments
+        # are a text.
+        forms = [(False, False), (True, False)]
+        if any(message.tool_calls for message in messages):
+            forms += [(False, True), (True, True)]
+        for as_list, as_text in forms:
+            try:
+                dropped, rendered = self._locate(messages, as_list=as_list, as_text=as_text)
+            except PromptError as error:
+                problems.append(error)
+                continue
+            if not dropped:
+                return rendered
+            found.append((dropped, rendered))
+        if not found:
+            raise problems[0]
+        return min(found, key=lambda each: each[0])[1]
+
+    def _locate(self, messages: Sequence[Message], *, as_list: bool, as_text: bool) -> tuple[int, Rendered]:
+        """Render a chat, find where its user text and its slot lie, and count the messages that the template dropped.
+
+        A word that the template looks for at the end of the first message stays there, whatever is put in its place.
+        """
+        contents = [_join(message.parts) for message in messages]
+        # The tools, and what messages hold besides their contents; each is located by itself.
+        values: list[Any] = [list(self.tools), *(_calls(message) for message in messages)]
+
+        def apply(texts: Iterable[str], values: Sequence[Any] = values) -> str:
+            wrapped = ([{"type": "text", "text": text}] if as_list else text for text in texts)
+            chat = [
+                {
+                    "role": message.role,
+                    "content": content,
+                    **(_with_text_arguments(calls) if as_text else calls),
+                }
+                for message, content, calls in zip(messages, wrapped, values[1:], strict=True)
+            ]
+            given = {**self.arguments, "tools": values[0]} if self.tools else self.arguments
+            return apply_template(chat, self.tokenizer, given, add_generation_prompt=True)
+
+        rendered = apply(content.text for content in contents)
+        untrusted: list[Range] = []
+        for index, value in enumerate(values):
+            untrusted += where_written(
+                rendered,
+                strings_of(value),
+                lambda names, index=index: apply(  # type: ignore[misc] # mypy can't infer it
+                    (content.text for content in contents),
+                    [replaced(each, names) if i == index else each for i, each in enumerate(values)],
+                ),
+            )
+        slot, dropped = None, 0
+        for index, content in enumerate(contents):
+            kept = self.word if self.word and not index and content.text.endswith(self.word) else ""
+            content = replace(content, text=content.text.removesuffix(kept))
+            if not content.text and content.slot is None:
+                continue
+            # Letters and digits only, so that no template trims or splits it.
+            probe = f"probe{secrets.token_hex(16)}"
+            probed = apply(probe + kept if i == index else other.text for i, other in enumerate(contents))
+            literals = probed.split(probe)
+            if len(literals) == 1 and probed == rendered:
+                if content.slot is not None:
+                    msg = f"the chat template drops the {messages[index].role!r} message, which holds the slot; use another role"
+                    raise PromptError(msg)
+                dropped += 1
+                continue
+            ranges, place = _place(rendered, literals, content, messages[index].role)
+            untrusted += ranges
+            slot = place if content.slot is not None else slot
+        return dropped, Rendered(rendered, tuple(sorted(untrusted)), slot, tuple(messages), self.arguments)
 
 
 def _calls(message: Message) -> dict[str, Any]:
-    """What a message holds besides its content, as chat templates expect it."""
+    """Return what a message holds besides its content, as chat templates expect it."""
     found: dict[str, Any] = {}
     if message.tool_calls:
         found["tool_calls"] = [
@@ -238,7 +239,7 @@ def _with_text_arguments(calls: dict[str, Any]) -> dict[str, Any]:
 def _place(
     rendered: str, literals: list[str], content: Rendered, role: str
 ) -> tuple[list[Range], int | None]:
-    """Where a content's user text and slot lie between the literals that the template put around it."""
+    """Find a content's user text and slot between the literals that the template put around it."""
     text = content.text
     for shown in (text, text.strip(), text.lstrip(), text.rstrip()):
         if shown.join(literals) == rendered:
@@ -264,7 +265,7 @@ def _place(
 def _place_changed(
     rendered: str, literals: list[str], content: Rendered, role: str
 ) -> tuple[list[Range], int | None]:
-    """The same for a content that the template takes apart, as Qwen3's does with an assistant's `<think>…</think>`.
+    """Do the same for a content that the template takes apart, as Qwen3's does with an assistant's `<think>…</think>`.
 
     Nothing of it is trusted then, the template's additions within it included.
     """

@@ -24,7 +24,7 @@ _proved: "WeakSet[PreTrainedModel]" = WeakSet()
 
 
 def inner_model(backbone: PreTrainedModel) -> Any:
-    """The model whose signatures tell what a backbone takes: PEFT's wrapper hands whatever it gets to the one inside."""
+    """Return the model whose signatures tell what a backbone takes: PEFT's wrapper hands whatever it gets to the one inside."""
     return cast(Any, backbone).get_base_model() if hasattr(backbone, "get_base_model") else backbone
 
 
@@ -34,34 +34,27 @@ class Embedding(Protocol):
     @property
     def vocab_size(self) -> int:
         """Number of rows of the table; ids lie below it."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where embeddings are computed."""
-        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the embeddings."""
-        ...
 
     @property
     def scale(self) -> float:
         """What a row of the table is multiplied by."""
-        ...
 
     def embed(self, ids: Tensor) -> Tensor:
         """Ids of shape `[...]` → embeddings of shape `[..., hidden_size]`."""
-        ...
 
     def virtual(self, rows: Tensor) -> Tensor:
         """Rows in the space of the table, shape `[..., hidden_size]` → embeddings of the same shape."""
-        ...
 
     def table(self) -> AbstractContextManager[Table]:
-        """The embedding table, shape `[vocab, hidden_size]`, at hand for the while."""
-        ...
+        """The embedding table, shape `[vocab, hidden_size]`, at hand inside the block."""
 
 
 class InputEmbedding:
@@ -105,7 +98,7 @@ class InputEmbedding:
             _proved.add(backbone)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """What the layer itself gives for ids.
+        """Return what the layer itself gives for ids.
 
         Args:
             ids: shape `[...]`, int64, any device.
@@ -117,7 +110,7 @@ class InputEmbedding:
             return cast(Tensor, self._layer(ids.to(self.device)))
 
     def virtual(self, rows: Tensor) -> Tensor:
-        """What the layer would give for rows of its table.
+        """Return what the layer would give for rows of its table.
 
         Args:
             rows: shape `[..., hidden_size]`, any float dtype and device.
@@ -129,7 +122,7 @@ class InputEmbedding:
 
     @contextmanager
     def table(self) -> Iterator[Tensor]:
-        """The embedding table, shape `[vocab, hidden_size]`; one that is offloaded is brought in for the while.
+        """Yield the embedding table, shape `[vocab, hidden_size]`; an offloaded one is brought in for the time of the block.
 
         Raises:
             UnsupportedBackboneError: the model lies on the meta device, without any weights.
@@ -173,12 +166,12 @@ class InputEmbedding:
         return layer
 
     def _find_scale(self) -> tuple[Tensor, Tensor, float]:
-        """Compare some rows with what comes out for them; gives the ids compared, their embeddings and the scale."""
+        """Find the scale by comparing some rows with their embeddings; return the ids compared, the embeddings and the scale."""
         with self.table() as table, torch.no_grad():
             count = table.shape[0]
             ids = torch.linspace(0, count - 1, min(count, _PROBED_ROWS), dtype=torch.float64).long()
             rows = table[ids.to(table.device)].cpu().double()  # float64 is compared on the CPU: MPS has none
-        present = (rows != 0).any(dim=-1)  # rows of padding_idx are zero and tell nothing
+        present = (rows != 0).any(dim=-1)  # rows of padding_idx are zero, so they say nothing of the scale
         if not present.any():
             reason = "its embedding table holds only zeros; load its weights first"
             raise self._unsupported(reason)
@@ -273,7 +266,7 @@ class TokenBank:
         return sets[name]
 
     def add(self, name: str, tokens: VirtualTokens) -> None:
-        """Put a set under a name; a set that has it is replaced.
+        """Add a set under a name, in place of any that has it.
 
         Args:
             name: what requests call it.
@@ -293,7 +286,7 @@ class TokenBank:
             self._sets = {known: (one, rows) for (known, one), rows in zip(sets.items(), parts, strict=True)}
 
     def rows(self, name: str, k: int | None = None) -> Tensor:
-        """The first k rows of a set, all of them for None: a view, shape `[k, hidden_size]`, before any scaling.
+        """Return the first k rows of a set, or all for None: a view, shape `[k, hidden_size]`, before any scaling.
 
         Raises:
             TokensError: no such set, or it has less than k rows.
@@ -343,7 +336,7 @@ def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequenc
     for row, (prompt, virtual, length) in enumerate(zip(encoded, rows, lengths, strict=True)):
         check_prompt(row, prompt, len(virtual), embedding.vocab_size)
         slot = len(prompt.ids) if prompt.slot is None else prompt.slot
-        # Padding, and what virtual tokens replace, is a token of the prompt itself: never a vector that the model couldn't bear.
+        # A token of the prompt itself fills the padding and the places of virtual tokens, so that no vector upsets the model.
         filler = prompt.ids[0] if prompt.ids else 0
         padding = longest - length
         ids.append([filler] * padding + [*prompt.ids[:slot], *[filler] * len(virtual), *prompt.ids[slot:]])
@@ -360,7 +353,7 @@ def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequenc
 
 
 def check_prompt(row: int, prompt: Encoded, virtual: int, vocab_size: int) -> None:
-    """Make sure that a prompt is one that a backbone can read.
+    """Check that a backbone can read a prompt.
 
     Args:
         row: what messages call it.

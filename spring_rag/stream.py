@@ -49,7 +49,7 @@ class Stream:
         return piece
 
     def with_thoughts(self) -> Iterator[str]:
-        """The pieces in the order in which they are written, those of thoughts as `Thought`."""
+        """Yield all pieces in the order in which they are written, those of thoughts as `Thought`."""
         while True:
             try:
                 piece = self._next()
@@ -67,7 +67,7 @@ class Stream:
 
     @property
     def generation(self) -> Generation:
-        """The whole answer; whatever wasn't read yet is read first.
+        """The whole answer. The rest of the stream is read first.
 
         Raises:
             BackendError: the stream was closed, or failed, before the answer was whole.
@@ -84,7 +84,7 @@ class Stream:
         self._items.close()
 
     def stripped(self) -> Stream:
-        """The same answer without the white space at its ends, which is held back until more text follows.
+        """Stream the same answer without the white space at its ends; white space is held back until more text follows.
 
         Its `generation` is the backbone's own, not stripped.
         """

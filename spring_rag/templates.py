@@ -46,7 +46,7 @@ _EFFORT_IN_ANY_CASE = "low"
 """Templates that write the effort as it is given (gpt-oss) don't name its values; all such models were trained with this one."""
 
 _endless: set[str] = set()
-"""Templates that took longer, so that nobody waits for them twice."""
+"""Templates that once took too long, so that nobody waits for them twice."""
 
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, str], Any]] = WeakKeyDictionary()
 
@@ -58,7 +58,7 @@ def apply_template(
     *,
     add_generation_prompt: bool,
 ) -> str:
-    """The text that the tokenizer's chat template makes of messages.
+    """Render messages by the tokenizer's chat template.
 
     Args:
         chat: the messages, as transformers takes them.
@@ -105,7 +105,7 @@ def apply_template(
 def template_text(
     tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]] | None = None
 ) -> str:
-    """The tokenizer's chat template; of several by name, the default one, or with tools the one that is made for them.
+    """Return the tokenizer's chat template; if it has several, the default one, or the one for tools if there are tools.
 
     Raises:
         PromptError: it has none.
@@ -121,20 +121,20 @@ def template_text(
 
 
 def template_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """16 hex digits that change with any character of the chat template; None where there is none."""
+    """Return 16 hex digits that change with any character of the chat template; None if there is none."""
     if not tokenizer.chat_template:
         return None
     return hashlib.sha256(template_text(tokenizer).encode()).hexdigest()[:16]
 
 
 def template_arguments(prompt: Prompt | RagTemplate, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What the chat template of a prompt is given besides its messages: the switch of thinking in its own words, and the prompt's own."""
+    """Return what the chat template is given besides the messages: its own switch for thinking, and the prompt's `chat_template_kwargs`."""
     switch = {} if prompt.thinking is None else thinking_switch(tokenizer, on=prompt.thinking)
     return {**switch, **prompt.chat_template_kwargs}
 
 
 def prints_date(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> bool:
-    """Whether the chat template writes today's date into every prompt."""
+    """Return whether the chat template writes today's date into every prompt."""
 
     def on(day: date) -> str | None:
         return tried(tokenizer, {**arguments, DATE: f"{day:{DATE_FORMAT}}"})
@@ -148,7 +148,7 @@ def tried(
     answer: Mapping[str, Any] | None = None,
     system: str | None = None,
 ) -> str | None:
-    """What the chat template writes around a minimal chat with these arguments; None where it refuses.
+    """Render a minimal chat with these arguments; return None if the chat template refuses.
 
     Args:
         tokenizer: only read.
@@ -171,7 +171,7 @@ def tried(
 
 
 def remembered(tokenizer: PreTrainedTokenizerBase, what: str, find: Callable[[], Any]) -> Any:
-    """What was found out about a tokenizer's chat template, found out once."""
+    """Find something out about a tokenizer's chat template, and remember it."""
     known = _known.setdefault(tokenizer, {})
     key = (what, str(tokenizer.chat_template))
     if key not in known:
@@ -180,7 +180,7 @@ def remembered(tokenizer: PreTrainedTokenizerBase, what: str, find: Callable[[],
 
 
 def thinking_switch(tokenizer: PreTrainedTokenizerBase, *, on: bool) -> dict[str, Any]:
-    """The arguments that turn thinking on or off; empty where the template does so by itself, or has no say in it."""
+    """Return the arguments that turn thinking on or off; empty if the template does so by itself, or has no say in it."""
 
     def find() -> dict[str, Any]:
         text = template_text(tokenizer)
@@ -194,7 +194,7 @@ def thinking_switch(tokenizer: PreTrainedTokenizerBase, *, on: bool) -> dict[str
                 continue
             if not on and off[1] != plain:
                 found[name] = off[0]
-            # What thinks by itself does so as hard as its template says.
+            # A backbone that thinks by itself keeps the effort that its template sets.
             if on and off[1] == plain:
                 value = next(_accepted(tokenizer, name, on_values, text), None)
                 if value is not None and value[1] != plain:
@@ -208,7 +208,7 @@ def thinking_switch(tokenizer: PreTrainedTokenizerBase, *, on: bool) -> dict[str
 def _accepted(
     tokenizer: PreTrainedTokenizerBase, name: str, values: Sequence[Any], text: str
 ) -> Iterator[tuple[Any, str]]:
-    """Those of a variable's values that the template knows, with what it writes then."""
+    """Yield those of a variable's values that the template knows, each with what it writes then."""
     for value in values:
         named = not isinstance(value, str) or re.search(rf"""(["']){value}\1""", text)
         if named or value == _EFFORT_IN_ANY_CASE:
@@ -218,15 +218,14 @@ def _accepted(
 
 
 def _with_date(template: str, text: str) -> str:
-    """The template with another clock: what it asks for is this date, in the format that it asks for; as it is where it can't be read."""
+    """Give a template another clock, which tells this date in any format that the template asks for; a date that can't be read is written as it is."""
     day = _parsed_date(text)
-    expression = "format"
-    if day is None:
-        expression = _literal(text)
-    else:
-        # Per cent signs last, so that none of them begins another directive.
-        for letter in _DIRECTIVES:
-            expression += f".replace({_literal('%' + letter)}, {_literal(day.strftime('%' + letter))})"
+    expression = repr(text)  # Python writes a text as jinja reads it
+    if day is not None:
+        # `%%` comes last, so that no per cent sign that it writes begins another directive.
+        directives = [f"%{letter}" for letter in _DIRECTIVES]
+        replacements = [f".replace({each!r}, {day.strftime(each)!r})" for each in directives]
+        expression = "format" + "".join(replacements)
     # A line break right behind a block belongs to it, so that the template begins where it did.
     return f"{{% macro strftime_now(format) %}}{{{{ {expression} }}}}{{% endmacro %}}\n{template}"
 
@@ -240,19 +239,14 @@ def _parsed_date(text: str) -> datetime | None:
     return None
 
 
-def _literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return f"'{escaped}'"
-
-
 class _LateError(BaseException):
-    """Ends a template's loop. No template can catch it."""
+    """Raised inside a template that takes too long; no template can catch it."""
 
 
 def _in_time(render: Callable[[], str], template: str) -> str:
-    """What a template writes within `_MOST_SECONDS`.
+    """Return what a template writes, if that takes no longer than `_MOST_SECONDS`.
 
-    It does so in a thread of its own, in which an exception can be raised from outside: jinja's sandbox bounds a range, but not loops within
+    The template runs in a thread of its own, in which an exception can be raised from outside: jinja's sandbox bounds a range, but not loops within
     loops, and knows no time.
 
     Raises:

@@ -5,19 +5,17 @@ Reading and writing files, the Hub and the model card live in `spring_rag.persis
 
 import os
 import warnings
-from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from spring_rag.backbone import BackboneRecord, Table
+from spring_rag.backbone import Table
 from spring_rag.errors import BackboneMismatchError, TokensError
 from spring_rag.persistence import Artifact, load, push, write_folder, write_pt
-from spring_rag.prompt import RagTemplate
 
 
-class VirtualTokens:
+class VirtualTokens(Artifact):
     """A trained matrix whose row i is virtual token i+1, in the space of its backbone's embedding table.
 
     Args:
@@ -38,70 +36,8 @@ class VirtualTokens:
             width isn't the backbone's hidden size; `training` isn't JSON.
     """
 
-    def __init__(
-        self,
-        matrix: Tensor,
-        *,
-        backbone: BackboneRecord | None = None,
-        template: RagTemplate | None = None,
-        training: Mapping[str, Any] | None = None,
-        after_scaling: bool = False,
-        chat_template: str | None = None,
-        task: str = "answer",
-        calibration: tuple[float, float] | None = None,
-    ) -> None:
-        self._artifact = Artifact(
-            matrix, backbone, template, training, after_scaling, chat_template, task, calibration
-        )
-
-    @classmethod
-    def _of(cls, artifact: Artifact) -> "VirtualTokens":
-        tokens = object.__new__(cls)
-        tokens._artifact = artifact
-        return tokens
-
-    @property
-    def matrix(self) -> Tensor:
-        """The rows, shape `[n, hidden_size]`, float32, on the CPU."""
-        return self._artifact.matrix
-
-    @property
-    def backbone(self) -> BackboneRecord | None:
-        """The model that the tokens were trained on, if known."""
-        return self._artifact.backbone
-
-    @property
-    def template(self) -> RagTemplate | None:
-        """The layout of the prompts that the tokens were trained with; None is the default layout."""
-        return self._artifact.template
-
-    @property
-    def training(self) -> dict[str, Any] | None:
-        """How the tokens were trained, if known; a JSON object."""
-        return self._artifact.training  # type: ignore[return-value]
-
-    @property
-    def after_scaling(self) -> bool:
-        """Whether the rows stand behind the scaling of the backbone's embedding layer, as PEFT's do, and not before it."""
-        return self._artifact.after_scaling
-
-    @property
-    def chat_template(self) -> str | None:
-        """Digest of the chat template that the tokens were trained with, if it is known."""
-        return self._artifact.chat_template
-
-    @property
-    def task(self) -> str:
-        """Name of the skill that the tokens were trained for."""
-        return self._artifact.task
-
-    @property
-    def calibration(self) -> tuple[float, float] | None:
-        """Slope and intercept that make a probability of what the skill's scores say; None if there are none."""
-        return self._artifact.calibration
-
     def in_table_space(self, scale: float) -> Tensor:
-        """The rows as the backbone's embedding table would hold them.
+        """Return the rows as the backbone's embedding table would hold them.
 
         Args:
             scale: what the backbone's embedding layer multiplies rows of its table by; 1 on all families but Gemma's and its like.
@@ -111,23 +47,10 @@ class VirtualTokens:
         """
         return self.matrix / scale if self.after_scaling else self.matrix
 
-    @property
-    def hidden_size(self) -> int:
-        """Width of a row."""
-        return self._artifact.hidden_size
-
-    @property
-    def digest(self) -> str:
-        """16 hex digits that change with any value or with the shape."""
-        return self._artifact.digest
-
-    def __len__(self) -> int:
-        return len(self._artifact)
-
     def __getitem__(self, index: slice) -> "VirtualTokens":
-        """The first k tokens, `tokens[:k]` with 0 ≤ k ≤ n, with the same record of how they came to be.
+        """Take the first k tokens, `tokens[:k]` with 0 ≤ k ≤ n; what is known about them stays the same.
 
-        Only a prefix has a meaning: training used the first k rows for every k, never others.
+        Only a prefix has a meaning, because training always used the first k rows, never others.
 
         Raises:
             TokensError: any other index or slice, or k beyond n.
@@ -140,7 +63,7 @@ class VirtualTokens:
         if not isinstance(k, int) or not 0 <= k <= len(self):
             msg = f"can't take the first {k} virtual tokens: expected a number from 0 to {len(self)}"
             raise TokensError(msg)
-        return self._of(self._artifact.first(k))
+        return self.first(k)
 
     def __repr__(self) -> str:
         backbone = self.backbone.model_id if self.backbone else None
@@ -149,7 +72,7 @@ class VirtualTokens:
         )
 
     def check(self, embedding_table: Table, model_id: str | None, quantization: str | None = None) -> None:
-        """Make sure that these tokens may be attached to a model.
+        """Check that these tokens may be attached to a model.
 
         Tokens that record no backbone attach wherever their size fits, with one warning.
 
@@ -184,7 +107,7 @@ class VirtualTokens:
     def from_pretrained(
         cls, src: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
     ) -> "VirtualTokens":
-        """Load virtual tokens. Never runs code from a file.
+        """Load virtual tokens, without ever running code from a file.
 
         Args:
             src: a folder written by `save_pretrained` or by PEFT's prompt tuning; a `.safetensors` or the
@@ -196,7 +119,8 @@ class VirtualTokens:
         Raises:
             TokensError: nothing usable is there; the text says what was found and what was expected.
         """
-        return cls._of(load(src, revision=revision, token=token))
+        found = load(src, revision=revision, token=token)
+        return cls(**{each.name: getattr(found, each.name) for each in fields(found)})
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `virtual_tokens.safetensors`, `config.json` and a model card, `README.md`, into a folder.
@@ -208,7 +132,7 @@ class VirtualTokens:
             TokensError: there are no rows to save, or a config.json or README.md of something else lies there.
             OSError: the folder can't be written.
         """
-        write_folder(self._artifact, Path(folder))
+        write_folder(self, Path(folder))
 
     def save_pt(self, path: str | os.PathLike[str]) -> None:
         """Write the authors' format, atomically: one float32 tensor `[n, hidden_size]` by `torch.save`.
@@ -220,7 +144,7 @@ class VirtualTokens:
             TokensError: there are no rows to save.
             OSError: the file can't be written.
         """
-        write_pt(self._artifact, Path(path))
+        write_pt(self, Path(path))
 
     def push_to_hub(
         self,
@@ -247,7 +171,7 @@ class VirtualTokens:
             TokensError: the Hub can't be reached or refuses.
         """
         return push(
-            self._artifact,
+            self,
             repo_id,
             private=private,
             revision=revision,

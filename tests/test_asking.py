@@ -9,11 +9,12 @@ import torch
 from skill_parts import skill_tokens
 from toy_parts import ANSWERABLE, BACKBONE, MAX_TOKENS, TOKENS, text_of
 
-from spring_rag import RagAnswer, RagPrompt, RagTemplate, SpringModel, VirtualTokens
+from spring_rag import RagAnswer, RagPrompt, RagTemplate, SpringModel, VirtualTokens, fitting
 from spring_rag.asking import ask
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptTooLongError, TokensError
+from spring_rag.skills import SKILLS
 
 PASSAGES = [text_of(one) for one in ANSWERABLE[:4]]
 QUESTION = ANSWERABLE[0].question
@@ -90,6 +91,14 @@ def counting(forward, read):  # type: ignore[no-untyped-def]
     return counted
 
 
+def test_each_prompt_is_encoded_once(model: SpringModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[RagPrompt] = []
+    monkeypatch.setattr(fitting, "encode", lambda prompt, _: encoded.append(prompt) or encode(prompt, _))
+    model.ask(QUESTION, PASSAGES, max_new_tokens=2)
+    lines = [prompt.template.question for prompt in encoded]
+    assert len(lines) == len(set(lines)) == 3  # the answer's, and those of `answerable` and `cite`
+
+
 def test_a_choice_is_what_the_backbone_says_of_the_next_token(model: SpringModel) -> None:
     prompt = RagPrompt(QUESTION, PASSAGES[:2])
     encoded = encode(prompt, model.tokenizer)
@@ -154,13 +163,24 @@ def test_all_see_the_passages_that_fit_beside_each(model: SpringModel) -> None:
     model.backend.context_length = 400
     passages = PASSAGES * 4
     prompt = RagPrompt(QUESTION, passages)
-    answer = Request(encode(prompt, model.tokenizer), None, 2)
-    asked = ask(model.backend, prompt, answer, max_new_tokens=MAX_TOKENS, least=None)
+    asked = ask(model.backend, prompt, None, 2, GenerationSettings(MAX_TOKENS), least=None)
     contexts = {request.encoded.context_ids for request in asked.requests}
     assert len(contexts) == 1
     assert 0 < len(next(iter(contexts))) < 400
     with pytest.raises(PromptTooLongError):
         model.ask("why " * 400, passages)
+
+
+def test_a_skill_without_a_layout_is_asked_by_its_own_line(answering: VirtualTokens) -> None:
+    model = SpringModel.from_pretrained(BACKBONE, tokens=answering, device="cpu")
+    model.add_skill(VirtualTokens(answering.matrix, backbone=answering.backbone, task="cite"))
+    prompt = RagPrompt(QUESTION, PASSAGES, RagTemplate(passage="{passage}\n"))
+    asked = ask(model.backend, prompt, None, 2, GenerationSettings(MAX_TOKENS), least=None)
+    (request, *_) = asked.skills["cite"].requests
+    assert (
+        request.prompt
+        == replace(prompt, template=replace(prompt.template, question=SKILLS["cite"].line)).to_prompt()
+    )
 
 
 def test_tokens_that_answer_are_no_further_skill(model: SpringModel, answering: VirtualTokens) -> None:

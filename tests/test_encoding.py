@@ -28,7 +28,8 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from spring_rag.encoding import Encoded, control_ids, encode, encode_target, warn_of_control_strings
+from spring_rag.control import control_ids
+from spring_rag.encoding import Encoded, encode, encode_target, warn_of_control_strings
 from spring_rag.errors import PromptError
 from spring_rag.prompt import SLOT_MARKER, Message, Prompt, RagPrompt, RagTemplate, Slot, Text
 

@@ -14,7 +14,7 @@ from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptTooLongError
 from spring_rag.evaluation.ways import Way, layouts
-from spring_rag.fitting import crossing, fit, fit_alike, room
+from spring_rag.fitting import crossing, fit, fit_together, room
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.training import RagExamples, TrainingRecipe
@@ -111,7 +111,7 @@ def test_room():
 
 def test_layouts_of_one_question_show_the_same_passages_and_say_which_were_dropped():
     prompts = [RagPrompt("q", ["a", "b", "c"], RagTemplate(instruction=each)) for each in ("", "be brief ")]
-    for fitted in fit_alike(prompts, 7, WORDS):
+    for fitted, _ in fit_together(prompts, 7, WORDS):
         assert (fitted.passages, fitted.dropped) == (("a",), ("b", "c"))
 
 

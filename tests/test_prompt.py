@@ -22,6 +22,7 @@ from spring_rag.prompt import (
     RagTemplate,
     Slot,
     Text,
+    ToolCall,
     escape,
     parse_marked,
     unescape,
@@ -84,10 +85,27 @@ class TestPrompt:
             make()
 
 
-def test_half_characters_are_no_text():
-    for make in (lambda: Text("a \ud800"), lambda: RagPrompt("Who \udcff?", []).to_prompt()):
-        with pytest.raises(PromptError, match="half a character"):
-            make()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Text("a \ud800"),
+        lambda: RagPrompt("Who \udcff?", []).to_prompt(),
+        lambda: RagPrompt("Who?", ["a \ud800"]),
+        lambda: RagTemplate(opening="a \ud800"),
+        lambda: RagTemplate(chat_template_kwargs={"day": "a \ud800"}),
+        lambda: Message("tool", (Text("a"),), name="a \ud800"),
+        lambda: Message("tool", (Text("a"),), tool_call_id="a \ud800"),
+        lambda: ToolCall("search", {"words": "a \ud800"}),
+        lambda: ToolCall("search", {}, "a \ud800"),
+        lambda: Prompt(
+            messages=(Message("user", (Text("a"),)),),
+            tools=({"function": {"name": "search", "description": "a \ud800"}},),
+        ),
+    ],
+)
+def test_half_characters_are_no_text(make):
+    with pytest.raises(PromptError, match="half a character|surrogates not allowed"):
+        make()
 
 
 class TestRagTemplate:

@@ -7,7 +7,8 @@ import torch
 from thinking_parts import FAMILIES, PLAIN, letters, tokenizer_of, writing
 
 from spring_rag.backends.decoding import decoder
-from spring_rag.encoding import control_ids, encode, encode_target
+from spring_rag.control import control_ids
+from spring_rag.encoding import encode, encode_target
 from spring_rag.model import SpringModel
 from spring_rag.prompt import Message, Prompt, RagPrompt, RagTemplate, Slot, Text
 from spring_rag.reasoning import Markers, markers

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tool_templates import TEMPLATE
 
-from spring_rag.encoding import control_ids, encode
+from spring_rag.control import control_ids
+from spring_rag.encoding import encode
 from spring_rag.errors import PromptError, ToolsError
 from spring_rag.prompt import ANY_TOOL, Message, Prompt, Slot, Text, ToolCall
 from spring_rag.rendering import render

@@ -11,6 +11,7 @@ from fake_vllm import ANSWER, fake_vllm
 from thinking_parts import FAMILIES, letters, tokenizer_of, writing
 
 from spring_rag import RagPrompt, RagTemplate, SpringModel
+from spring_rag.answering import request
 from spring_rag.backends.base import GenerationSettings
 from spring_rag.backends.vllm.calls import Call
 from spring_rag.backends.vllm.failures import PartlyAnsweredError, RefusedError, UnreachableError
@@ -260,16 +261,16 @@ class TestConcurrency:
 
     async def test_async(self, server, connect):
         model = connect(server.url)
-        request = model._request(PROMPT, None, None, GenerationSettings())
-        answers = await model.backend.agenerate([request] * 4, GenerationSettings())
+        asked = request(model.backend, PROMPT, None, None, GenerationSettings())
+        answers = await model.backend.agenerate([asked] * 4, GenerationSettings())
         assert [answer.token_ids for answer in answers] == [tuple(ANSWER)] * 4
 
     async def test_async_cancelled(self, server, connect):
         model = connect(server.url)
         server.delay = 0.5
-        request = model._request(PROMPT, None, None, GenerationSettings())
+        asked = request(model.backend, PROMPT, None, None, GenerationSettings())
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(model.backend.agenerate([request], GenerationSettings()), 0.1)
+            await asyncio.wait_for(model.backend.agenerate([asked], GenerationSettings()), 0.1)
 
     def test_closing_a_stream_closes_the_connection(self, server, connect):
         stream = connect(server.url).stream(PROMPT)
@@ -282,8 +283,8 @@ class TestConcurrency:
 
     async def test_leaving_an_async_stream_closes_the_connection(self, server, connect):
         model = connect(server.url)
-        request = model._request(PROMPT, None, None, GenerationSettings())
-        stream = model.backend.astream(request, GenerationSettings())
+        asked = request(model.backend, PROMPT, None, None, GenerationSettings())
+        stream = model.backend.astream(asked, GenerationSettings())
         assert isinstance(await anext(stream), str)
         await stream.aclose()
         deadline = time.monotonic() + 5

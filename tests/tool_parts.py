@@ -51,9 +51,13 @@ class Scripted(SpringModel):
     def lines(self) -> list[str | None]:
         return self.backend.hf_model.lines
 
-    def _request(self, prompt, *arguments):
+    def generate(self, prompts, **settings):
+        self.prompts += prompts if isinstance(prompts, list) else [prompts]
+        return super().generate(prompts, **settings)
+
+    def stream(self, prompt, **settings):
         self.prompts.append(prompt)
-        return super()._request(prompt, *arguments)
+        return super().stream(prompt, **settings)
 
 
 @pytest.fixture

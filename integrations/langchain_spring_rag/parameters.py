@@ -19,7 +19,7 @@ from spring_rag.bridge.settings import in_our_words
 from spring_rag.bridge.threads import iterate_in_thread
 from spring_rag.encoding import encode
 from spring_rag.errors import TokensError
-from spring_rag.model import Engine, SpringModel
+from spring_rag.model import EngineName, SpringModel
 from spring_rag.prompt import Prompt
 from spring_rag.stream import Stream
 
@@ -57,7 +57,7 @@ class SpringParameters(BaseModel):
     api_key: SecretStr | None = None
     """Of the servers; without one VLLM_API_KEY or OPENAI_API_KEY is used."""
 
-    engine: Engine = "transformers"
+    engine: EngineName = "transformers"
     """What runs a backbone in this process: "transformers", or "llama.cpp", which reads a GGUF as it is."""
 
     model_kwargs: dict[str, Any] = Field(default_factory=dict)

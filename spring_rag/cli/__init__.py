@@ -77,7 +77,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output has gone (`spring-rag … | head`). Python would complain once more while exiting.
+        # Whoever read our output has closed it (`spring-rag … | head`). Without this, Python would complain again while exiting.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:

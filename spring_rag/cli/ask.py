@@ -28,9 +28,7 @@ def ask(
     where: Annotated[
         str | None,
         typer.Option(
-            metavar="JSON",
-            help='Chroma\'s filter on metadata, such as \'{"source": "docs/a.md"}\'.',
-            show_default=False,
+            metavar="JSON", help='Chroma\'s filter on metadata, such as \'{"source": "docs/a.md"}\'.'
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Passages to answer from.")] = 5,
@@ -38,14 +36,7 @@ def ask(
     tokens: Tokens = None,
     num_tokens: Annotated[
         int | None,
-        typer.Option(
-            "-k",
-            "--num-tokens",
-            metavar="N",
-            min=0,
-            help="Use the first N. Default: all.",
-            show_default=False,
-        ),
+        typer.Option("-k", "--num-tokens", metavar="N", min=0, help="Use the first N. Default: all."),
     ] = None,
     skill: Skills = None,
     min_answerable: Annotated[
@@ -55,13 +46,11 @@ def ask(
             min=0,
             max=1,
             help="Say that the documents don't say, where the probability that they do is below; needs the skill answerable.",
-            show_default=False,
         ),
     ] = None,
     prompt: PromptOptions,
     instruction: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Words between the passages and the question.", show_default=False),
+        str | None, typer.Option(metavar="TEXT", help="Words between the passages and the question.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
     temperature: Annotated[
@@ -69,9 +58,7 @@ def ask(
     ] = 0.0,
     stop: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="TEXT", help="End the answer before this text. May be repeated.", show_default=False
-        ),
+        typer.Option(metavar="TEXT", help="End the answer before this text. May be repeated."),
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is written.")] = False,
     show_passages: Annotated[bool, typer.Option("--show-passages", help="Print the passages too.")] = False,
@@ -93,7 +80,7 @@ def ask(
         raise typer.BadParameter(msg, param_hint="--stop")
     condition = parse_object(where, "--where", '{"source": "docs/a.md"}') if where is not None else None
     with quiet_libraries():
-        # The collection first: its errors come at once, a model takes its time to load.
+        # The collection comes first: its errors show at once, and a model takes time to load.
         with Progress("opening the collection"):
             client = chroma.connect()
             from chroma_spring_rag import ChromaQA, open_collection
@@ -140,7 +127,7 @@ def ask(
 
 
 def _print_answer(answer: "Answer") -> None:
-    """The answer, and the places that it comes from."""
+    """Print the answer, and the places that it comes from."""
     if answer.withheld:
         say(f"the documents don't say (probability that they do: {answer.answerable:.0%})")
         return

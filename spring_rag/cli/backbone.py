@@ -19,20 +19,16 @@ class BackboneOptions:
     device: Annotated[str, typer.Option(help="auto takes CUDA, else MPS, else the CPU.")] = "auto"
     dtype: Annotated[str, typer.Option(help="Of the backbone: auto, float32, bfloat16, float16.")] = "auto"
     quantize: Annotated[
-        Literal["8bit", "4bit"] | None,
-        typer.Option(help="Load the backbone in fewer bits, by bitsandbytes.", show_default=False),
+        Literal["8bit", "4bit"] | None, typer.Option(help="Load the backbone in fewer bits, by bitsandbytes.")
     ] = None
     device_map: Annotated[
         str | None,
         typer.Option(
             metavar="auto|balanced|…",
             help="Spread one copy of the backbone over all devices, when it doesn't fit on one (one process).",
-            show_default=False,
         ),
     ] = None
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the backbone.", show_default=False)
-    ] = None
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the backbone.")] = None
 
     trust_remote_code: Annotated[
         bool,
@@ -42,11 +38,11 @@ class BackboneOptions:
     ] = False
 
     def where(self) -> dict[str, Any]:
-        """What says which files are read, and how, for tokenizer and model alike."""
+        """Return the arguments that say which files are read, for tokenizer and model alike."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
     def arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` takes for them. Under torchrun and accelerate launch, "auto" is the process's own GPU.
+        """Return the options as arguments of `from_pretrained`. Under torchrun and accelerate launch, "auto" is the process's own GPU.
 
         Raises:
             MissingExtraError: bitsandbytes isn't installed.

@@ -18,7 +18,6 @@ Embedding = Annotated[
     typer.Option(
         metavar="NAME[:MODEL]",
         help="Embedding function that made the collection, where it doesn't record it, or only Chroma's default.",
-        show_default=False,
     ),
 ]
 CollectionName = Annotated[str, typer.Option("--collection", help="Name of the collection.")]
@@ -28,13 +27,11 @@ CollectionName = Annotated[str, typer.Option("--collection", help="Name of the c
 class ChromaOptions:
     """Which Chroma database: a folder or a server."""
 
-    db: Annotated[
-        Path | None,
-        typer.Option("--db", metavar="DIR", help="Folder of the Chroma database.", show_default=False),
-    ] = None
+    db: Annotated[Path | None, typer.Option("--db", metavar="DIR", help="Folder of the Chroma database.")] = (
+        None
+    )
     host: Annotated[
-        str | None,
-        typer.Option("--host", help="Use a running Chroma server instead of --db.", show_default=False),
+        str | None, typer.Option("--host", help="Use a running Chroma server instead of --db.")
     ] = None
     port: Annotated[int, typer.Option("--port", help="Port of the Chroma server.", min=1, max=65535)] = (
         DEFAULT_PORT
@@ -55,7 +52,7 @@ class ChromaOptions:
         return self.db is not None or self.host is not None
 
     def connect(self, *, create: bool = False) -> "ClientAPI":
-        """A client of the database; `create` makes a new embedded one where there is none.
+        """Connect to the database; `create` makes a new embedded one if there is none.
 
         Raises:
             typer.BadParameter: neither or both of `--db` and `--host`.

@@ -24,7 +24,7 @@ _EVERY = "SPRING_RAG_PROGRESS_SECONDS"
 """Environment variable: seconds between two lines of progress, 30 if it isn't set."""
 
 
-# Artifacts, documents and models write what they like: a terminal must not take it for commands, nor show it in another order.
+# Artifacts, documents and models may hold any character; a terminal must not obey it, nor show the text in another order.
 _COMMANDS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
 _COMMANDS |= {ord("\r"): "", 0x7F: "␡"} | dict.fromkeys(
     [*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "�"
@@ -32,7 +32,7 @@ _COMMANDS |= {ord("\r"): "", 0x7F: "␡"} | dict.fromkeys(
 
 
 def clean(text: str) -> str:
-    """The text with control characters made visible; only line ends and tabs stay as they are."""
+    """Make control characters visible, all but line ends and tabs."""
     return text.translate(_COMMANDS)
 
 
@@ -47,13 +47,13 @@ def show(renderable: "RenderableType") -> None:
     from rich.segment import Segment, Segments
 
     console = Console()
-    # rich's own colours are added afterwards.
+    # Only the text is cleaned: rich adds its colours afterwards.
     segments = [Segment(clean(each.text), each.style, each.control) for each in console.render(renderable)]
     console.print(Segments(segments), end="")
 
 
 def note(message: str) -> None:
-    """Print one line for the human in front of it, on stderr."""
+    """Print one line for the person at the terminal, on stderr."""
     print(clean(message), file=sys.stderr, flush=True)
 
 
@@ -67,14 +67,14 @@ def print_json(result: Mapping[str, Any]) -> None:
 
 
 def open_closed_streams() -> None:
-    """Let what is said go nowhere where a stream is closed (`2>&-`): Python would print it on the other, or fail."""
+    """Discard what is written to a closed stream (`2>&-`); Python would print it on the other one, or fail."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - to the end
 
 
 def forgive_encodings() -> None:
-    """Let a stream that can't write a character, such as an ASCII one, write its code in its place."""
+    """Let a stream that can't write a character, such as an ASCII one, write the character's code instead."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -97,7 +97,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 class Progress:
-    """How far a long computation is, on stderr: a bar in a terminal, else a plain line every half minute.
+    """Shows on stderr how far a long computation is: a bar in a terminal, else a plain line every half minute.
 
     Use it as a context, and call it with the number done, the number to do, and what else is worth a look.
 
@@ -139,18 +139,18 @@ class Progress:
             self._lines.join()
 
     def __call__(self, done: int, total: int, more: str = "") -> None:
-        """Move on."""
+        """Show a new state."""
         self._done, self._total, self._more = done, total, more
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total, more=more)
 
     def resume(self, done: int, total: int) -> None:
-        """Begin where an earlier run stopped, so that the time left is told from what this one does."""
+        """Begin where an earlier run stopped; the time left is estimated from this run alone."""
         self._begun, self._before = time.monotonic(), done
         self(done, total)
 
     def tell(self) -> None:
-        """Print the line now, where lines are printed."""
+        """Print the line now, unless a bar is shown."""
         if self._lines is not None:
             note(self._line())
 
@@ -210,7 +210,7 @@ class _Clean(logging.Formatter):
 
 
 def show_log() -> None:
-    """Let what the library logs be read on stderr: what takes long and happens once."""
+    """Show the library's log on stderr; it tells of steps that take long and happen once."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Clean("%(message)s"))
     logger = logging.getLogger("spring_rag")
@@ -220,7 +220,7 @@ def show_log() -> None:
 
 
 def show_warnings_in_one_line() -> None:
-    """A warning is for the user of the command, who has no use for a line of source code."""
+    """Show warnings without their line of source code, which is of no use to a user of the command."""
 
     def one_line(message: Warning | str, *_: object, **__: object) -> str:
         return clean(f"warning: {' '.join(str(message).split())}") + "\n"
@@ -229,7 +229,7 @@ def show_warnings_in_one_line() -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Find out before a long computation whether its result can be written there.
+    """Check, before a long computation, that its result can be written to a folder.
 
     Raises:
         OSError: it can't.
@@ -242,7 +242,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_file(file: Path, *sources: Path | str | None) -> None:
-    """The same for a file, which is replaced if it exists, but for those that the result is made from.
+    """Check the same for a file. One that exists is replaced, unless the result is made from it.
 
     Raises:
         OSError: it can't be written.

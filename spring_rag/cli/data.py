@@ -121,10 +121,7 @@ def make(
     embedding: Embedding = None,
     per_passage: Annotated[int, typer.Option(min=1, help="Questions to write about each passage.")] = 1,
     limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Passages to write about, drawn at random. Default: all.", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Passages to write about, drawn at random. Default: all.")
     ] = None,
     prompt: Annotated[
         str | None,
@@ -137,11 +134,7 @@ def make(
     ] = None,
     chat: Annotated[
         bool | None,
-        typer.Option(
-            "--chat/--no-chat",
-            help="Put it into the chat template. Default: if there is one.",
-            show_default=False,
-        ),
+        typer.Option("--chat/--no-chat", help="Put it into the chat template. Default: if there is one."),
     ] = None,
     temperature: Annotated[
         float, typer.Option(min=0, help="Of the writing; at 0 a passage gets the same question each time.")
@@ -202,12 +195,10 @@ def make(
                 seed=seed,
                 progress=tell,
             )
-        unfound = 0
+        with_passages = len(attached.examples)
         if not keep_unfound:
-            own = {pair.question: pair.passage for pair in made.pairs}
-            whole, unfound = attached, len(attached.examples)
-            attached = _finding_back(whole, own)
-            unfound -= len(attached.examples)
+            attached = _finding_back(attached, {pair.question: pair.passage for pair in made.pairs})
+        unfound = with_passages - len(attached.examples)
         refused = made.refused | ({"its passage isn't found again": unfound} if unfound else {})
         listed = "; ".join(f"{reason}: {count}" for reason, count in refused.items())
         _refuse_nothing(
@@ -222,7 +213,7 @@ def make(
 
 
 def _finding_back(attached: "Attached", own: dict[str, str]) -> "Attached":
-    """Only the examples among whose passages is the one that their question was written from."""
+    """Keep only the examples whose passages include the one that their question was written from."""
     from spring_rag.data import Attached
 
     kept = [example for example in attached.examples if own[example.question] in example.passages]

@@ -32,7 +32,6 @@ def demo(
             metavar="N",
             min=1,
             help="Ask the first N questions. Default: as many as two cores answer in five minutes.",
-            show_default=False,
         ),
     ] = None,
     all_questions: Annotated[bool, typer.Option("--all", help="Ask all questions.")] = False,
@@ -81,7 +80,7 @@ def demo(
 
 
 def _exact_matches(which: str, part: "Sweep") -> str:
-    """One line with the exact match of every run."""
+    """Write one line with the exact match of every run."""
     scores = (
         f"{run.mean('exact_match'):.1%} (k = {run.k}{', told in words' if run.words else ''})"
         for run in part.all_runs

@@ -54,26 +54,21 @@ def evaluate(
         typer.Option(
             metavar="T",
             help="Virtual tokens: folder, file, Hub id or published name; may be repeated, to compare sets. Default: as `ask`.",
-            show_default=False,
         ),
     ] = None,
     task: Annotated[
         str,
         typer.Option(
             help="What is scored: answer; or what the tokens were trained for instead: answerable, cite or check. Of the options then only"
-            " --data, --limit, --passages, --max-new-tokens, --report and those of the backbone count.",
+            " --data, --limit, --passages, --max-new-tokens, --report and those of the backbone count."
         ),
     ] = "answer",
     split: Annotated[
         str | None,
-        typer.Option(
-            help="Which file of a FlashRAG folder. Default: test, or dev where there is no test.",
-            show_default=False,
-        ),
+        typer.Option(help="Which file of a FlashRAG folder. Default: test, or dev where there is no test."),
     ] = None,
     limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Only the first N questions of each set.", show_default=False),
+        int | None, typer.Option(metavar="N", min=1, help="Only the first N questions of each set.")
     ] = None,
     skip_bad: SkipBad = False,
     k: Annotated[
@@ -83,7 +78,6 @@ def evaluate(
             parser=parse_numbers,
             metavar="K,K,…",
             help="Numbers of virtual tokens; 0 is what the others are tested against. Default: of 0,1,5,10,25,50 what there is, and all.",
-            show_default=False,
         ),
     ] = None,
     passages: Annotated[
@@ -92,7 +86,6 @@ def evaluate(
             parser=parse_numbers,
             metavar="M,M,…",
             help="Numbers of passages, each of them tried. Default: all that there are.",
-            show_default=False,
         ),
     ] = None,
     layout: PromptOptions,
@@ -108,7 +101,6 @@ def evaluate(
         typer.Option(
             metavar="FILE",
             help="A prompt of your own to compare with: a text with {context} and, after it, {question}; a literal brace is doubled.",
-            show_default=False,
         ),
     ] = None,
     dev: Annotated[
@@ -151,9 +143,7 @@ def evaluate(
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
-            help="Folder for the report: Markdown, HTML, plots, numbers, all answers.",
-            show_default=False,
+            metavar="DIR", help="Folder for the report: Markdown, HTML, plots, numbers, all answers."
         ),
     ] = None,
     backbone: BackboneOptions,
@@ -169,12 +159,12 @@ def evaluate(
     counts: list[int] = passages or []
     with quiet_libraries():
         from spring_rag.evaluation import ability
-        from spring_rag.evaluation.datasets import load_dataset
+        from spring_rag.evaluation.datasets import load_dataset, named_apart
         from spring_rag.evaluation.study import study
         from spring_rag.evaluation.words import best_words, prompt_ways, read_prompt, word_ways
         from spring_rag.prompt import BRIEF
 
-        datasets = _named_apart([load_dataset(path, split, skip_bad=skip_bad, limit=limit) for path in data])
+        datasets = named_apart([load_dataset(path, split, skip_bad=skip_bad, limit=limit) for path in data])
         dev_sets = [load_dataset(path, split, skip_bad=skip_bad) for path in dev or []]
         own_prompt = read_prompt(prompt) if prompt is not None else None
         for dataset in (*datasets, *dev_sets):
@@ -239,7 +229,7 @@ def evaluate(
                 **settings,
             )
         found = replace(found, trials=tuple(trials))
-        # What was answered is shown, whatever becomes of the rest.
+        # What was answered is shown even if a later step fails.
         failed: BaseException | None = KeyboardInterrupt() if found.interrupted else None
         try:
             examples = [example for part in found.datasets for example in part.main.examples]
@@ -271,21 +261,10 @@ def evaluate(
         note(f"report: {report / 'report.html'}")
 
 
-def _named_apart(datasets: "Sequence[Dataset]") -> "list[Dataset]":
-    """Sets of questions whose names differ, by a number where they didn't."""
-    seen: dict[str, int] = {}
-    named = []
-    for dataset in datasets:
-        seen[dataset.name] = seen.get(dataset.name, 0) + 1
-        number = seen[dataset.name]
-        named.append(replace(dataset, name=f"{dataset.name} ({number})") if number > 1 else dataset)
-    return named
-
-
 def _load(
     model: ModelOptions, tokens: Sequence[str], backbone: BackboneOptions, timeout: float
 ) -> "tuple[SpringModel, list[str]]":
-    """The model with all sets attached, and their names; the first is the default one, too."""
+    """Load the model, attach all sets, and return it with their names; the first is the default set, too."""
     loaded = model.load(tokens[0] if tokens else None, backbone, timeout)
     names = [
         source if tokens.count(source) == 1 else f"{source} ({at})" for at, source in enumerate(tokens, 1)
@@ -297,7 +276,7 @@ def _load(
 
 
 def _ks(model: "SpringModel", sets: Sequence[str], asked: Sequence[int] | None) -> list[int]:
-    """The ks to try.
+    """Return the ks to try.
 
     Raises:
         TokensError: more virtual tokens are asked for than any set has.
@@ -316,7 +295,7 @@ def _ks(model: "SpringModel", sets: Sequence[str], asked: Sequence[int] | None) 
 
 
 def _retrieve(qa: "ChromaQA", datasets: "Sequence[Dataset]") -> "list[Dataset]":
-    """The questions with the passages that the collection brings for them."""
+    """Retrieve passages for the questions from the collection."""
     total, done = sum(len(dataset.examples) for dataset in datasets), 0
     retrieved = []
     with Progress("retrieving") as report:
@@ -334,7 +313,7 @@ def _retrieve(qa: "ChromaQA", datasets: "Sequence[Dataset]") -> "list[Dataset]":
 def _dev_part(
     datasets: "Sequence[Dataset]", dev_sets: "Sequence[Dataset]"
 ) -> "tuple[list[Dataset], list[RagExample]]":
-    """The questions to score, and those to choose the best words on; a question is in one of them only.
+    """Part the questions into those to score and those to choose the best words on; no question is in both.
 
     Raises:
         DataError: too few questions for both.
@@ -359,7 +338,7 @@ def _dev_part(
 
 
 def _check_passages(datasets: "Sequence[Dataset]", counts: Sequence[int]) -> None:
-    """Warn where questions have no passages at all.
+    """Warn of questions that have no passages at all.
 
     Raises:
         DataError: no question has as many as the most that are to be tried.

@@ -33,7 +33,6 @@ def index(
             metavar="NAME[:MODEL]",
             help="Embedding function of a new collection: hashed-words (offline, the default), or one that Chroma knows,"
             " such as default, sentence_transformer:MODEL or ollama:MODEL. The collection remembers it.",
-            show_default=False,
         ),
     ] = None,
     chunk_size: Annotated[int, typer.Option(min=1, help="Most characters of a chunk.")] = 1000,

@@ -20,7 +20,6 @@ Tokens = Annotated[
     typer.Option(
         metavar="T",
         help="Virtual tokens: folder, file, Hub id or published name. Default: none with --model, else SmolLM2's.",
-        show_default=False,
     ),
 ]
 
@@ -29,14 +28,13 @@ Skills = Annotated[
     typer.Option(
         metavar="T",
         help="Virtual tokens of a further skill, trained with --task answerable or cite. May be repeated. The default backbone has its own.",
-        show_default=False,
     ),
 ]
 
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """What the tokenizer's chat template is told, other than a layout says."""
+    """What the tokenizer's chat template is told beyond the layout."""
 
     thinking: Annotated[
         bool | None,
@@ -44,7 +42,6 @@ class TemplateOptions:
             "--thinking/--no-thinking",
             help="Let the backbone think before it answers, where its chat template has a say in that. Default: as the virtual tokens were"
             " trained; without them, no.",
-            show_default=False,
         ),
     ] = None
     chat_template_kwargs: Annotated[
@@ -52,7 +49,6 @@ class TemplateOptions:
         typer.Option(
             metavar="JSON",
             help='What else the chat template is given, such as \'{"date_string": "26 Jul 2024"}\' in place of today\'s date.',
-            show_default=False,
         ),
     ] = None
 
@@ -62,7 +58,7 @@ class TemplateOptions:
         return self.thinking is not None or self.chat_template_kwargs is not None
 
     def told(self, template: "RagTemplate") -> "RagTemplate":
-        """The layout, changed as the options say.
+        """Change a layout as the options say.
 
         Raises:
             typer.BadParameter: what is no JSON object.
@@ -80,7 +76,7 @@ class TemplateOptions:
 
 @dataclass(frozen=True)
 class PromptOptions(TemplateOptions):
-    """How prompts are laid out, other than the virtual tokens were trained with."""
+    """How prompts are laid out, if not as the virtual tokens were trained."""
 
     chat: Annotated[
         bool | None,
@@ -88,13 +84,9 @@ class PromptOptions(TemplateOptions):
             "--chat/--no-chat",
             help="Put the prompt into the tokenizer's chat template, or don't. Default: as the virtual tokens were trained; without them,"
             " if there is one.",
-            show_default=False,
         ),
     ] = None
-    system: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="System message of the chat.", show_default=False),
-    ] = None
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message of the chat.")] = None
 
     @property
     def given(self) -> bool:
@@ -102,7 +94,7 @@ class PromptOptions(TemplateOptions):
         return self.chat is not None or self.system is not None or super().given
 
     def template(self, model: "SpringModel", tokens: str | None = None) -> "RagTemplate":
-        """The layout for a set of virtual tokens, changed as the options say.
+        """Return the layout for a set of virtual tokens, changed as the options say.
 
         Raises:
             typer.BadParameter: a system message without a chat.
@@ -126,7 +118,6 @@ class ModelOptions:
             metavar="M",
             help="Backbone: Hub id, folder, model.gguf or owner/name:file.gguf. Default: the one that the tokens were trained on, else"
             " SmolLM2-135M-Instruct.",
-            show_default=False,
         ),
     ] = None
     base_url: Annotated[
@@ -134,7 +125,6 @@ class ModelOptions:
         typer.Option(
             metavar="URL",
             help="A vLLM server that has the backbone (http://localhost:8000/v1), in place of this process; several take turns.",
-            show_default=False,
         ),
     ] = None
     engine: Annotated[
@@ -146,19 +136,16 @@ class ModelOptions:
     ] = "transformers"
     api_key: Annotated[
         str | None,
-        typer.Option(
-            metavar="KEY", help="Of the server. Default: VLLM_API_KEY or OPENAI_API_KEY.", show_default=False
-        ),
+        typer.Option(metavar="KEY", help="Of the server. Default: VLLM_API_KEY or OPENAI_API_KEY."),
     ] = None
 
     def load(
         self, tokens: str | None, backbone: BackboneOptions, timeout: float | None = None
     ) -> "SpringModel":
-        """The backbone with virtual tokens.
+        """Load the backbone with virtual tokens.
 
-        Without `--model` it is the backbone that the tokens record, or the default one where there are no tokens either. Without tokens
-        there are none, but for the default backbone's where there is no `--model` either. `timeout` is how many seconds a server may take
-        to answer.
+        Without `--model` it is the backbone that the tokens record; without tokens either, it is the default backbone with its own
+        tokens. `timeout` is how many seconds a server may take to answer.
 
         Raises:
             TokensError: tokens that don't record their backbone, without a model.
@@ -202,7 +189,7 @@ class ModelOptions:
 
 
 def _load_default(where: Mapping[str, Any]) -> "SpringModel":
-    """The backbone that answers where none is named, with its virtual tokens.
+    """Load the backbone that answers if none is named, with its virtual tokens.
 
     Raises:
         BackendError: it can't be loaded; says what brings it.

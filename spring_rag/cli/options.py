@@ -1,7 +1,7 @@
 """Options that several commands share, and how a command takes many of them at once."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -25,10 +25,10 @@ class Numbers(list[int]):
 
 
 def parse_numbers(text: str | Numbers) -> Numbers:
-    """Read `0,1,10,50`; numbers that are read already (Typer asks for defaults, too) stay as they are.
+    """Read `0,1,10,50`; a default that is parsed already, which Typer passes too, stays as it is.
 
     Raises:
-        ValueError: something else than whole numbers from 0.
+        ValueError: it isn't made of whole numbers from 0.
     """
     if isinstance(text, Numbers):
         return text
@@ -40,7 +40,7 @@ def parse_numbers(text: str | Numbers) -> Numbers:
 
 
 def compared_ks(shown: str) -> Any:
-    """The option `--k` of a command that compares numbers of virtual tokens; `shown` is its default in words."""
+    """Return the option `--k` of a command that compares numbers of virtual tokens; `shown` is its default in words."""
     return typer.Option(
         "--k",
         parser=parse_numbers,
@@ -68,10 +68,10 @@ def parse_object(text: str, option: str, example: str) -> dict[str, Any]:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take whole dataclasses: each of their fields becomes one of its options.
+    """Let a command take whole dataclasses: each of their fields becomes an option of the command.
 
-    Numbers that have no end get one, and what is no number or no text is refused. A field tells how in its annotation (`Annotated[str, typer.Option(…)]`), or in its metadata, which holds `help` and may hold
-    `names` and whatever else `typer.Option` takes. Fields that tell nothing keep their defaults.
+    Numbers without a maximum get one, and values that are no number or no text are refused. A field describes its option in its annotation (`Annotated[str, typer.Option(…)]`), or in its metadata, which holds `help` and may hold
+    `names` and whatever else `typer.Option` takes. Fields without a description keep their defaults.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
@@ -94,14 +94,14 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             values[name] = group(**{each: values.pop(each) for each in own[name]})
         command(**values)
 
-    # Typer reads both.
+    # Typer reads the annotations and the signature.
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return run
 
 
 def _checked(name: str, value: Any) -> Any:
-    """The value of an option as it can be used.
+    """Return the value of an option in a form that can be used.
 
     Raises:
         typer.BadParameter: a number that is none, or text that is no Unicode.
@@ -114,7 +114,7 @@ def _checked(name: str, value: Any) -> Any:
         raise typer.BadParameter(msg, param_hint=hint)
     if isinstance(value, str) and not os.path.exists(value):
         try:
-            # Where the locale isn't UTF-8, Python keeps bytes that are as they came.
+            # If the locale isn't UTF-8, Python keeps the bytes as they came.
             return os.fsencode(value).decode("utf-8")
         except UnicodeError as error:
             msg = f"{value!r} isn't text in UTF-8"
@@ -136,7 +136,7 @@ def _parameters(group: Any) -> list[Parameter]:
 
 
 def _bounded(hint: Any) -> Any:
-    """The same annotation, with an end to numbers that have a beginning only."""
+    """Give numbers that have only a minimum a maximum, too."""
     if get_origin(hint) is not Annotated:
         return hint
     kind, *told = get_args(hint)
@@ -147,11 +147,10 @@ def _bounded(hint: Any) -> Any:
 
 
 def _annotation(each: Field[Any], hint: Any) -> Any:
-    """What Typer needs to make an option of a field; None for a field that is none."""
+    """Return what Typer needs to make an option of a field; None for a field that is no option."""
     if get_origin(hint) is Annotated:
         return hint
     if "help" not in each.metadata:
         return None
-    told: Mapping[str, Any] = {"show_default": each.default is not None, **each.metadata}
-    rest = {key: value for key, value in told.items() if key != "names"}
-    return Annotated[hint, typer.Option(*told.get("names", ()), **rest)]
+    told = dict(each.metadata)
+    return Annotated[hint, typer.Option(*told.pop("names", ()), **told)]

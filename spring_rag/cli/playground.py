@@ -25,9 +25,7 @@ def playground(
     also: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=TOKENS",
-            help="A further set of virtual tokens to compare with. May be repeated.",
-            show_default=False,
+            metavar="NAME=TOKENS", help="A further set of virtual tokens to compare with. May be repeated."
         ),
     ] = None,
     k: Annotated[Numbers, compared_ks("1,10,50")] = _KS,

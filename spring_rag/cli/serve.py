@@ -58,7 +58,7 @@ def serve(
 
 
 def _revision(flags: list[str]) -> str | None:
-    """What vLLM is told about the tokenizer's revision, or the model's."""
+    """Return the revision of the tokenizer, or of the model, that vLLM is told."""
     for name in ("--tokenizer-revision", "--revision"):
         for index, flag in enumerate(flags):
             if flag.startswith(f"{name}="):

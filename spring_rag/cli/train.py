@@ -56,7 +56,6 @@ def train(
         typer.Option(
             metavar="PATH",
             help="Held-out examples, in the form of --data, answered whenever a checkpoint is saved; the best one is kept.",
-            show_default=False,
         ),
     ] = None,
     eval_share: Annotated[
@@ -75,9 +74,7 @@ def train(
     patience: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Stop after so many evaluations in a row that weren't better than the best.",
-            show_default=False,
+            min=1, help="Stop after so many evaluations in a row that weren't better than the best."
         ),
     ] = None,
     recipe: TrainingRecipe,
@@ -87,7 +84,6 @@ def train(
         typer.Option(
             metavar="T",
             help="Virtual tokens of this backbone to start from instead: to go on with other data or another recipe.",
-            show_default=False,
         ),
     ] = None,
     save_steps: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
@@ -125,7 +121,7 @@ def train(
         loaded = load_examples(data, skip_bad=skip_bad)
         evaluated = load_examples(eval_data, skip_bad=skip_bad) if eval_data else None
         with extra("train"):
-            # transformers' Trainer needs it, and says so only when it is made.
+            # transformers' Trainer needs it, but complains only once the backbone is loaded.
             import_module("accelerate")
         from spring_rag.loading import load_tokenizer
 
@@ -186,7 +182,7 @@ def _fitting(
     *,
     skip_bad: bool,
 ) -> "Loaded":
-    """The examples that have room; without `skip_bad` all must.
+    """Keep the examples that fit; without `skip_bad` all must.
 
     Raises:
         DataError: some haven't, or none has; names the lines.

@@ -107,13 +107,13 @@ def _retrieve(
 
 
 def _in_turns(rankings: Sequence[Sequence[str]]) -> list[str]:
-    """The first of each, then the second of each; what several found, once."""
+    """Take the first of each ranking, then the second of each; a text that several found is taken once."""
     turns = chain.from_iterable(zip_longest(*rankings))
     return list(dict.fromkeys(text for text in turns if text is not None))
 
 
 def _choose(ranked: Sequence[str], answers: Sequence[str], top_k: int, wanted: AnswerPassage) -> list[str]:
-    """The best `top_k` as asked for; none if there are none such."""
+    """Choose the best `top_k` texts that meet the condition; none if none do."""
     best = list(ranked[:top_k])
     if wanted == "forbid":
         return [text for text in ranked if readable(answers) and not holds(text, answers)][:top_k]

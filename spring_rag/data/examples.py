@@ -49,7 +49,7 @@ class Loaded:
     lines: list[int] = field(default_factory=list)
 
     def without(self, indices: Collection[int], reason: str) -> "Loaded":
-        """The same without some of the examples, which count as bad lines."""
+        """Leave out some of the examples, and count them as bad lines."""
         kept = [index for index in range(len(self.examples)) if index not in indices]
         return Loaded(
             [self.examples[index] for index in kept],
@@ -58,7 +58,7 @@ class Loaded:
         )
 
     def refuse_bad(self, path: str | Path) -> None:
-        """Accept no bad lines.
+        """Refuse the file if it has bad lines.
 
         Raises:
             DataError: there are some; they are named, of very many the first.
@@ -173,7 +173,7 @@ def write_examples(path: str | Path, examples: Iterable[RagExample]) -> None:
 def hold_out(
     examples: Sequence[RagExample], share: float, seed: int
 ) -> tuple[list[RagExample], list[RagExample]]:
-    """Part off a random share of the questions, in their order; one that occurs twice falls to one side only.
+    """Hold out a random share of the questions, in their order; a question that occurs twice is on one side only.
 
     Returns:
         The examples to train on, and those held out.
@@ -221,7 +221,7 @@ def _texts(value: Any, key: str, *, required: bool = False) -> tuple[str, ...]:
 
 
 def _check_characters(texts: Sequence[str], key: str) -> None:
-    """JSON's escapes can spell what no tokenizer and no file takes."""
+    """Refuse half characters, which JSON's escapes can spell but no tokenizer and no file takes."""
     for text in texts:
         try:
             text.encode()
@@ -231,7 +231,7 @@ def _check_characters(texts: Sequence[str], key: str) -> None:
 
 
 def digest(examples: Sequence[RagExample]) -> str:
-    """SHA-256 (hex, first 16) of the examples in their order: which data an artifact was trained on."""
+    """Return the first 16 hex digits of the SHA-256 of the examples in their order; an artifact records them."""
     sha = hashlib.sha256()
     for example in examples:
         fields = [example.question, example.answers, example.passages]

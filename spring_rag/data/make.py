@@ -114,7 +114,7 @@ def make_pairs(
 def _write(
     model: "SpringModel", passages: Sequence[str], prompt: str, chat: bool, temperature: float, seed: int
 ) -> list[tuple[Pair | None, str]]:
-    """A pair for each passage, or why there is none."""
+    """Write a pair for each passage, or say why there is none."""
     before, after = prompt.split(_PASSAGE)
     requests = []
     for passage in passages:

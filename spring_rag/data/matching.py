@@ -8,7 +8,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _JUDGEMENTS = frozenset(("yes", "no", "true", "false"))
 
-# Thai to Khmer, East Asia, Hangul: scripts that don't part words, or join particles to them.
+# Thai to Khmer, East Asia, Hangul: scripts that don't separate words, or join particles to them.
 _JOINED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 )
@@ -17,12 +17,12 @@ _PARTED_LETTER = rf"[^\W{_JOINED}]"
 
 
 def normalise(text: str) -> str:
-    """Lower case, no ASCII punctuation, no English articles, single spaces: as SQuAD compares texts (`evaluate-v1.1.py`)."""
+    """Lower the case and drop ASCII punctuation, English articles and extra spaces, as SQuAD does to compare texts (`evaluate-v1.1.py`)."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def stands_in(text: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers stands in a text as whole words, normalised or as it is written, in whatever case.
+    """Return whether one of the answers stands in a text as whole words, normalised or as it is written, in any case.
 
     "1" isn't in "1811", but "US" is in "a U.S. ship" and "Ada" in "ADA's bridge". In scripts that don't part words, "東京" is in
     "首都は東京です". What normalising leaves nothing of, as "A", stands nowhere.
@@ -36,12 +36,12 @@ def stands_in(text: str, answers: Sequence[str]) -> bool:
 
 
 def readable(answers: Sequence[str]) -> list[str]:
-    """The answers that a passage can hold: not yes and no, which follow from a passage whatever words it has."""
+    """Return the answers that a passage can hold: all but yes and no, which may follow from a passage whatever its words."""
     return [answer for answer in answers if normalise(answer) not in _JUDGEMENTS]
 
 
 def holds(passage: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers can be read in a passage."""
+    """Return whether one of the answers can be read in a passage."""
     return stands_in(passage, readable(answers))
 
 

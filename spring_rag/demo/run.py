@@ -39,7 +39,7 @@ class DemoQuestion:
 
 
 def load_questions(limit: int | None = None) -> list[DemoQuestion]:
-    """The demo's questions, or the first `limit` of them; they stand in no order, so the first are a fair sample."""
+    """Load the demo's questions, or the first `limit` of them; they are in random order, so the first are a fair sample."""
     with paths.QUESTIONS.open(encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
     return [
@@ -54,7 +54,7 @@ def load_questions(limit: int | None = None) -> list[DemoQuestion]:
 
 
 def build_index(model: SpringModel, db: Path, top_k: int, progress: OnProgress | None = None) -> ChromaQA:
-    """The demo's documents in an embedded Chroma database; a second time, what is there already stays.
+    """Index the demo's documents in an embedded Chroma database; what is there already stays.
 
     Raises:
         CollectionError: the database's collection holds documents of someone's own.
@@ -71,7 +71,7 @@ def build_index(model: SpringModel, db: Path, top_k: int, progress: OnProgress |
 def retrieve(
     qa: ChromaQA, questions: Sequence[DemoQuestion], progress: OnProgress | None = None
 ) -> tuple[list[RagExample], float]:
-    """Each question with its passages, and the share of those a document answers that got a passage of it."""
+    """Retrieve passages; return the questions with them, and, of those that a document answers, the share that got a passage of it."""
     examples, found = [], []
     for number, question in enumerate(questions, 1):
         passages = qa.retrieve(question.question)
@@ -91,7 +91,7 @@ def answer(
     ks: Sequence[int],
     progress: OnProgress | None = None,
 ) -> tuple[Sweep, dict[str, Sweep]]:
-    """All answers and their scores; and those of the questions that a document answers, and that none does, by `WITH` and `WITHOUT`."""
+    """Answer and score all questions; return all scores, and those of questions with (`WITH`) and without (`WITHOUT`) a document that answers."""
     words = next(way for way in word_ways(model.template(), model.tokenizer) if way.name == WORDS)
     result = sweep(model, examples, ks, words=words, max_new_tokens=MAX_NEW_TOKENS, progress=progress)
     numbers: dict[str, list[int]] = {WITH: [], WITHOUT: []}
@@ -103,7 +103,7 @@ def answer(
 
 
 def _only(result: Sweep, numbers: Sequence[int]) -> Sweep:
-    """The same runs on some of the questions."""
+    """Keep the same runs on some of the questions."""
 
     def part(run: Run) -> Run:
         return replace(run, answers=tuple(run.answers[number] for number in numbers))

@@ -9,14 +9,14 @@ import torch
 from spring_rag.backends.local import LocalBackend
 from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.runner import Sweep, sweep
-from spring_rag.fitting import fit, room
+from spring_rag.fitting import fit_beside
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt
 from spring_rag.splice import evaluating, splice_batch
 
 
 def plain_difference(model: SpringModel, examples: Sequence[RagExample]) -> float | None:
-    """Largest difference of a logit between the plain backbone and ours with k = 0, in a call of the same shape.
+    """Return the largest difference of a logit between the plain backbone and ours with k = 0, in a call of the same shape.
 
     Args:
         model: with its virtual tokens attached.
@@ -33,7 +33,7 @@ def plain_difference(model: SpringModel, examples: Sequence[RagExample]) -> floa
     with torch.no_grad(), evaluating(backend.hf_model):
         for example in examples:
             prompt = RagPrompt(example.question, example.passages, model.template())
-            _, encoded = fit(prompt, room(backend.context_length, 0, 0), model.tokenizer)
+            [(_, encoded)] = fit_beside([prompt], backend, [0], 0)
             batch = splice_batch(backend.embedding, [encoded], [none])
             ids = torch.tensor([encoded.ids], device=batch.attention_mask.device)
             plain = backend.hf_model(input_ids=ids, attention_mask=batch.attention_mask).logits

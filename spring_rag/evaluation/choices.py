@@ -9,7 +9,7 @@ _BINS = 10
 
 
 def auroc(probabilities: Sequence[float], truths: Sequence[bool]) -> float:
-    """The probability that a true one gets the higher one of two; 0.5 where all are true or all are false.
+    """Return the probability that a true example scores higher than a false one; 0.5 if all are true or all are false.
 
     Args:
         probabilities: of yes, one per example.
@@ -26,13 +26,13 @@ def auroc(probabilities: Sequence[float], truths: Sequence[bool]) -> float:
 
 
 def accuracy(probabilities: Sequence[float], truths: Sequence[bool]) -> float:
-    """Share of examples that are judged rightly with a threshold of one half."""
+    """Return the share of examples that are judged rightly at a threshold of one half."""
     right = [(each >= 0.5) == truth for each, truth in zip(probabilities, truths, strict=True)]
     return sum(right) / len(right)
 
 
 def calibration_error(probabilities: Sequence[float], truths: Sequence[bool]) -> float:
-    """The expected calibration error: how far probabilities are from the share of truths, in ten bins of equal width."""
+    """Return the expected calibration error: how far probabilities are from the share of truths, in ten bins of equal width."""
     bins: dict[int, list[tuple[float, bool]]] = {}
     for probability, truth in zip(probabilities, truths, strict=True):
         bins.setdefault(min(int(probability * _BINS), _BINS - 1), []).append((probability, truth))
@@ -41,7 +41,7 @@ def calibration_error(probabilities: Sequence[float], truths: Sequence[bool]) ->
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What is reached where only the surest share of the questions is answered.
+    """The score if only the surest share of the questions is answered.
 
     Attributes:
         coverage: share that is answered, from above 0 to 1.
@@ -53,7 +53,7 @@ class Coverage:
 
 
 def risk_coverage(confidences: Sequence[float], scores: Sequence[float]) -> list[Coverage]:
-    """The mean score of the surest 1, 2, 3, … questions.
+    """Return the mean score of the surest 1, 2, 3, … questions.
 
     Args:
         confidences: how sure the answers are, one per question.
@@ -68,7 +68,7 @@ def risk_coverage(confidences: Sequence[float], scores: Sequence[float]) -> list
 
 
 def at_coverage(confidences: Sequence[float], scores: Sequence[float], coverage: float) -> float:
-    """The mean score of the surest share of the questions."""
+    """Return the mean score of the surest share of the questions."""
     answered = max(1, round(coverage * len(scores)))
     return risk_coverage(confidences, scores)[answered - 1].score
 

@@ -1,6 +1,8 @@
 """Sets of questions for evaluation: files, and folders in FlashRAG's layout (arXiv 2405.13576)."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spring_rag.data.examples import RagExample, load_examples
@@ -43,6 +45,17 @@ def load_dataset(
     return Dataset(name, tuple(loaded.examples[:limit]), len(loaded.bad))
 
 
+def named_apart(datasets: Sequence[Dataset]) -> list[Dataset]:
+    """Number the sets of questions that have the same name."""
+    seen: Counter[str] = Counter()
+    named = []
+    for dataset in datasets:
+        seen[dataset.name] += 1
+        number = seen[dataset.name]
+        named.append(replace(dataset, name=f"{dataset.name} ({number})") if number > 1 else dataset)
+    return named
+
+
 def answer_retrieved(example: RagExample) -> bool:
-    """Whether an accepted answer stands in one of the passages."""
+    """Return whether an accepted answer stands in one of the passages."""
     return any(holds(passage, example.answers) for passage in example.passages)

@@ -11,17 +11,17 @@ from spring_rag.data.matching import normalise, stands_in
 
 
 def exact_match(answer: str, accepted: Sequence[str]) -> float:
-    """1 if the answer is one of those accepted, after normalising."""
+    """Return 1 if the answer, normalised, is one of those accepted, else 0."""
     return float(normalise(answer) in {normalise(gold) for gold in accepted})
 
 
 def f1(answer: str, accepted: Sequence[str]) -> float:
-    """Overlap in words with the accepted answer that it is closest to."""
+    """Return the overlap in words with the closest accepted answer."""
     return max(_f1(normalise(answer).split(), normalise(gold).split()) for gold in accepted)
 
 
 def contains(answer: str, accepted: Sequence[str]) -> float:
-    """1 if an accepted answer stands in the answer, as whole words."""
+    """Return 1 if an accepted answer stands in the answer as whole words, else 0."""
     return float(stands_in(answer, accepted))
 
 

@@ -62,7 +62,7 @@ def _plots(study: Study) -> dict[str, str]:
 
 
 def _tables(study: Study) -> list[dict[str, Any]]:
-    """A table per set of questions, and one for all where there are several: its rows with their labels."""
+    """Make a table per set of questions, and one for all if there are several: its rows with their labels."""
     datasets = [study.overall, *study.datasets] if len(study.datasets) > 1 else list(study.datasets)
     return [
         {
@@ -146,6 +146,6 @@ def _environment() -> Environment:
 
 
 def _markdown(text: object) -> str:
-    """Text that Markdown shows as it is, also in a cell of a table."""
+    """Escape text so that Markdown shows it as it is, also in a cell of a table."""
     line = html.escape(" ".join(str(text).split()), quote=False)
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", line)

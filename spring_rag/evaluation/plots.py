@@ -18,7 +18,7 @@ _TITLES = {"exact_match": "exact match", "f1": "F1"}
 
 
 def score_over_k(found: Sweep) -> str:
-    """Exact match and F1 over the number of virtual tokens, a line per set; bars are 95 % intervals, words a dashed line."""
+    """Plot exact match and F1 over the number of virtual tokens, a line per set, with 95 % intervals; words are a dashed line."""
     figure, axes = _figure("virtual tokens (k)")
     sets = list(dict.fromkeys(run.tokens for run in found.runs if run.k)) or [None]
     for ax, score in zip(axes, SCORES, strict=True):
@@ -31,7 +31,7 @@ def score_over_k(found: Sweep) -> str:
             ax.axhline(
                 100 * found.instructed.mean(score), linestyle="--", color="gray", label="told in words, k = 0"
             )
-        # Small ks lie close together, and tell most.
+        # Small ks tell most, and would lie close together on a linear axis.
         ax.set_xscale("symlog", linthresh=1)
         ks = sorted({run.k for run in found.runs})
         ax.set_xticks(ks, labels=[str(k) for k in ks], minor=False)
@@ -40,7 +40,7 @@ def score_over_k(found: Sweep) -> str:
 
 
 def score_over_passages(counts: Sequence[int], sweeps: Sequence[Sweep]) -> str:
-    """Exact match and F1 over the number of passages, a line per run."""
+    """Plot exact match and F1 over the number of passages, a line per run."""
     figure, axes = _figure("passages")
     for ax, score in zip(axes, SCORES, strict=True):
         for runs in zip(*(found.all_runs for found in sweeps), strict=True):
@@ -50,7 +50,7 @@ def score_over_passages(counts: Sequence[int], sweeps: Sequence[Sweep]) -> str:
 
 
 def risk_coverage_plot(found: Sequence[Coverage]) -> str:
-    """Exact match of what is answered, over the share that is: the surest answers first."""
+    """Plot the exact match of the answered questions over their share, the surest answers first."""
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     ax = figure.subplots()
     ax.plot([100 * one.coverage for one in found], [100 * one.score for one in found])

@@ -11,7 +11,7 @@ _SHOWN_CHARACTERS = 300
 
 
 def score_table(sweep: Sweep, title: str | None = None) -> Table:
-    """One row per run: exact match, F1 and containment in percent, answer length, and speed where it was measured."""
+    """Make a table with a row per run: exact match, F1 and containment in percent, answer length, and speed if it was measured."""
     table = Table(title=None if title is None else Text(title))  # a file's name is no markup
     table.add_column("virtual tokens")
     timed = any(run.answers_per_second is not None for run in sweep.all_runs)
@@ -31,7 +31,7 @@ def score_table(sweep: Sweep, title: str | None = None) -> Table:
 
 
 def cut_short(sweep: Sweep) -> list[str]:
-    """A sentence for each run with answers that were cut while the backbone was thinking: its scores say nothing of what it can do."""
+    """Write a sentence for each run with answers cut while the backbone was thinking: its scores don't show what it can do."""
     lines = []
     for run in sweep.all_runs:
         if count := sum(answer.cut_while_thinking for answer in run.answers):
@@ -43,19 +43,19 @@ def cut_short(sweep: Sweep) -> list[str]:
 
 
 def telling_examples(sweep: Sweep, count: int) -> list[int]:
-    """Indices of the questions where more virtual tokens bring most; the earlier one where they bring the same."""
+    """Return the indices of the questions where more virtual tokens gain most, earlier questions first among equals."""
     gains = _gains(sweep)
     return sorted(range(len(gains)), key=lambda i: -gains[i])[:count]
 
 
 def losing_examples(sweep: Sweep, count: int) -> list[int]:
-    """Indices of the questions where more virtual tokens bring least; the worse answered one where they bring the same."""
+    """Return the indices of the questions where more virtual tokens gain least, worse answers first among equals."""
     gains, after = _gains(sweep), max(sweep.runs, key=_k)
     return sorted(range(len(gains)), key=lambda i: (gains[i], after.answers[i].f1))[:count]
 
 
 def side_by_side(sweep: Sweep, index: int) -> Panel:
-    """One question, its accepted answer, and what each run answered."""
+    """Show one question, its accepted answer, and what each run answered."""
     example = sweep.examples[index]
     table = Table(show_header=False, box=None, padding=(0, 1))
     table.add_column(style="bold", no_wrap=True)
@@ -69,7 +69,7 @@ def side_by_side(sweep: Sweep, index: int) -> Panel:
 
 
 def shown(text: str) -> str:
-    """Text on one line, cut to what fits a report."""
+    """Put text on one line, cut to what fits a report."""
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
 
@@ -84,5 +84,5 @@ def _k(run: Run) -> int:
 
 
 def _shown(text: str) -> Text:
-    """Never read as markup: it comes from documents."""
+    """Show text that comes from documents, so that it is never read as markup."""
     return Text(shown(text))

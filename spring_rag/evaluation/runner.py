@@ -42,17 +42,17 @@ class Run:
         return f"k = {self.k}" + (f", {self.tokens}" if self.tokens else "")
 
     def scores(self, score: str) -> list[float]:
-        """A score of `ScoredAnswer`, by its name, for each question."""
+        """Return a score of `ScoredAnswer`, by its name, for each question."""
         return [float(getattr(answer, score)) for answer in self.answers]
 
     def mean(self, score: str) -> float:
-        """Mean over the questions of a score of `ScoredAnswer`, by its name."""
+        """Return the mean over the questions of a score of `ScoredAnswer`, by its name."""
         return sum(self.scores(score)) / len(self.answers)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row that `--json` prints; scores from 0 to 1, `answer_tokens` the mean length, `cut` the share that ran out of tokens.
+        """Return the row that `--json` prints: scores from 0 to 1, the mean length as `answer_tokens`, and as `cut` the share that ran out of tokens.
 
-        Where any did before its answer began, `cut_while_thinking` is their share.
+        `cut_while_thinking`, if there is any, is the share that ran out before an answer began.
         """
         cut_short = self.mean("cut_while_thinking")
         speed = self.answers_per_second
@@ -98,7 +98,7 @@ class Sweep:
         return (*plain, self.instructed, *(run for run in self.runs if run.k > 0))
 
     def to_dict(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
+        """Return the object that `--json` prints."""
         told: dict[str, Any] = {}
         if self.instructed is not None:
             told = {"instructed": self.instructed.to_dict()}
@@ -184,7 +184,7 @@ def sweep(
 def _answered(
     examples: Sequence[RagExample], answers: Mapping[Way, Mapping[int, ScoredAnswer]]
 ) -> tuple[list[RagExample], dict[Way, dict[int, ScoredAnswer]]]:
-    """The ways that got all their answers; where none did, those that got some; and the questions that all of these ways answered."""
+    """Keep the ways that got all their answers, or else those that got some, and the questions that all kept ways answered."""
     whole = {way: found for way, found in answers.items() if len(found) == len(examples)}
     kept = whole or {way: found for way, found in answers.items() if found}
     numbers = [
@@ -198,7 +198,7 @@ def _answered(
 def _ways(
     model: "SpringModel", ks: Sequence[int], sets: Sequence[str | None], template: RagTemplate | None
 ) -> list[Way]:
-    """Every k with every set that has as many; k = 0 once, for it uses none. A k that no set has is left to be refused."""
+    """Pair every k with every set that has as many tokens; k = 0, which uses none, stands once. A k that no set has is refused later."""
     sizes = {name: len(model.backend.tokens(name) or ()) for name in sets}
     ways = []
     for k in ks:

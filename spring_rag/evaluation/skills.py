@@ -1,4 +1,4 @@
-"""A skill on questions with known answers: how well it ranks, whether its probabilities hold, what its citations are worth."""
+"""Scores of a skill on questions with known answers: its ranking, its probabilities, its citations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from spring_rag.asking import skill_template
 from spring_rag.backends.base import BATCH_SIZE
 from spring_rag.evaluation.choices import (
     Coverage,
@@ -17,7 +18,7 @@ from spring_rag.evaluation.choices import (
     risk_coverage,
 )
 from spring_rag.evaluation.metrics import exact_match
-from spring_rag.fitting import fit, room
+from spring_rag.fitting import fit_beside
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.skills import skill_of
 from spring_rag.skills.asking import ask_in_batches
@@ -35,7 +36,7 @@ _COVERAGE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class SkillScores:
-    """What a skill reaches on some questions.
+    """The scores of a skill on some questions.
 
     Attributes:
         task: name of the skill.
@@ -52,7 +53,7 @@ class SkillScores:
     coverage: list[Coverage] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return a JSON object."""
         return asdict(self)
 
 
@@ -132,9 +133,9 @@ def _probabilities(
 ) -> list[_Told]:
     attached = model.backend.bank[tokens]
     skill = skill_of(attached.task)
-    layout = attached.template or RagTemplate(question=skill.line)
-    budget = room(model.backend.context_length, len(attached), 1)
-    fitted = [fit(RagPrompt(one.question, one.passages, layout), budget, model.tokenizer) for one in asked]
+    layout = skill_template(attached, RagTemplate())
+    prompts = [RagPrompt(one.question, one.passages, layout) for one in asked]
+    fitted = [fit_beside([prompt], model.backend, [len(attached)], 1)[0] for prompt in prompts]
     found = ask_in_batches(
         model.backend,
         skill,

@@ -30,7 +30,7 @@ class Comparison:
     Attributes:
         gain: mean difference of a score.
         interval: of the gain.
-        p: probability of a gain at least as far from 0, were both ways alike.
+        p: probability of a gain at least as far from 0 if both ways were equally good.
     """
 
     gain: float
@@ -39,7 +39,7 @@ class Comparison:
 
 
 def interval(scores: Sequence[float]) -> Interval:
-    """The interval of a mean by the percentile bootstrap: questions are drawn anew, with replacement (Efron 1979).
+    """Return the interval of a mean by the percentile bootstrap, which draws questions anew, with replacement (Efron 1979).
 
     Args:
         scores: one per question, at least one.
@@ -48,9 +48,9 @@ def interval(scores: Sequence[float]) -> Interval:
 
 
 def compare(scores: Sequence[float], baseline: Sequence[float]) -> Comparison:
-    """Whether scores differ from those of a baseline on the same questions, two-sided.
+    """Test whether scores differ from those of a baseline on the same questions, two-sided.
 
-    The test is a paired permutation test: were both ways alike, each question's difference could as well have the other sign. For
+    The test is a paired permutation test: if both ways were equally good, each question's difference could just as well have the other sign. For
     scores of 0 and 1 it is McNemar's exact test, which is then computed in closed form.
 
     Args:
@@ -64,7 +64,7 @@ def compare(scores: Sequence[float], baseline: Sequence[float]) -> Comparison:
 @lru_cache(maxsize=256)  # a report's tables, plots and numbers ask for the same ones
 def _interval(scores: tuple[float, ...]) -> Interval:
     values = np.asarray(scores)
-    if np.ptp(values) == 0:  # also a single question, of which no bootstrap can be made
+    if np.ptp(values) == 0:  # also a single question, which can't be bootstrapped
         return Interval(scores[0], scores[0])
     found = stats.bootstrap(
         (values,),
@@ -88,6 +88,6 @@ def _p(differences: tuple[float, ...]) -> float:
     observed, extreme = abs(values.sum()), 0
     for start in range(0, _RESAMPLES, _BATCH):
         signs = rng.choice((-1.0, 1.0), size=(min(_BATCH, _RESAMPLES - start), len(values)))
-        # Sums that are equal but for rounding count as equal.
+        # Sums that differ only by rounding count as equal.
         extreme += int((abs(signs @ values) >= observed - 1e-9).sum())
     return (extreme + 1) / (_RESAMPLES + 1)

@@ -37,7 +37,7 @@ class DatasetSweeps:
         return sum(map(answer_retrieved, examples)) / len(examples)
 
     def to_dict(self) -> dict[str, Any]:
-        """The main sweep's rows with intervals and comparisons, as `--json` prints them."""
+        """Return the main sweep's rows with intervals and comparisons, as `--json` prints them."""
         return {**tested(self.main), "retrieved": round(self.retrieved, 4), "n": len(self.main.examples)}
 
 
@@ -78,7 +78,7 @@ class Study:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
+        """Return the object that `--json` prints."""
         overall = self.overall
         by_passages = [
             {"passages": count, **found.to_dict()}
@@ -125,7 +125,7 @@ def study(
     before = 0
 
     def answered(done: int, total: int) -> None:
-        # Every question has the same number of answers, so what one sweep has to do tells what all have.
+        # Every question gets the same number of answers, so one sweep's total tells that of all.
         if progress is not None:
             each = total // len(examples)
             progress(each * before + done, each * questions)
@@ -154,7 +154,7 @@ def study(
 
 
 def merged(sweeps: Sequence[Sweep]) -> Sweep:
-    """The same runs on the questions of several sweeps."""
+    """Join the same runs on the questions of several sweeps."""
     if len(sweeps) == 1:
         return sweeps[0]
     instructed = [one.instructed for one in sweeps if one.instructed is not None]
@@ -174,19 +174,19 @@ def _joined(runs: Sequence[Run]) -> Run:
 
 
 def baseline(found: Sweep) -> Run | None:
-    """The run of the plain backbone, if there is one."""
+    """Return the run of the plain backbone, if there is one."""
     return next((run for run in found.runs if run.k == 0), None)
 
 
 def comparisons(run: Run, plain: Run | None) -> dict[str, Comparison]:
-    """A run beside the plain backbone, by score; empty for the plain backbone itself."""
+    """Compare a run with the plain backbone, by score; empty for the plain backbone itself."""
     if plain is None or run is plain:
         return {}
     return {score: compare(run.scores(score), plain.scores(score)) for score in SCORES}
 
 
 def tested(found: Sweep) -> dict[str, Any]:
-    """The rows of a sweep with 95 % intervals, and beside k = 0 the gain, its interval and p."""
+    """Return the rows of a sweep with 95 % intervals, and for k above 0 the gain over k = 0, its interval and p."""
     plain = baseline(found)
 
     def row(run: Run) -> dict[str, Any]:

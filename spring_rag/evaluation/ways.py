@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from spring_rag.callbacks import OnProgress
 from spring_rag.data.examples import RagExample
 from spring_rag.evaluation.metrics import contains, exact_match, f1
-from spring_rag.fitting import crossing, fit_alike, room
+from spring_rag.fitting import fit_beside
 from spring_rag.prompt import RagPrompt, RagTemplate
 
 if TYPE_CHECKING:
@@ -51,16 +51,15 @@ class Way:
 def layouts(
     model: "SpringModel", example: RagExample, ways: Sequence[Way], max_new_tokens: int
 ) -> dict[RagTemplate, RagPrompt]:
-    """The question in each layout, with the passages that fit in all of them beside the most virtual tokens.
+    """Lay out a question in each layout, with the passages that fit in all of them beside the most virtual tokens.
 
     Raises:
         PromptTooLongError: the question doesn't fit the context even without passages.
     """
     templates = dict.fromkeys(way.template for way in ways)
     prompts = [RagPrompt(example.question, example.passages, layout) for layout in templates]
-    budget = room(model.backend.context_length, max(way.k for way in ways), max_new_tokens)
-    avoided = crossing(model.backend.position_switch, [way.k for way in ways], max_new_tokens)
-    return dict(zip(templates, fit_alike(prompts, budget, model.tokenizer, avoided), strict=True))
+    fitted = fit_beside(prompts, model.backend, [way.k for way in ways], max_new_tokens)
+    return {prompt.template: prompt for prompt, _ in fitted}
 
 
 def answer_in_ways(
@@ -121,7 +120,7 @@ def answer_in_ways(
 
 
 def score(reply: "Generation", accepted: Sequence[str]) -> ScoredAnswer:
-    """The answer, stripped at both ends, and its scores against the accepted ones."""
+    """Strip an answer at both ends, and score it against the accepted ones."""
     text = reply.text.strip()
     scores = exact_match(text, accepted), f1(text, accepted), contains(text, accepted)
     return ScoredAnswer(

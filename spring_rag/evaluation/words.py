@@ -80,11 +80,11 @@ class WordsTrial:
     answers: tuple[ScoredAnswer, ...]
 
     def mean(self, score: str) -> float:
-        """Mean over the questions of a score of `ScoredAnswer`, by its name."""
+        """Return the mean over the questions of a score of `ScoredAnswer`, by its name."""
         return sum(float(getattr(answer, score)) for answer in self.answers) / len(self.answers)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row that `--json` prints."""
+        """Return the row that `--json` prints."""
         return {
             "way": self.way.name,
             "exact_match": round(self.mean("exact_match"), 4),
@@ -96,7 +96,7 @@ class WordsTrial:
 def word_ways(
     template: RagTemplate, tokenizer: "PreTrainedTokenizerBase", instruction: str = BRIEF
 ) -> list[WordsWay]:
-    """The ways in words that are worth a try on any backbone; those of a chat where the tokenizer has a chat template.
+    """Return the ways in words that are worth a try on any backbone, and those in a chat if the tokenizer has a chat template.
 
     Args:
         template: the layout of passages and question, as the virtual tokens use it.
@@ -133,7 +133,7 @@ def word_ways(
 
 
 def _worked(template: RagTemplate, *, with_passages: bool) -> str:
-    """The worked examples in the template's own layout, each followed by its answer."""
+    """Lay out the worked examples by the template, each followed by its answer."""
     lines = []
     for question, answer, passage in _EXAMPLES:
         context = template.passage.format(number=1, passage=passage) + template.context_end
@@ -197,12 +197,12 @@ def _leaves_room(model: "SpringModel", way: WordsWay) -> bool:
 
 
 def thinned(examples: Sequence[RagExample]) -> list[RagExample]:
-    """As many questions, evenly drawn, as choosing the words takes at most."""
+    """Draw evenly as many questions as choosing the words takes at most."""
     return list(examples[:: -(-len(examples) // _MOST_DEV)])
 
 
 def set_aside(sets: Sequence[Sequence[RagExample]]) -> tuple[list[list[RagExample]], list[RagExample]]:
-    """Part off questions to choose the words on: a tenth of all, but 20 to 50, at most half, and never the last one of a set.
+    """Set questions aside to choose the words on: a tenth of all, but 20 to 50, at most half, and never the last one of a set.
 
     Which ones depends on their text alone, so a question that occurs twice falls to one side.
 
@@ -222,7 +222,7 @@ def set_aside(sets: Sequence[Sequence[RagExample]]) -> tuple[list[list[RagExampl
 
 
 def read_prompt(path: Path) -> RagTemplate:
-    """A prompt of the user's own.
+    """Read a prompt of the user's own.
 
     Args:
         path: a text in UTF-8 with `{context}` and, after it, `{question}`, each once; a literal brace is doubled.
@@ -244,7 +244,7 @@ def read_prompt(path: Path) -> RagTemplate:
 def prompt_ways(
     name: str, prompt: RagTemplate, template: RagTemplate, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[WordsWay]:
-    """A prompt of the user's own as text, and as a chat where the tokenizer has a chat template.
+    """Return a prompt of the user's own as text, and as a chat if the tokenizer has a chat template.
 
     Args:
         name: of the prompt.
@@ -260,7 +260,7 @@ def prompt_ways(
 
 
 def _around_placeholders(text: str, path: Path) -> tuple[str, str, str]:
-    """What stands before `{context}`, between both, and after `{question}`."""
+    """Return what stands before `{context}`, between both, and after `{question}`."""
     try:
         pieces = list(Formatter().parse(text))
     except ValueError:

@@ -2,17 +2,17 @@
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from spring_rag.backbone import BackboneRecord
 from spring_rag.errors import TokensError
+from spring_rag.files import as_json
 from spring_rag.prompt import RagTemplate
 
 
@@ -20,22 +20,13 @@ from spring_rag.prompt import RagTemplate
 class Artifact:
     """A matrix and what is known about it; `VirtualTokens` says what each field means.
 
-    Args:
-        matrix: shape `[n, hidden_size]`, n ≥ 1, any float dtype and device; copied to float32 on the CPU.
-        backbone: the model that it was trained on.
-        template: layout of the prompts that it was trained with.
-        training: how it was trained, as JSON.
-        after_scaling: whether the rows stand behind the scaling of the backbone's embedding layer.
-        chat_template: digest of the chat template that it was trained with, if it was trained in chats.
-        task: name of the skill that it was trained for.
-        calibration: slope and intercept that make a probability of what a skill's scores say.
-
     Raises:
         TokensError: the matrix isn't fit to be virtual tokens, its width isn't the backbone's hidden size, `training` isn't JSON, or
             the calibration isn't made of finite numbers.
     """
 
     matrix: Tensor
+    _: KW_ONLY
     backbone: BackboneRecord | None = None
     template: RagTemplate | None = None
     training: Mapping[str, Any] | None = None
@@ -53,7 +44,11 @@ class Artifact:
             )
             raise TokensError(msg)
         if self.training is not None:
-            object.__setattr__(self, "training", _as_json(self.training))
+            try:
+                object.__setattr__(self, "training", as_json(self.training))
+            except ValueError as error:
+                msg = f"`training` must be a JSON object of finite numbers, texts, lists and objects: {error}"
+                raise TokensError(msg) from error
         if self.calibration is not None:
             slope, intercept = map(float, self.calibration)
             if not (isfinite(slope) and isfinite(intercept)):
@@ -76,15 +71,15 @@ class Artifact:
         sha.update(self.matrix.numpy().astype("<f4", copy=False).tobytes())
         return sha.hexdigest()[:16]
 
-    def first(self, k: int) -> "Artifact":
-        """The first k rows, also none of them, which can be used but not saved."""
+    def first(self, k: int) -> Self:
+        """Take the first k rows. An empty prefix can be used but not saved."""
         prefix = copy.copy(self)
         object.__setattr__(prefix, "matrix", self.matrix[:k])
         return prefix
 
 
 def _checked(matrix: object) -> Tensor:
-    """A float32 copy on the CPU of `matrix`, if it is fit to be virtual tokens.
+    """Copy `matrix` to float32 on the CPU, if it is fit to be virtual tokens.
 
     Raises:
         TokensError: it isn't.
@@ -111,14 +106,4 @@ def _checked(matrix: object) -> Tensor:
             f"the first is row {bad_rows[0]}"
         )
         raise TokensError(msg)
-    return copy
-
-
-def _as_json(training: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `training` as JSON gives it back, so that what is kept equals what is saved."""
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(training), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        msg = f"`training` must be a JSON object of finite numbers, texts, lists and objects: {error}"
-        raise TokensError(msg) from error
     return copy

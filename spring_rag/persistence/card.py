@@ -10,7 +10,7 @@ _TAGS = ("spring", "virtual-tokens", "prompt-tuning", "retrieval-augmented-gener
 
 
 def model_card(artifact: Artifact) -> str:
-    """A README.md in Markdown with the Hub's YAML header."""
+    """Write a README.md in Markdown with the Hub's YAML header."""
     backbone_id = artifact.backbone.model_id if artifact.backbone else None
     header = ["library_name: spring-rag", "tags:", *(f"- {tag}" for tag in _TAGS)]
     if backbone_id and is_hub_id(backbone_id):  # the Hub refuses a card whose base model isn't a repository
@@ -78,11 +78,11 @@ def _snippet(backbone_id: str | None, task: str) -> str:
 
 
 def _json_block(data: object) -> str:
-    """Indented rather than fenced: no text in the data can end the block."""
+    """Write JSON as an indented block, which, unlike a fenced one, no text in the data can end."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _code(text: str) -> str:
-    """A table cell of literal text, on one line."""
+    """Write a table cell of literal text, on one line."""
     return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"

@@ -54,7 +54,7 @@ def write_folder(artifact: Artifact, folder: Path) -> None:
     replace_files(
         folder,
         {
-            TENSOR_FILE: tensor,  # first: from here on the new artifact is whole
+            TENSOR_FILE: tensor,  # written first: with it alone the new artifact is complete
             CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
             CARD_FILE: model_card(artifact).encode(),
         },
@@ -150,15 +150,19 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> Artifact:
     """
     _require_known_schema(config, origin)
     try:
-        backbone = BackboneRecord.from_dict(config["backbone"]) if config["backbone"] is not None else None
-        template = RagTemplate.from_dict(config["template"]) if config["template"] is not None else None
         expected = (config["num_tokens"], config["hidden_size"], config["digest"])
-        training = config["training"]
-        after_scaling = bool(config.get("after_scaling", False))
-        chat_template = config.get("chat_template")
-        task = str(config.get("task", "answer"))  # which artifacts from before there were others don't say
-        told = config.get("calibration")
-        calibration = None if told is None else (float(told["slope"]), float(told["intercept"]))
+        backbone, template, calibration = config["backbone"], config["template"], config.get("calibration")
+        described: dict[str, Any] = {
+            "backbone": None if backbone is None else BackboneRecord.from_dict(backbone),
+            "template": None if template is None else RagTemplate.from_dict(template),
+            "training": config["training"],
+            "after_scaling": bool(config.get("after_scaling", False)),
+            "chat_template": config.get("chat_template"),
+            "task": str(config.get("task", "answer")),  # which the first artifacts don't say
+            "calibration": None
+            if calibration is None
+            else tuple(float(calibration[name]) for name in _CALIBRATION),
+        }
     except TokensError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -166,7 +170,7 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> Artifact:
             f"the description of virtual tokens in {origin} is malformed ({error!r}); save the artifact again"
         )
         raise TokensError(msg) from error
-    artifact = Artifact(tensor, backbone, template, training, after_scaling, chat_template, task, calibration)
+    artifact = Artifact(tensor, **described)
     found = (len(artifact), artifact.hidden_size, artifact.digest)
     if found != expected:
         msg = (

@@ -82,7 +82,7 @@ def read_pt(path: Path) -> Tensor:
 
 
 def own_memory(found: object, path: Path) -> Tensor:
-    """The same object if it is a tensor that is stored in full.
+    """Return the object itself if it is a tensor that is stored in full.
 
     A file of a few bytes can describe a tensor of terabytes, one number repeated by strides: copying it would
     take the machine down.
@@ -103,7 +103,7 @@ def own_memory(found: object, path: Path) -> Tensor:
 
 
 def _refuse_zip_bomb(path: Path) -> None:
-    """torch.save stores its records uncompressed, so their sizes can't add up to more than the file."""
+    """Refuse an archive that unpacks to more than its size: torch.save stores its records uncompressed."""
     try:
         if not zipfile.is_zipfile(path):
             return

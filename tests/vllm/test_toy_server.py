@@ -24,6 +24,7 @@ from llama_index.llms.spring_rag import SpringLLM as LlamaSpringLLM
 from llama_index.llms.spring_rag import with_virtual_tokens as with_llama_virtual_tokens
 from llama_index.llms.spring_rag.served import SpringOpenAILike
 from spring_rag import RagPrompt, RagTemplate, SpringModel, VirtualTokens
+from spring_rag.answering import request
 from spring_rag.backends.base import Generation, GenerationSettings
 from spring_rag.backends.vllm import VLLMBackend
 from spring_rag.errors import BackendError, PromptError
@@ -147,7 +148,7 @@ class TestSameAnswers:
 
     async def test_async(self, local, remote):
         settings = GenerationSettings(max_new_tokens=NEW)
-        requests = [remote._request(prompt, None, None, settings) for prompt in toy_prompts(4)]
+        requests = [request(remote.backend, prompt, None, None, settings) for prompt in toy_prompts(4)]
         found = await remote.backend.agenerate(requests, settings)
         assert same(found, local.generate(toy_prompts(4), max_new_tokens=NEW)) is None
         *pieces, last = [item async for item in remote.backend.astream(requests[0], settings)]

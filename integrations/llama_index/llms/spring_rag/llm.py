@@ -43,7 +43,7 @@ from spring_rag.bridge.tools import forbids_tools, tool_choice
 from spring_rag.bridge.usage import token_counts
 from spring_rag.calls import check_takes_tools, takes_tools
 from spring_rag.encoding import warn_of_control_strings
-from spring_rag.model import Engine, SpringModel, TokensLike
+from spring_rag.model import EngineName, SpringModel, TokensLike
 from spring_rag.prompt import ANY_TOOL, Prompt
 from spring_rag.stream import Stream, Thought
 
@@ -135,7 +135,7 @@ class SpringLLM(FunctionCallingLLM):
         revision: str | None = None,
         base_url: str | Sequence[str] | None = None,
         api_key: str | None = None,
-        engine: Engine = "transformers",
+        engine: EngineName = "transformers",
         model_kwargs: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> SpringLLM:
