@@ -28,7 +28,7 @@ class Artifact:
         after_scaling: whether the rows stand behind the scaling of the backbone's embedding layer.
         chat_template: digest of the chat template that it was trained with, if it was trained in chats.
         task: name of the skill that it was trained for.
-        calibration: slope and intercept that make a probability of what a skill's scores say.
+        calibration: the two numbers that make probabilities of what the skill says, for yes and no a curve's slope and intercept.
 
     Raises:
         TokensError: the matrix isn't fit to be virtual tokens, its width isn't the backbone's hidden size, `training` isn't JSON, or
