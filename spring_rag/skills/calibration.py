@@ -97,7 +97,8 @@ def _said_and_ranked(probabilities: Sequence[float]) -> list[tuple[float, float]
     """For each the logarithms of its probability and of its rank; none of them has no rank."""
     last = len(probabilities) - 1
     return [
-        (log(max(each, _LEAST_SAID)), log(1 + at) if at < last else 0.0) for at, each in enumerate(probabilities)
+        (log(max(each, _LEAST_SAID)), log(1 + at) if at < last else 0.0)
+        for at, each in enumerate(probabilities)
     ]
 
 

@@ -68,9 +68,11 @@ class Texts(Choosing):
 
     @property
     def places(self) -> Sequence[tuple[Ids, Ids]]:
+        """Where the texts part."""
         return list(self._branches.items())
 
     def probabilities(self, found: Sequence[Mapping[int, float]]) -> list[float]:
+        """Those of the texts."""
         return probabilities(self._candidates, dict(zip(self._branches, found, strict=True)))
 
     def choice(self, right: Collection[int]) -> Choice:
@@ -107,10 +109,12 @@ class Words(Choosing):
 
     @property
     def places(self) -> Sequence[tuple[Ids, Ids]]:
+        """All words, as many at a time as may be asked for."""
         ids = tuple(self._count)
         return [(self._before, ids[at : at + _MOST_IDS]) for at in range(0, len(ids), _MOST_IDS)]
 
     def probabilities(self, found: Sequence[Mapping[int, float]]) -> list[float]:
+        """Those of their words, summed up."""
         told = {one: exp(logprob) / self._count[one] for each in found for one, logprob in each.items()}
         masses = [sum(told[one] for one in each if one in told) for each in self._words]
         total = sum(masses)

@@ -78,11 +78,16 @@ class HeldOutChoices:
             said = self._probabilities(matrix, k)
             calibration = self._skill.fit_calibration(said, self._right)
             meant = [self._skill.calibrated(each, calibration) for each in said]
-            hits = [max(range(len(one)), key=one.__getitem__) in r for one, r in zip(meant, self._right, strict=True)]
+            hits = [
+                max(range(len(one)), key=one.__getitem__) in r
+                for one, r in zip(meant, self._right, strict=True)
+            ]
             found[f"accuracy_k{k}"] = sum(hits) / len(hits)
             if yes is not None:
                 at = self._skill.targets(0).index(yes)
-                found[f"auroc_k{k}"] = auroc([one[at] for one in said], [at in right for right in self._right])
+                found[f"auroc_k{k}"] = auroc(
+                    [one[at] for one in said], [at in right for right in self._right]
+                )
         found[self.best] = sum(found[f"{self.best}_k{k}"] for k in self.ks) / max(1, len(self.ks))
         return found
 
