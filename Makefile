@@ -49,22 +49,7 @@ notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
 test: .venv/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-SKILLS := build/skills
-SKILLS_RECIPE := --dtype bfloat16 -n 24 --batch-size 20 --min-passages 5 --max-passages 5 --max-length 1280 --k-schedule all --scheduler cosine \
-	--init-tokens spring_rag/demo/tokens --save-steps 50
-
-demo-skills: .venv/.installed-dev  ## train the shipped skills again (an hour on 2 cores), on what `make demo-tokens` left; DEV names held-out questions
-	$(BIN)/python benchmarks/skill_data.py $(TOKENS)/data/first.jsonl $(SKILLS)/data
-	backbone="$$($(BIN)/python -c 'from spring_rag.demo.default import default_backbone; print(default_backbone())')" && \
-	for task in answerable cite check; do \
-		data=cite; steps=100; share=0.1; \
-		if [ $$task = answerable ]; then data=answerable; steps=120; share=0.001; fi; \
-		$(BIN)/spring-rag train --task $$task --model "$$backbone" --data $(SKILLS)/data/$$data.jsonl --eval-data "$(DEV)" \
-			--output $(SKILLS)/trained/$$task $(SKILLS_RECIPE) --max-steps $$steps --unanswerable $$share || exit 1; \
-	done
-	$(BIN)/python benchmarks/ship_skills.py $(SKILLS)/trained
-
-notebooks: .venv/.installed-dev  ## run the notebooks on the default backbone (some minutes)
+test-notebooks: .venv/.installed-dev  ## run the notebooks on the default backbone (some minutes)
 	$(BIN)/python -m pytest -m notebook tests/test_notebooks.py
 
 test-families: .venv/.installed-dev  ## try every causal family of transformers against its row of the table (some minutes)

@@ -205,7 +205,7 @@ class BackboneRecord:
         )
 
     def check(self, embedding_table: Table, model_id: str | None, quantization: str | None = None) -> None:
-        """Make sure that a model is this backbone, or a quantised form of it, or that this is one of the model.
+        """Check that a model is this backbone, a quantised form of it, or the model that this backbone is a quantised form of.
 
         The fingerprint decides where there is one and the table can be read; the model may then have any
         name. Where one of the two is known to be quantised, and only there, tables that are alike will do,
@@ -246,7 +246,7 @@ class BackboneRecord:
             warnings.warn(msg, stacklevel=3)
 
     def _check_likeness(self, likeness: float, model_id: str | None, quantization: str | None) -> None:
-        """Let pass, with a warning, what can be a model and its quantised form."""
+        """Accept, with a warning, two tables that can be those of a model and its quantised form; refuse any others."""
         if likeness < QUANTIZED_LIKENESS:
             raise self._mismatch(model_id, "the hidden sizes agree, but the embedding tables differ")
         if self.quantization is None and quantization is None:

@@ -41,7 +41,7 @@ def _replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, its byte order mark left out. Pipes are read to their end; devices have none.
+    """Read a UTF-8 text file without its byte order mark. Pipes are read to their end; devices, which have no end, are refused.
 
     Raises:
         OSError: it can't be read, or is a device.

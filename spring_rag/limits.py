@@ -32,7 +32,7 @@ def context_length(config: PreTrainedConfig) -> int | None:
 
 
 def position_switch(config: PreTrainedConfig) -> int | None:
-    """The length over which a model gives all tokens other positions, also those that it read before; None if there is none.
+    """Return the length beyond which a model changes the positions of all tokens, including those it has already read; None if there is none.
 
     Phi-3 and its kin have such a length: with longrope, since their factors change there, and with plain positions too, since
     transformers then begins anew in any case.
@@ -53,7 +53,7 @@ def longest_decides_positions(config: PreTrainedConfig) -> bool:
 
 
 def batch_switch(config: PreTrainedConfig) -> int | None:
-    """Most tokens up to which the length of a batch's longest row says nothing about positions; None where it never does."""
+    """Return the length up to which a batch's longest row has no effect on positions; None if it never has one."""
     text = config.get_text_config(decoder=True)
     switches = [
         text.max_position_embeddings

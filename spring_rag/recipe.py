@@ -21,7 +21,7 @@ INIT_TEXT = SKILLS[ANSWER].init_text
 
 _SHARE_OF_ALL = 0.25
 _GREATEST_RATE = 1e30
-"""float32 ends at 3e38, and AdamW multiplies by what its moments are short of."""
+"""float32 overflows at 3e38, and AdamW's bias correction multiplies the first steps."""
 
 
 def _choice(default: Any, help: str, **shown: Any) -> Any:  # noqa: A002 - the name that a command line gives it
@@ -56,13 +56,13 @@ class TrainingRecipe:
     )
     num_tokens: int = _choice(
         50,
-        "Virtual tokens (n); more can say more, a sweep shows if it helps.",
+        "Number of virtual tokens (n). More can encode more; `spring-rag eval` shows whether it helps.",
         min=1,
         names=("-n", "--num-tokens"),
     )
     init_text: str = _choice(
         INIT_TEXT,
-        "Text whose token embeddings the rows start from, repeated or cut to n; an instruction is half of what they are to say.",
+        "Text whose token embeddings the rows start from, repeated or cut to n. An instruction already says much of what they have to learn.",
         show_default="an instruction",
     )
     learning_rate: float = _choice(
@@ -74,7 +74,8 @@ class TrainingRecipe:
         "How the rate falls after the warm-up; to nothing, so that the last rows settle, or not at all.",
     )
     warmup: float = _share(
-        0.05, "Share of the steps in which the rate rises: AdamW's first steps are its wildest."
+        0.05,
+        "Share of the steps over which the learning rate rises, because AdamW's first steps are the most erratic.",
     )
     weight_decay: float = _choice(
         0.0, "Of AdamW; 0 because it would pull rows to zero, away from real embeddings.", min=0
@@ -105,17 +106,17 @@ class TrainingRecipe:
     )
     k_schedule: KSchedule = _choice(
         "small",
-        "How many of the first rows a batch uses. uniform: each of 1…n alike, the authors' way. small: few more often (p(k) ~ 1/k, and n in"
-        " a quarter of the batches), since one must learn what fifty can share. sandwich: 1, n and one number between, on one cached context. all: n, for tokens that are used as a whole only, as skills are.",
+        "How many of the first rows a batch uses. uniform: each of 1…n alike, the authors' way. small: a small k more often (p(k) ~ 1/k, and n in"
+        " a quarter of the batches), since one row must learn what fifty can share. sandwich: 1, n and one number between, on one cached context. all: n, for tokens that are used as a whole only, as skills are.",
     )
     unanswerable: float = _share(
         0.0,
         "Share of examples that lose the passages which hold the answer, and are trained to say so instead of guessing; questions"
-        " that are answered yes or no stay as they are. 0 is the task's own share.",
+        " that are answered yes or no stay as they are. 0 means the task's default share, which is above 0 for every task but answer.",
     )
     unanswerable_answer: str = _choice(UNANSWERABLE_ANSWER, "What to answer where the passages don't.")
     chat: float = _share(0.0, "Share of examples in the tokenizer's chat template; as you will use them.")
-    seed: int = _choice(0, "Of every draw.", min=0, max=2**32 - 1)
+    seed: int = _choice(0, "Seed of every random draw.", min=0, max=2**32 - 1)
     template: RagTemplate = field(default_factory=RagTemplate)
 
     def __post_init__(self) -> None:

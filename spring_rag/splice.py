@@ -200,7 +200,7 @@ class InputEmbedding:
         return ids, out, scale.item()
 
     def _prove(self, backbone: PreTrainedModel, ids: Tensor) -> None:
-        """Make sure that the model needs nothing but the embeddings, where some route or hash by ids, and only what stands before a token."""
+        """Check that the model needs only embeddings (some models route or hash by ids), and that no token depends on later ones."""
         pair = torch.stack([ids[[0, 1]], ids[[0, -1]]]).to(self.device) if len(ids) > 1 else ids[None]
         with evaluating(backbone), torch.no_grad():
             try:
@@ -388,7 +388,7 @@ def check_prompt(row: int, prompt: Encoded, virtual: int, vocab_size: int) -> No
 
 @contextmanager
 def evaluating(backbone: nn.Module) -> Iterator[None]:
-    """Without dropout for the while; every module's own mode comes back afterwards."""
+    """Put every module into evaluation mode inside the block, and restore its own mode afterwards."""
     training = [module for module in backbone.modules() if module.training]
     for module in training:
         module.training = False

@@ -176,7 +176,9 @@ class TestEndings:
 
     def test_interruption_is_130_and_quiet(self):
         code = (
-            "import time, spring_rag.cli as cli\n"
+            "import signal, time, spring_rag.cli as cli\n"
+            # A shell starts what runs in the background with the signal ignored, and children inherit that.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "@cli.app.command()\n"
             "def wait() -> None: print('ready', flush=True); time.sleep(60)\n"
             "cli.main()"

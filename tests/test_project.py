@@ -53,3 +53,12 @@ def test_commits_are_checked_by_what_lint_has() -> None:
     for hook in hooks:
         tool = hook["entry"].removeprefix(".venv/").split()
         assert f"$({tool[0].split('/')[0].upper()})/{tool[0].split('/')[1]}" in makefile
+
+
+def test_each_target_of_make_stands_once_and_is_explained() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    assert phony is not None
+    assert sorted(phony[1].split()) == sorted(targets)
+    assert all(re.search(rf"^{target}:.* ## .", makefile, re.MULTILINE) for target in targets)

@@ -17,7 +17,8 @@ INTRODUCTION = """\
 <!-- Written by `make docs-update`; change the help texts in spring_rag/cli instead. -->
 
 Every command prints its result on standard output and everything else on standard error. With `--json` the result is one JSON object.
-The exit code is 0 when it is done, 1 when it failed (one line on standard error says why) and 2 on wrong usage.
+The exit code is 0 when it is done, 1 when it failed (one line on standard error says why) 2 on wrong usage, and 130 when it
+was interrupted.
 """
 
 

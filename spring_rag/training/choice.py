@@ -48,7 +48,7 @@ _known: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
 
 
 def proven_way(model: PreTrainedModel, embedding: InputEmbedding, examples: Sequence[Example], ks: Ks) -> Way:
-    """The fastest way that is right for examples of these lengths on this model; where it isn't the fastest of all, one warning says why.
+    """Return the fastest way that is right for examples of these lengths on this model; if a faster one had to be passed over, warn once and say why.
 
     Args:
         model: the backbone, frozen.

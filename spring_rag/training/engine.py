@@ -33,7 +33,7 @@ from spring_rag.training.ways import Example
 LOWER = (
     "lower the learning rate, train in another precision, or look whether the backbone's weights are finite"
 )
-"""What to do about numbers that are none any more."""
+"""Advice for a loss or rows that are no longer finite."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ class CheckpointFolder:
 
 
 def recorded_run(folder: Path) -> dict[str, Any]:
-    """What decides where the run leads that has its checkpoints in a folder; empty where there is none."""
+    """Return the description of the run whose checkpoints lie in a folder; empty if there is none."""
     run = _recorded(folder).get("run")
     return run if isinstance(run, dict) else {}
 
@@ -190,7 +190,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:
-    """Of `Trainer`, which writes it last: a process that was killed while saving leaves none, or half of one, and this is empty."""
+    """Read the state that `Trainer` writes last; empty if a process was killed while saving and left none, or half of it."""
     try:
         state = parse_json((checkpoint / _STATE_FILE).read_bytes())
     except (OSError, ValueError):

@@ -19,7 +19,7 @@ LEAST_LENGTH = 24
 """Short examples have fewer tokens."""
 
 SIDE = 4
-"""By so many tokens contexts around a length are longer or shorter."""
+"""Number of tokens by which contexts around a length are longer or shorter than it."""
 
 TAIL = 8
 """Tokens from the slot on in examples around a length."""
@@ -37,7 +37,7 @@ _UNEXPLAINED = 0.5
 """Share of a loss's ups and downs that may come from bends in its path."""
 
 _ROUNDING = 2.0
-"""How much further off a way may be than rounding once happened to lead: a single draw tells no more than its size."""
+"""How many times further off a way may be than one measured rounding error, which tells only the order of magnitude."""
 
 _PARTS = 2
 """Of a path: within each the gradient is taken to change evenly."""

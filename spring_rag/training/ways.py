@@ -41,7 +41,7 @@ def together(
     suffix_width = max(map(max, ks)) + max(len(e.suffix_ids) + len(t) for e, t in examples)
     context = _prefill(model, [e.context_ids for e, _ in examples], suffix_width, embedding)
     for number, counts in enumerate(ks, 1):
-        # What the last one grows from is let go layer by layer.
+        # The last suffix takes the context's own layers, which free their tensors one by one as they grow.
         cache = _branch(context.cache, last=number == len(ks))
         yield _suffix_logits(model, examples, matrix, counts, replace(context, cache=cache), embedding)
 
@@ -149,7 +149,7 @@ def _prefill_different(
 
 
 def _gap_is_harmless(model: PreTrainedModel, width: int) -> bool:
-    """Whether slots that no token has may lie between a context and its suffix, in rows of so many slots."""
+    """Whether unused cache positions may lie between a context and its suffix, if a row has `width` positions."""
     if "position_ids" not in _names(model):
         return False
     layers = DynamicCache(config=model.config).layers
@@ -226,7 +226,7 @@ def _is_recurrent(cache: Any) -> bool:
 
 
 def _written_by_nobody(layer: Any) -> Any:
-    """A recurrent layer that answers as if it had taken in what comes, and keeps what it holds."""
+    """Return a recurrent layer that computes with new inputs but keeps its stored state unchanged."""
     kept = copy.copy(layer)
     kept.conv_states = {
         number: None if state is None else state.clone() for number, state in layer.conv_states.items()
