@@ -75,7 +75,7 @@ def fit_ranked(
         None without examples.
 
     Raises:
-        MissingExtraError: scikit-learn, and SciPy with it, isn't installed.
+        MissingExtraError: SciPy isn't installed.
     """
     if not probabilities:
         return None

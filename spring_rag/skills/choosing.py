@@ -93,7 +93,7 @@ class Texts(Choosing):
 class Words(Choosing):
     """Targets that have words of their own, of which one comes next.
 
-    An id that several targets have counts for each in equal parts. What all of them have tells nothing and isn't asked for.
+    An id that several targets have counts for each in equal parts.
 
     Args:
         before: what is written before the word.
@@ -102,10 +102,7 @@ class Words(Choosing):
 
     def __init__(self, before: Ids, words: Sequence[Collection[int]]) -> None:
         self._before, self._words = before, [frozenset(each) for each in words]
-        different = set(self._words)
-        common = frozenset.intersection(*different) if len(different) > 1 else frozenset()
-        counted = Counter(one for each in self._words for one in each if one not in common)
-        self._count = dict(sorted(counted.items()))
+        self._count = dict(sorted(Counter(one for each in self._words for one in each).items()))
 
     @property
     def places(self) -> Sequence[tuple[Ids, Ids]]:
@@ -116,7 +113,7 @@ class Words(Choosing):
     def probabilities(self, found: Sequence[Mapping[int, float]]) -> list[float]:
         """Those of their words, summed up."""
         told = {one: exp(logprob) / self._count[one] for each in found for one, logprob in each.items()}
-        masses = [sum(told[one] for one in each if one in told) for each in self._words]
+        masses = [sum(told[one] for one in each) for each in self._words]
         total = sum(masses)
         return [mass / total for mass in masses] if total else [1 / len(masses)] * len(masses)
 

@@ -61,8 +61,11 @@ class Cite(Skill):
         left_out = {*control_ids(tokenizer), said}
         # What stands behind a chat's header has no space in front, as what stands behind a line break.
         texts = ["\n".join(each.split()) if template.chat else f" {each}" for each in passages]
-        words = [set(encode(each, tokenizer).ids) - left_out for each in texts]
-        return Words(before, [*words, {said}])
+        words = [frozenset(encode(each, tokenizer).ids) - left_out for each in texts]
+        different = set(words)
+        # What all passages have tells nothing.
+        common = frozenset.intersection(*different) if len(different) > 1 else frozenset()
+        return Words(before, [*(each - common for each in words), {said}])
 
     def calibrated(self, found: Sequence[float], calibration: tuple[float, float] | None) -> list[float]:
         """What the words say, together with the passages' ranks: a retriever is mostly right, too."""
