@@ -62,7 +62,7 @@ class TestExamples:
         encoded, target = item.example
         assert item.among is not None
         (shares,) = item.among
-        assert tokenizer.decode(encoded.ids).endswith("Question: Who is it?\nAnswer:")
+        assert tokenizer.decode(encoded.ids).endswith("Question: Who is it?\nAnswer: ")
         ann, bob, cid = (set(encode(f" {one}", tokenizer).ids) for one in EXAMPLE.passages)
         assert {one for one, share in shares.items() if share == 1} == ann - bob - cid
         assert {one for one, share in shares.items() if share == 0} >= (bob | cid) - ann
