@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from spring_rag.backends.local import LocalBackend
 from spring_rag.data.examples import RagExample
-from spring_rag.encoding import encode
+from spring_rag.encoding import encode, encode_target
 from spring_rag.errors import DataError, TokensError, TrainingError
 from spring_rag.evaluation.choices import (
     accuracy,
@@ -64,8 +64,9 @@ class TestExamples:
         (shares,) = item.among
         assert tokenizer.decode(encoded.ids).endswith("Question: Who is it?\nAnswer: ")
         ann, bob, cid = (set(encode(f" {one}", tokenizer).ids) for one in EXAMPLE.passages)
-        assert {one for one, share in shares.items() if share == 1} == ann - bob - cid
-        assert {one for one, share in shares.items() if share == 0} >= (bob | cid) - ann
+        none = set(encode_target("none", tokenizer))
+        assert {one for one, share in shares.items() if share == 1} == ann - bob - cid - none
+        assert {one for one, share in shares.items() if share == 0} >= (bob | cid) - ann - none
         assert len(target) == 1
         assert shares[target[0]] == 1
         assert not {tokenizer.bos_token_id, *(ann & bob & cid)} & set(shares)
