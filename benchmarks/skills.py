@@ -40,7 +40,7 @@ from spring_rag.encoding import encode
 from spring_rag.evaluation.choices import accuracy, at_coverage, auroc, calibration_error, citation_scores
 from spring_rag.evaluation.metrics import exact_match
 from spring_rag.evaluation.statistics import compare, interval
-from spring_rag.skills import skill_of
+from spring_rag.skills import Skill, skill_of
 from spring_rag.skills.answerable import Answerable
 from spring_rag.skills.asking import ask_skill
 from spring_rag.skills.cite import Cite
@@ -67,6 +67,7 @@ class CiteInWords(Cite):
     """The plain backbone asked in words."""
 
     line = "Question: {question}\nWhich passage contains the answer to this question? Answer with its number only."
+    choosing = Skill.choosing
 
     def targets(self, passages: int) -> tuple[str, ...]:
         return tuple(map(str, range(1, passages + 1)))

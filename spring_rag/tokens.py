@@ -29,7 +29,7 @@ class VirtualTokens(Artifact):
         chat_template: digest of the chat template that they were trained with, as `template_digest` gives it; None where they were
             trained in text prompts, or it isn't known.
         task: name of the skill that they were trained for, as "answer" or "cite".
-        calibration: slope and intercept of the logistic curve that makes a probability of a skill's score; None where none was fitted.
+        calibration: the two numbers that make probabilities of what the skill says, as `Skill.calibrated` takes them; None where none were fitted.
 
     Raises:
         TokensError: the matrix isn't 2-D, is empty, isn't of floats, or holds NaN or infinite values; its

@@ -14,8 +14,8 @@ from spring_rag.data.matching import normalise
 from spring_rag.errors import TokensError
 from spring_rag.prompt import RagTemplate
 from spring_rag.skills import SKILLS, skill_of
-from spring_rag.skills.calibration import calibrated, fit_calibration
-from spring_rag.skills.choosing import branches, probabilities
+from spring_rag.skills.calibration import calibrated, fit_calibration, fit_ranked, ranked
+from spring_rag.skills.choosing import Choice, Words, branches, probabilities
 from spring_rag.skills.cite import citations
 from spring_rag.skills.samples import samples
 from spring_rag.skills.wrong_answers import wrong_answer
@@ -76,6 +76,8 @@ class TestCite:
         assert self.skill.target(example, None, [HILL, "Ada Brown was a singer."]) == "2"
         assert self.skill.target(example, None, [HILL]) == "none"
         assert self.skill.targets(2) == ("1", "2", "none")
+        assert self.skill.right(example, None, [HILL, "Ada Brown was a singer.", LIGHT]) == ("2", "3")
+        assert self.skill.right(example, None, [HILL]) == ("none",)
 
     @pytest.mark.parametrize(
         ("told", "cited"),
@@ -154,6 +156,32 @@ class TestChoosing:
         assert probabilities([(1,), (2,)], told) == [1.0, 0.0]
 
 
+class TestWords:
+    def test_what_is_likely_to_come_next_is_shared_by_whose_words_it_is(self) -> None:
+        words = Words((), [{1, 2}, {2, 3}, {4}])
+        assert words.places == [((), (1, 2, 3, 4))]
+        told = {1: math.log(0.1), 2: math.log(0.2), 3: math.log(0.1), 4: math.log(0.1)}
+        assert words.probabilities([told]) == pytest.approx([0.4, 0.4, 0.2])
+
+    def test_words_of_a_right_one_are_right(self) -> None:
+        assert Words((7,), [{1}, {3}]).choice([0]) == Choice((7,), (1,), ({1: 1.0, 3: 0.0},))
+        (shares,) = Words((), [{1, 2}, {2, 3}, {4}]).choice([0]).among
+        assert shares == {1: 1.0, 2: 0.5, 3: 0.0, 4: 0.0}
+        (shares,) = Words((), [{1, 2}, {2, 3}, {4}]).choice([0, 1]).among
+        assert shares == {1: 1.0, 2: 1.0, 3: 1.0, 4: 0.0}
+
+    def test_where_a_right_one_has_no_words_nothing_is_wrong(self) -> None:
+        assert Words((), [set(), {2, 3}]).choice([0]).among == ({2: 1.0, 3: 1.0},)
+        assert Words((), [set(), {2, 3}]).probabilities([{2: -2000.0, 3: -2000.0}]) == [0.5, 0.5]
+        assert Words((), [set()]).choice([0]).target
+
+    def test_many_are_asked_for_in_several_requests(self) -> None:
+        words = Words((), [set(range(200)), set(range(150, 300))])
+        assert [len(ids) for _, ids in words.places] == [128, 128, 44]
+        found = [{one: math.log(1 / 300) for one in ids} for _, ids in words.places]
+        assert words.probabilities(found) == pytest.approx([175 / 300, 125 / 300])
+
+
 class TestCalibration:
     def test_a_curve_is_fitted_to_how_often_it_is_true(self) -> None:
         sure = [0.99] * 100
@@ -168,6 +196,27 @@ class TestCalibration:
     def test_nothing_is_fitted_to_examples_that_are_alike(self) -> None:
         assert fit_calibration([0.3, 0.6], [True, True]) is None
         assert calibrated(0.3, None) == 0.3
+
+
+class TestRanks:
+    def test_passages_are_mostly_right_as_they_are_ranked(self) -> None:
+        sure, unsure = [0.1, 0.8, 0.1], [0.4, 0.5, 0.1]
+        right = [{0}] * 70 + [{1}] * 30
+        powers = fit_ranked([unsure] * 70 + [sure] * 30, right)
+        assert powers is not None
+        meant = ranked(unsure, powers)
+        assert sum(meant) == pytest.approx(1)
+        assert max(range(3), key=meant.__getitem__) == 0
+        assert max(range(3), key=ranked(sure, powers).__getitem__) == 1
+
+    def test_ranks_alone_where_words_say_nothing(self) -> None:
+        powers = fit_ranked([[0.5, 0.5, 0.0]] * 100, [{0}] * 80 + [{1}] * 20)
+        assert powers is not None
+        assert ranked([0.5, 0.5, 0.0], powers)[:2] == pytest.approx([0.8, 0.2], abs=0.03)
+
+    def test_without_a_calibration_nothing_changes(self) -> None:
+        assert ranked([0.2, 0.3, 0.5], None) == [0.2, 0.3, 0.5]
+        assert fit_ranked([], []) is None
 
 
 def test_samples_are_as_retrieved_but_for_those_that_are_robbed() -> None:

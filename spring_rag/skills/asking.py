@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request
 from spring_rag.callbacks import OnProgress
-from spring_rag.encoding import Encoded, encode_target
+from spring_rag.encoding import Encoded
 from spring_rag.prompt import RagPrompt
-from spring_rag.skills.calibration import calibrated
-from spring_rag.skills.choosing import Ids, branches, probabilities
+from spring_rag.skills.choosing import Choosing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,36 +28,34 @@ class AskedSkill:
 
     Attributes:
         skill: that is asked.
-        requests: one for each place where its targets part; few.
+        requests: for the probabilities that its choice takes; few.
         calibration: slope and intercept, where the skill's tokens have them.
     """
 
     skill: Skill
     requests: tuple[Request, ...]
     calibration: tuple[float, float] | None
-    _candidates: tuple[Ids, ...]
-    _places: tuple[Ids, ...]
+    _choosing: Choosing
 
     def probabilities(self, found: Sequence[Generation]) -> list[float]:
-        """How likely each of the skill's targets is, in their order; they add up to 1. Not calibrated.
+        """How likely each of the skill's targets is, in their order; they add up to 1. Calibrated, where there is a calibration.
 
         Args:
             found: what the requests got, in their order.
         """
-        told = {
-            place: dict(zip(request.choices, one.logprobs, strict=True))
-            for place, request, one in zip(self._places, self.requests, found, strict=True)
-        }
-        return probabilities(self._candidates, told)
+        told = [
+            dict(zip(request.choices, one.logprobs, strict=True))
+            for request, one in zip(self.requests, found, strict=True)
+        ]
+        return self.skill.calibrated(self._choosing.probabilities(told), self.calibration)
 
     def yes(self, found: Sequence[Generation]) -> float:
-        """The calibrated probability of yes, of a skill that says yes or no; takes what `probabilities` takes."""
-        (yes,) = (
+        """The probability of yes, of a skill that says yes or no; takes what `probabilities` takes."""
+        return next(
             each
             for target, each in zip(self.skill.targets(0), self.probabilities(found), strict=True)
             if target == self.skill.yes
         )
-        return calibrated(yes, self.calibration)
 
 
 def ask_skill(
@@ -82,17 +79,13 @@ def ask_skill(
         num_tokens: k; None is all of them.
         calibration: of the tokens.
     """
-    candidates = tuple(
-        encode_target(each, tokenizer, chat=prompt.template.chat)
-        for each in skill.targets(len(prompt.passages))
-    )
+    choosing = skill.choosing(prompt.passages, prompt.template, tokenizer)
     plain = Request(encoded, tokens, num_tokens, prompt.to_prompt())
-    places = branches(candidates)
     requests = tuple(
         replace(plain, encoded=replace(encoded, ids=(*encoded.ids, *before)), choices=ids)
-        for before, ids in places.items()
+        for before, ids in choosing.places
     )
-    return AskedSkill(skill, requests, calibration, candidates, tuple(places))
+    return AskedSkill(skill, requests, calibration, choosing)
 
 
 def ask_in_batches(

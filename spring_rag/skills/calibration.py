@@ -1,11 +1,13 @@
 """Probabilities that mean what they say: a logistic curve over what a skill's scores say (Platt 1999)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import exp, log
 
 from spring_rag.extras import extra
 
 _LEAST = 1e-9
+_LEAST_SAID = 1e-4
+"""Of a passage: that a word wasn't thought of doesn't rule it out."""
 
 
 def calibrated(probability: float, calibration: tuple[float, float] | None) -> float:
@@ -42,6 +44,62 @@ def fit_calibration(probabilities: Sequence[float], truths: Sequence[bool]) -> t
     # Hardly any regularisation: it keeps the curve finite where the scores part the examples without a fault.
     found = LogisticRegression(C=100.0).fit(odds, list(truths))
     return float(found.coef_[0][0]), float(found.intercept_[0])
+
+
+def ranked(probabilities: Sequence[float], calibration: tuple[float, float] | None) -> list[float]:
+    """Probabilities of passages and of none of them, with the passages' ranks taken into account; as they are without a calibration.
+
+    Args:
+        probabilities: of the passages, best first, and last of none of them.
+        calibration: the powers of the probability and of one over the rank that what results is proportional to.
+    """
+    if calibration is None:
+        return list(probabilities)
+    by_words, by_rank = calibration
+    scores = [by_words * said - by_rank * rank for said, rank in _said_and_ranked(probabilities)]
+    most = max(scores)
+    weights = [exp(score - most) for score in scores]
+    return [weight / sum(weights) for weight in weights]
+
+
+def fit_ranked(
+    probabilities: Sequence[Sequence[float]], right: Sequence[Collection[int]]
+) -> tuple[float, float] | None:
+    """The powers that fit held-out examples best: a conditional logit.
+
+    Args:
+        probabilities: as `ranked` takes them, one list per example.
+        right: for each example the places of the right ones.
+
+    Returns:
+        None without examples.
+
+    Raises:
+        MissingExtraError: SciPy isn't installed.
+    """
+    if not probabilities:
+        return None
+    with extra("train"):
+        from scipy.optimize import minimize
+
+    def loss(powers: Sequence[float]) -> float:
+        by_words, by_rank = map(float, powers)
+        chosen = (ranked(each, (by_words, by_rank)) for each in probabilities)
+        hits = (sum(one[at] for at in places) for one, places in zip(chosen, right, strict=True))
+        # Hardly any regularisation, as above.
+        return sum(-log(max(hit, _LEAST)) for hit in hits) + 0.005 * (by_words**2 + by_rank**2)
+
+    found = minimize(loss, (1.0, 0.0), method="Nelder-Mead").x
+    return float(found[0]), float(found[1])
+
+
+def _said_and_ranked(probabilities: Sequence[float]) -> list[tuple[float, float]]:
+    """For each the logarithms of its probability and of its rank; none of them has no rank."""
+    last = len(probabilities) - 1
+    return [
+        (log(max(each, _LEAST_SAID)), log(1 + at) if at < last else 0.0)
+        for at, each in enumerate(probabilities)
+    ]
 
 
 def _log_odds(probability: float) -> float:

@@ -1,10 +1,129 @@
-"""One of several texts, chosen by their probabilities: where they part, a backbone tells the log-probabilities of the next token."""
+"""How one of several targets is chosen: what a backbone is asked about the token that comes next, and what its answers say.
 
-from collections.abc import Mapping, Sequence
+Either the targets are texts, of which one is written; or each has words of its own, and it is chosen by how likely one of them comes next.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
 Ids = tuple[int, ...]
+
+_MOST_IDS = 128
+"""That vLLM tells the probabilities of at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A right target as training sees it.
+
+    Attributes:
+        before: what all targets begin with: a part of the question.
+        target: the ids that tell it from the others.
+        among: for each of them those that it is chosen from, each with the share of it that is right, from 0 to 1.
+    """
+
+    before: Ids
+    target: Ids
+    among: tuple[Mapping[int, float], ...]
+
+
+class Choosing(ABC):
+    """A way to choose among targets."""
+
+    @property
+    @abstractmethod
+    def places(self) -> Sequence[tuple[Ids, Ids]]:
+        """What a backbone is asked: after these ids, how likely is each of those?"""
+
+    @abstractmethod
+    def probabilities(self, found: Sequence[Mapping[int, float]]) -> list[float]:
+        """How likely each target is, given that it is one of them; they add up to 1.
+
+        Args:
+            found: for each of `places` the log-probability of each id.
+        """
+
+    @abstractmethod
+    def choice(self, right: Collection[int]) -> Choice:
+        """What training teaches.
+
+        Args:
+            right: places of the right ones among the targets, at least one.
+        """
+
+
+class Texts(Choosing):
+    """Targets that are written: asked about where they part.
+
+    Args:
+        candidates: ids of texts that differ, none of which another begins with: an end-of-sequence id sees to that.
+    """
+
+    def __init__(self, candidates: Sequence[Ids]) -> None:
+        self._candidates = candidates
+        self._branches = branches(candidates)
+
+    @property
+    def places(self) -> Sequence[tuple[Ids, Ids]]:
+        """Where the texts part."""
+        return list(self._branches.items())
+
+    def probabilities(self, found: Sequence[Mapping[int, float]]) -> list[float]:
+        """Those of the texts."""
+        return probabilities(self._candidates, dict(zip(self._branches, found, strict=True)))
+
+    def choice(self, right: Collection[int]) -> Choice:
+        """The first of the right ones; what there is no choice in is left out, but where it is the only one."""
+        ids = self._candidates[min(right)]
+        parting = [at for at in range(len(ids)) if ids[:at] in self._branches] or [0, len(ids) - 1]
+        span = range(parting[0], parting[-1] + 1)
+        return Choice(
+            before=ids[: span.start],
+            target=ids[span.start : span.stop],
+            among=tuple(
+                {one: float(one == ids[at]) for one in self._branches.get(ids[:at], (ids[at],))}
+                for at in span
+            ),
+        )
+
+
+class Words(Choosing):
+    """Targets that have words of their own, of which one comes next.
+
+    An id that several targets have counts for each in equal parts.
+
+    Args:
+        before: what is written before the word.
+        words: for each target the ids that its words begin with.
+    """
+
+    def __init__(self, before: Ids, words: Sequence[Collection[int]]) -> None:
+        self._before, self._words = before, [frozenset(each) for each in words]
+        self._count = dict(sorted(Counter(one for each in self._words for one in each).items()))
+
+    @property
+    def places(self) -> Sequence[tuple[Ids, Ids]]:
+        """All words, as many at a time as may be asked for."""
+        ids = tuple(self._count)
+        return [(self._before, ids[at : at + _MOST_IDS]) for at in range(0, len(ids), _MOST_IDS)]
+
+    def probabilities(self, found: Sequence[Mapping[int, float]]) -> list[float]:
+        """Those of their words, summed up."""
+        told = {one: exp(logprob) / self._count[one] for each in found for one, logprob in each.items()}
+        masses = [sum(told[one] for one in each) for each in self._words]
+        total = sum(masses)
+        return [mass / total for mass in masses] if total else [1 / len(masses)] * len(masses)
+
+    def choice(self, right: Collection[int]) -> Choice:
+        """Any word of a right one is right; where none has a word, nothing is wrong."""
+        held = Counter(one for at in set(right) for one in self._words[at])
+        shares = {one: held[one] / count for one, count in self._count.items()}
+        if not any(shares.values()):
+            shares = dict.fromkeys(shares or (0,), 1.0)
+        return Choice(self._before, (max(shares, key=shares.__getitem__),), (shares,))
 
 
 def branches(candidates: Sequence[Ids]) -> dict[Ids, Ids]:
@@ -21,38 +140,6 @@ def branches(candidates: Sequence[Ids]) -> dict[Ids, Ids]:
         for at, one in enumerate(ids):
             following.setdefault(ids[:at], {})[one] = None
     return {before: tuple(ids) for before, ids in following.items() if len(ids) > 1}
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A candidate as training sees it.
-
-    Attributes:
-        before: what all candidates begin with: a part of the question.
-        target: the ids that tell it from the others.
-        among: for each of them those that it is chosen from.
-    """
-
-    before: Ids
-    target: Ids
-    among: tuple[Ids, ...]
-
-
-def choice(candidates: Sequence[Ids], right: int) -> Choice:
-    """One of the candidates, the number `right`; what there is no choice in is left out, but where it is the only one.
-
-    Args:
-        candidates: as `branches` takes them.
-        right: its place among them.
-    """
-    ids, places = candidates[right], branches(candidates)
-    parting = [at for at in range(len(ids)) if ids[:at] in places] or [0, len(ids) - 1]
-    span = range(parting[0], parting[-1] + 1)
-    return Choice(
-        before=ids[: span.start],
-        target=ids[span.start : span.stop],
-        among=tuple(places.get(ids[:at], (ids[at],)) for at in span),
-    )
 
 
 def probabilities(candidates: Sequence[Ids], found: Mapping[Ids, Mapping[int, float]]) -> list[float]:

@@ -1,12 +1,20 @@
 """What makes a skill: a line behind the slot, what may be written behind the line, and how examples are made of ordinary data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from random import Random
+from typing import TYPE_CHECKING
 
 from spring_rag.data.examples import RagExample
 from spring_rag.data.matching import holds
+from spring_rag.encoding import encode_target
+from spring_rag.prompt import RagTemplate
+from spring_rag.skills.calibration import calibrated, fit_calibration
+from spring_rag.skills.choosing import Choosing, Ids, Texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Skill(ABC):
@@ -42,6 +50,49 @@ class Skill(ABC):
             claim: what `claim` gave.
             passages: as they stand in the prompt.
         """
+
+    def right(self, example: RagExample, claim: str | None, passages: Sequence[str]) -> tuple[str, ...]:
+        """All targets that are right; `target` is the best of them. Takes what it takes."""
+        return (self.target(example, claim, passages),)
+
+    def choosing(
+        self, passages: Sequence[str], template: RagTemplate, tokenizer: "PreTrainedTokenizerBase"
+    ) -> Choosing:
+        """How a backbone is asked for one of the targets.
+
+        Args:
+            passages: as they stand in the prompt.
+            template: of the prompt.
+            tokenizer: the backbone's.
+        """
+        return Texts([written(each, template, tokenizer) for each in self.targets(len(passages))])
+
+    def calibrated(self, found: Sequence[float], calibration: tuple[float, float] | None) -> list[float]:
+        """Probabilities of the targets that mean what they say: those of yes and no by a logistic curve.
+
+        Args:
+            found: of the targets, in their order, passages best first.
+            calibration: what `fit_calibration` gave; None leaves them as they are.
+        """
+        if self.yes is None or calibration is None:
+            return list(found)
+        targets = self.targets(0)
+        yes = calibrated(found[targets.index(self.yes)], calibration)
+        return [yes if each == self.yes else 1 - yes for each in targets]
+
+    def fit_calibration(
+        self, found: Sequence[Sequence[float]], right: Sequence[Collection[int]]
+    ) -> tuple[float, float] | None:
+        """What fits held-out examples best; None where there is nothing to fit.
+
+        Args:
+            found: for each example the probabilities of the targets, not calibrated.
+            right: for each the places of the right ones.
+        """
+        if self.yes is None:
+            return None
+        at = self.targets(0).index(self.yes)
+        return fit_calibration([each[at] for each in found], [at in each for each in right])
 
     def asked(self, question: str, claim: str | None = None) -> str:  # noqa: ARG002
         """What stands in place of the line's `{question}`."""
@@ -83,6 +134,17 @@ class Skill(ABC):
             robbed: share of examples that lose the passages which hold the answer.
         """
         return robbed_at_random(example, count, rng, robbed)
+
+
+def written(answer: str, template: RagTemplate, tokenizer: "PreTrainedTokenizerBase") -> Ids:
+    """Ids of an answer as the prompts of a template go on, with what ends it."""
+    return encode_target(
+        answer,
+        tokenizer,
+        chat=template.chat,
+        thinking=template.thinking,
+        chat_template_kwargs=template.chat_template_kwargs,
+    )
 
 
 def robbed_at_random(example: RagExample, count: int, rng: Random, share: float) -> tuple[str, ...]:

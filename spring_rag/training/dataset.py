@@ -1,7 +1,7 @@
 """Drawing training examples: which passages, in which order, under which template."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from random import Random
@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from spring_rag.data.examples import RagExample
 from spring_rag.data.matching import holds
-from spring_rag.encoding import encode, encode_target
+from spring_rag.encoding import encode
 from spring_rag.errors import DataError
 from spring_rag.fitting import fit
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.skills import ANSWER
-from spring_rag.skills.choosing import choice
+from spring_rag.skills.skill import written
 from spring_rag.training.ways import Example
 
 _CHECKED = 200
@@ -36,14 +36,14 @@ class SampleIndex:
 class Item:
     """One encoded example, where it comes from, and how many of the drawn passages had no room.
 
-    `among`: for each target id those that it is chosen from; None where anything may be written.
+    `among`: for each target id those that it is chosen from, each with the share of it that is right; None where anything may be written.
     """
 
     example: Example
     epoch: int
     step: int
     dropped: int = 0
-    among: tuple[tuple[int, ...], ...] | None = None
+    among: tuple[Mapping[int, float], ...] | None = None
 
 
 class RagExamples(Dataset[Item]):
@@ -100,8 +100,9 @@ class RagExamples(Dataset[Item]):
             target = self._target(self.accepted(index, prompt.passages)[0], ranked.template)
             return Item((encoded, target), self.epoch, sample.step, lost)
         targets = self.recipe.skill.targets(len(prompt.passages))
-        right = self.recipe.skill.target(self.examples[index], claim, prompt.passages)
-        made = choice([self._target(each, ranked.template) for each in targets], targets.index(right))
+        right = self.recipe.skill.right(self.examples[index], claim, prompt.passages)
+        choosing = self.recipe.skill.choosing(prompt.passages, ranked.template, self.tokenizer)
+        made = choosing.choice([targets.index(each) for each in right])
         asked = replace(encoded, ids=(*encoded.ids, *made.before))
         return Item((asked, made.target), self.epoch, sample.step, lost, made.among)
 
@@ -152,13 +153,7 @@ class RagExamples(Dataset[Item]):
         return RagPrompt(question=example.question, passages=passages, template=template)
 
     def _target(self, answer: str, template: RagTemplate) -> tuple[int, ...]:
-        return encode_target(
-            answer,
-            self.tokenizer,
-            chat=template.chat,
-            thinking=template.thinking,
-            chat_template_kwargs=template.chat_template_kwargs,
-        )
+        return written(answer, template, self.tokenizer)
 
     def _budget(self, target: Sequence[int]) -> int:
         return self.recipe.max_length - self.recipe.num_tokens - len(target)

@@ -4,7 +4,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -42,7 +42,7 @@ class Batch:
 
     examples: list[Example]
     ks: list[int]
-    among: list[tuple[int, ...]] | None = None
+    among: list[Mapping[int, float]] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -67,7 +67,7 @@ class Collator:
         labels = torch.tensor([i for _, target in examples for i in target])
         among = None
         if all(item.among is not None for item in items):
-            among = [ids for item in items for ids in item.among or ()]
+            among = [shares for item in items for shares in item.among or ()]
         return {"batch": Batch(examples, ks, among), "labels": labels}
 
 

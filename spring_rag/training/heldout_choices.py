@@ -8,12 +8,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.local import LocalBackend
 from spring_rag.data.examples import RagExample
-from spring_rag.evaluation.choices import accuracy, auroc
+from spring_rag.evaluation.choices import auroc
 from spring_rag.fitting import fit, room
 from spring_rag.prompt import RagPrompt
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.skills.asking import ask_in_batches
-from spring_rag.skills.calibration import calibrated, fit_calibration
 from spring_rag.skills.samples import samples
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.heldout import check_ks
@@ -54,7 +53,14 @@ class HeldOutChoices:
             fit(RagPrompt(one.question, one.passages, recipe.answer_template), budget, tokenizer)
             for one in asked
         ]
-        self._targets = [one.target for one in asked]
+        targets = [self._skill.targets(len(prompt.passages)) for prompt, _ in self._fitted]
+        rights = [
+            self._skill.right(one.example, one.claim, prompt.passages)
+            for one, (prompt, _) in zip(asked, self._fitted, strict=True)
+        ]
+        self._right = [
+            {names.index(each) for each in right} for names, right in zip(targets, rights, strict=True)
+        ]
 
     def scores(self, matrix: Tensor) -> dict[str, float]:
         """What these rows reach.
@@ -63,43 +69,36 @@ class HeldOutChoices:
             matrix: `[n, hidden_size]`.
 
         Returns:
-            `accuracy_k{k}` for every k, and of a skill that says yes or no `auroc_k{k}`; and the mean over the ks of that which
+            `accuracy_k{k}` for every k, calibrated, and of a skill that says yes or no `auroc_k{k}`; and the mean over the ks of that which
             decides, under its own name.
         """
         found: dict[str, float] = {}
+        yes = self._skill.yes
         for k in self.ks:
-            chosen = self._probabilities(matrix, k)
-            if self._skill.yes is not None:
-                yes, truths = self._judged(chosen)
-                found[f"auroc_k{k}"] = auroc(yes, truths)
-                fitted = fit_calibration(yes, truths)
-                found[f"accuracy_k{k}"] = accuracy([calibrated(each, fitted) for each in yes], truths)
-            else:
-                right = [
-                    max(one, key=one.__getitem__) == t for one, t in zip(chosen, self._targets, strict=True)
-                ]
-                found[f"accuracy_k{k}"] = sum(right) / len(right)
+            said = self._probabilities(matrix, k)
+            calibration = self._skill.fit_calibration(said, self._right)
+            meant = [self._skill.calibrated(each, calibration) for each in said]
+            hits = [
+                max(range(len(one)), key=one.__getitem__) in r
+                for one, r in zip(meant, self._right, strict=True)
+            ]
+            found[f"accuracy_k{k}"] = sum(hits) / len(hits)
+            if yes is not None:
+                at = self._skill.targets(0).index(yes)
+                found[f"auroc_k{k}"] = auroc(
+                    [one[at] for one in said], [at in right for right in self._right]
+                )
         found[self.best] = sum(found[f"{self.best}_k{k}"] for k in self.ks) / max(1, len(self.ks))
         return found
 
     def calibration(self, matrix: Tensor) -> tuple[float, float] | None:
-        """Slope and intercept for all rows; None for a skill that doesn't say yes or no."""
-        if self._skill.yes is None:
-            return None
-        return fit_calibration(*self._judged(self._probabilities(matrix, len(matrix))))
+        """Of all rows, for the artifact; None where there is nothing to fit."""
+        return self._skill.fit_calibration(self._probabilities(matrix, len(matrix)), self._right)
 
-    def _judged(self, chosen: Sequence[dict[str, float]]) -> tuple[list[float], list[bool]]:
-        yes = self._skill.yes
-        assert yes is not None
-        return [one[yes] for one in chosen], [target == yes for target in self._targets]
-
-    def _probabilities(self, matrix: Tensor, k: int) -> list[dict[str, float]]:
-        """For each sample the probability of each target."""
+    def _probabilities(self, matrix: Tensor, k: int) -> list[list[float]]:
+        """For each sample the probabilities of the targets, not calibrated."""
         self._backend.add_tokens("default", VirtualTokens(matrix, backbone=self._backbone))
         found = ask_in_batches(
             self._backend, self._skill, self._fitted, self._recipe.batch_size, num_tokens=k
         )
-        return [
-            dict(zip(self._skill.targets(len(prompt.passages)), one.probabilities(answers), strict=True))
-            for (one, answers), (prompt, _) in zip(found, self._fitted, strict=True)
-        ]
+        return [one.probabilities(answers) for one, answers in found]

@@ -4,7 +4,7 @@ What a backbone keeps of the context is computed once, without a graph, wherever
 the plain loss over the whole sequence (`choice`); else that loss itself is computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def objectives(
     num_tokens: Sequence[int | Sequence[int]],
     *,
     embedding: InputEmbedding | None = None,
-    among: Sequence[Sequence[int]] | None = None,
+    among: Sequence[Mapping[int, float]] | None = None,
 ) -> Tensor:
     """`objective` for several k on the same examples, whose contexts are computed once.
 
@@ -66,8 +66,8 @@ def objectives(
         matrix: as for `objective`.
         num_tokens: the ks; each is one for all examples, or a sequence of one per example.
         embedding: as for `objective`.
-        among: for each target id of all examples the ids that it is chosen from, if it is one of a few; the loss is that of the
-            choice then, and nothing is spent on teaching which words there are to choose from.
+        among: for each target id of all examples the ids that it is chosen from, if it is one of a few, each with the share of it that
+            is right, from 0 to 1; the loss is that of the choice then, and nothing is spent on teaching which words there are to choose from.
 
     Returns:
         Losses, float32 `[len(num_tokens)]`, on the matrix's device.
@@ -90,14 +90,16 @@ def objectives(
     return torch.stack(losses).to(matrix.device)
 
 
-def _loss(logits: Tensor, wanted: Tensor, among: Sequence[Sequence[int]] | None) -> Tensor:
-    """Mean cross-entropy of ids `[count]` by logits `[count, vocab]`, of which only those in `among` count."""
-    if among is not None:
-        outside = torch.ones_like(logits, dtype=torch.bool)
-        for row, ids in enumerate(among):
-            outside[row, list(ids)] = False
-        logits = logits.masked_fill(outside, -torch.inf)
-    return functional.cross_entropy(logits, wanted)
+def _loss(logits: Tensor, wanted: Tensor, among: Sequence[Mapping[int, float]] | None) -> Tensor:
+    """Mean cross-entropy of ids `[count]` by logits `[count, vocab]`; or of being right, by those in `among` alone."""
+    if among is None:
+        return functional.cross_entropy(logits, wanted)
+    losses = []
+    for row, shares in zip(logits, among, strict=True):
+        chosen = row[list(shares)]
+        right = torch.tensor(list(shares.values()), dtype=chosen.dtype, device=chosen.device)
+        losses.append(chosen.logsumexp(0) - (chosen + right.log()).logsumexp(0))
+    return torch.stack(losses).mean()
 
 
 def _check_examples(examples: Sequence[Example]) -> None:
