@@ -121,7 +121,7 @@ class Writer:
     ) -> None:
         self._engine, self._embedding, self._eos_ids = engine, embedding, eos_ids
         self._text = decoder(tokenizer)
-        self.room = Room(engine.cells, engine.remove)
+        self.room = Room(engine.cells, engine)
 
     def write(
         self,

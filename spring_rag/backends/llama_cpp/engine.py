@@ -139,14 +139,19 @@ class Engine:
         )
         asked = np.zeros(ends[-1], dtype=np.int8)
         asked[ends - 1] = [piece.asks for piece in pieces]
-        logits = []
+        logits = np.empty((int(asked.sum()), self.vocab_size), dtype=np.float32)
+        done = 0
         for first in range(0, len(tokens), BATCH_TOKENS):
             check()
             part = slice(first, first + BATCH_TOKENS)
-            logits += self._decode(tokens[part], positions[part], sequences[part], asked[part])
-        return torch.stack(logits) if logits else torch.empty(0, self.vocab_size)
+            self._decode(tokens[part], positions[part], sequences[part], asked[part])
+            for index in np.flatnonzero(asked[part]).tolist():
+                pointer = llama_cpp.llama_get_logits_ith(self._context, index)
+                logits[done] = np.ctypeslib.as_array(pointer, (self.vocab_size,))
+                done += 1
+        return torch.from_numpy(logits)
 
-    def _decode(self, tokens: Any, positions: Any, sequences: Any, asked: Any) -> list[Tensor]:
+    def _decode(self, tokens: Any, positions: Any, sequences: Any, asked: Any) -> None:
         count = len(tokens)
         embeddings = tokens.ndim == 2
         if embeddings:
@@ -169,11 +174,6 @@ class Engine:
         if code := llama_cpp.llama_decode(self._context, batch):
             msg = f"llama.cpp failed to read {count} tokens (code {code}): {_why()}"
             raise BackendError(msg)
-        found = []
-        for index in np.flatnonzero(asked).tolist():
-            pointer = llama_cpp.llama_get_logits_ith(self._context, index)
-            found.append(torch.from_numpy(np.ctypeslib.as_array(pointer, (self.vocab_size,)).copy()))
-        return found
 
     def copy(self, source: int, target: int) -> None:
         """Let an empty sequence begin with all that another one holds."""
@@ -182,6 +182,36 @@ class Engine:
     def remove(self, sequence: int) -> None:
         """Empty a sequence."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def save(self, sequence: int) -> Any:
+        """Copy all that a sequence holds out of the cache.
+
+        Raises:
+            BackendError: llama.cpp can't.
+        """
+        saved = np.empty(llama_cpp.llama_state_seq_get_size(self._context, sequence), dtype=np.uint8)
+        size = len(saved)
+        if (
+            llama_cpp.llama_state_seq_get_data(self._context, _pointer(saved, ctypes.c_uint8), size, sequence)
+            != size
+        ):
+            msg = f"llama.cpp failed to put a context aside: {_why()}"
+            raise BackendError(msg)
+        return saved
+
+    def restore(self, sequence: int, saved: Any) -> None:
+        """Fill an empty sequence with what `save` gave.
+
+        Raises:
+            BackendError: llama.cpp can't.
+        """
+        size = len(saved)
+        if (
+            llama_cpp.llama_state_seq_set_data(self._context, _pointer(saved, ctypes.c_uint8), size, sequence)
+            != size
+        ):
+            msg = f"llama.cpp failed to take a context back: {_why()}"
+            raise BackendError(msg)
 
 
 def _pointer(array: Any, kind: Any) -> Any:
