@@ -301,6 +301,53 @@ class TestBackbones:
             small.add_tokens("recorded", recorded)
 
 
+class TestLayersOnTheGpu:
+    """What llama.cpp is told. A build for the CPU puts none there, whatever it is told."""
+
+    @pytest.fixture
+    def told(self, monkeypatch):
+        import llama_cpp
+
+        told = []
+        load, begin = llama_cpp.llama_model_load_from_file, llama_cpp.llama_init_from_model
+
+        def loading(file, settings):
+            told.append(settings.n_gpu_layers)
+            return load(file, settings)
+
+        def beginning(model, settings):
+            told.append((settings.offload_kqv, settings.op_offload))
+            return begin(model, settings)
+
+        monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", loading)
+        monkeypatch.setattr(llama_cpp, "llama_init_from_model", beginning)
+        return told
+
+    @pytest.mark.parametrize(
+        ("options", "layers"),
+        [
+            ({}, -1),
+            ({"device": "auto"}, -1),
+            ({"device": "cpu"}, 0),
+            ({"n_gpu_layers": 3}, 3),
+            ({"n_gpu_layers": 0}, 0),
+            ({"device": "cpu", "n_gpu_layers": 3}, 3),
+        ],
+    )
+    def test_so_many(self, ours, told, options, layers):
+        SpringModel.from_pretrained(ours.backend.model_id, engine="llama.cpp", **options)
+        assert told == [layers, (layers != 0, layers != 0)]
+
+    @pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps"])
+    def test_a_build_without_one_says_so(self, ours, device):
+        with pytest.raises(BackendError, match=f"device '{device}' isn't available: .*built for the CPU"):
+            SpringModel.from_pretrained(ours.backend.model_id, engine="llama.cpp", device=device)
+
+    def test_no_such_number(self, ours):
+        with pytest.raises(ValueError, match="n_gpu_layers is -2; it must be at least -1"):
+            SpringModel.from_pretrained(ours.backend.model_id, engine="llama.cpp", n_gpu_layers=-2)
+
+
 class TestErrors:
     def test_no_gguf(self, tmp_path):
         with pytest.raises(BackendError, match="llama.cpp reads a GGUF, and 'acme/model' names none"):

@@ -65,7 +65,7 @@ class Engine:
         cells: tokens that the cache is to hold, those of all sequences together; what several share counts once.
         sequences: how many there may be.
         threads: that compute.
-        gpu_layers: how many layers go to the GPU; -1 is all, where the library is built for one.
+        gpu_layers: how many layers go to the GPU; -1 is all, where the library is built for one; with 0 it computes nothing.
         float32: whether keys and values are kept in float32, not in float16; None is as the weights are.
 
     Raises:
@@ -96,6 +96,9 @@ class Engine:
         told.n_seq_max = told.n_outputs_max = sequences
         told.n_threads = told.n_threads_batch = threads
         told.type_k = told.type_v = stored
+        told.offload_kqv = told.op_offload = (
+            gpu_layers != 0
+        )  # without layers there the GPU would still read long prompts
         if float32:  # its flash attention rounds them to float16
             told.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         told.kv_unified = True  # sequences share the cells of a context, so that copying one costs nothing
