@@ -1,8 +1,17 @@
-"""SmolLM2 on llama.cpp beside transformers, on the demo's questions: `python benchmarks/on_llama_cpp.py [--questions N]`
+"""SmolLM2 on llama.cpp beside transformers: `python benchmarks/on_llama_cpp.py STAGE …`
 
-Files in more bits are made of the Q4_1 that the default backbone's package has, so that all hold the same weights; Q8_0 rounds them once more.
-Answers are compared with those that transformers gives in float32 with the unpacked weights. Times are processor time of one thread, so that
-whatever else a machine does counts little.
+Each stage is short, goes on where it stopped, and adds to results/on_llama_cpp.json:
+
+    answer   questions with one KIND of file on one ENGINE; lines in --work
+    compare  what those answers are worth, and where a KIND's on llama.cpp part from those of transformers with the same file unpacked to float32
+    speed    one KIND: to the first token, to that of another question, for each further one; beside transformers and plain llama.cpp
+    memory   at most, on both engines
+    gemma    a FILE of a real Gemma 3, which scales what it looks up: is it read, and does it answer as transformers does?
+
+Files of other kinds are made of the Q4_1 that the default backbone's package has: F32 holds the same weights, and to the virtual tokens, which were
+trained on these in full precision, the others are what somebody deploys. Questions are the demo's, or --questions names JSON lines with retrieved
+passages ({"id", "question", "golden_answers", "ret_passages"}). Times are processor time of one thread, taken in turns, so that whatever else a
+machine does counts little. Run it with the Python of `make test-llama-cpp`.
 """
 
 import argparse
@@ -10,98 +19,210 @@ import json
 import resource
 import subprocess
 import sys
-import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice, product
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import llama_cpp
 import torch
-from measure import ratio, save
+from measure import RESULTS, ratio, save
+from real_qa_parts.answer import Question, add_lines, lines_of
+from real_qa_parts.answer import questions as retrieved_questions
 
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("tests", "tests/llamacpp")]
 from near_ties import gap
 
 from spring_rag import RagPrompt, SpringModel
-from spring_rag.backends.base import Generation
-from spring_rag.backends.local import LocalBackend
+from spring_rag.backends.base import Generation, Usage
 from spring_rag.data.examples import RagExample
 from spring_rag.demo import run
 from spring_rag.demo.default import default_backbone
 from spring_rag.demo.paths import TOKENS
 from spring_rag.encoding import encode
 from spring_rag.evaluation.metrics import exact_match
+from spring_rag.tokens import VirtualTokens
 
+NAME = "on_llama_cpp"
 KS = (0, 10, 50)
+SHIPPED = "Q4_1"
 KINDS = {
     "F32": llama_cpp.LLAMA_FTYPE_ALL_F32,
-    "F16": llama_cpp.LLAMA_FTYPE_MOSTLY_F16,
     "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
+    SHIPPED: None,
+    "Q4_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
 }
-NEW, WRITTEN = 32, 33
-ROUNDS = 3
+ENGINES = ("llama.cpp", "transformers")
+NEW, WRITTEN = 32, 25
+GEMMA_PASSAGES = (
+    "The lighthouse at Grey Point was built in 1887 by the firm of Hale and Sons, of Leith.",
+    "Its lamp burned oil until 1931, and was seen eighteen miles out.",
+)
+GEMMA_QUESTIONS = ("Who built the lighthouse?", "When was it built?", "What did its lamp burn?", "How far was it seen?")  # fmt: skip
 
 
-def make_files(folder: Path) -> dict[str, Path]:
-    """The default backbone in four bits, and what llama.cpp makes of it in more."""
+def file_of(work: Path, kind: str) -> Path:
+    """The default backbone in so many bits, made by llama.cpp's own quantiser unless it is there."""
     source = Path(default_backbone())
-    files = {}
-    for kind, number in KINDS.items():
+    number = KINDS[kind]
+    if number is None:
+        return source
+    file = work / f"SmolLM2-135M-Instruct.{kind}.gguf"
+    if not file.exists():
         settings = llama_cpp.llama_model_quantize_default_params()
         settings.ftype, settings.nthread, settings.allow_requantize = number, 1, True
-        settings.pure = True
-        files[kind] = folder / f"SmolLM2-135M-Instruct.{kind}.gguf"
-        code = llama_cpp.llama_model_quantize(str(source).encode(), str(files[kind]).encode(), settings)
-        assert code == 0
-    return {"F32": files["F32"], "Q4_1": source, **files}
+        part = file.with_suffix(".part")
+        if llama_cpp.llama_model_quantize(str(source).encode(), str(part).encode(), settings):
+            msg = f"llama.cpp can't make {file}"
+            raise SystemExit(msg)
+        part.rename(file)
+    return file
 
 
-def load(file: Path, **settings: Any) -> SpringModel:
-    return SpringModel.from_pretrained(file, tokens=TOKENS, engine="llama.cpp", n_threads=1, **settings)
+def load(engine: str, file: Path, tokens: str | Path | None) -> SpringModel:
+    told: dict[str, Any] = {"n_threads": 1, "engine": engine} if engine == "llama.cpp" else {}
+    return SpringModel.from_pretrained(file, tokens=tokens, device="cpu", **told)
 
 
-def compare(
-    local: SpringModel, ours: SpringModel, expected: Sequence[Generation], examples: Sequence[RagExample]
-) -> dict[str, Any]:
-    """How many answers differ, how near the ties were, and what both are worth, by k."""
-    asked = list(product(examples, KS))
-    found = answers_of(ours, examples)
-    rows = {}
-    for k in KS:
-        those = [number for number, (_, each) in enumerate(asked) if each == k]
-        gaps = [
-            gap(local, _prompt(local, asked[number][0]), k, expected[number], found[number])
-            for number in those
-            if expected[number].token_ids != found[number].token_ids
-        ]
-        rows[f"k = {k}"] = {
-            "different": len(gaps),
-            "logit_gaps_where_they_part": sorted(round(each, 4) for each in gaps),
-            "exact_match": _exact([found[number] for number in those], examples),
-            "exact_match_transformers": _exact([expected[number] for number in those], examples),
-        }
-    return rows
+def answers_file(args: argparse.Namespace, engine: str) -> Path:
+    return Path(args.work) / f"{args.data}-{engine}-{args.kind}.jsonl"
 
 
-def answers_of(model: SpringModel, examples: Sequence[RagExample]) -> list[Generation]:
-    """To all questions, each with every k, on a context that is computed once."""
-    asked = list(product(examples, KS))
-    prompts = [_prompt(model, example) for example, _ in asked]
-    return model.generate(prompts, num_tokens=[k for _, k in asked], max_new_tokens=NEW)
+def asked(args: argparse.Namespace) -> list[Question]:
+    """The first --limit questions. What the demo retrieves is written down, so that all see the same passages."""
+    if args.questions:
+        return retrieved_questions(args.questions, args.data, args.limit)
+    file = args.work / "demo.jsonl"
+    known = lines_of(file)
+    more = run.load_questions()[len(known) : args.limit]
+    if more:
+        local = load("transformers", file_of(args.work, SHIPPED), TOKENS)
+        examples, _ = run.retrieve(run.build_index(local, args.work / "db", 5), more)
+        add_lines(
+            file,
+            [
+                {"id": one.id, "question": each.question, "golden_answers": each.answers, "ret_passages": each.passages}
+                for one, each in zip(more, examples, strict=True)
+            ],
+        )  # fmt: skip
+    return [
+        Question(
+            line["id"],
+            RagExample(line["question"], tuple(line["golden_answers"]), tuple(line["ret_passages"])),
+        )
+        for line in lines_of(file)[: args.limit]
+    ]
 
 
-def _exact(found: Sequence[Generation], examples: Sequence[RagExample]) -> float:
-    scores = [exact_match(one.text, each.answers) for one, each in zip(found, examples, strict=True)]
+def prompt_of(model: SpringModel, example: RagExample) -> RagPrompt:
+    return RagPrompt(example.question, example.passages, model.template())
+
+
+def answer(args: argparse.Namespace) -> None:
+    """A question at a time, with every k on a context that is computed once."""
+    lines = answers_file(args, args.engine)
+    done = {line["id"] for line in lines_of(lines)}
+    left = [one for one in asked(args) if one.id not in done]
+    if not left:
+        return
+    model = load(args.engine, file_of(args.work, args.kind), args.tokens)
+    for number, one in enumerate(left, 1):
+        found = model.generate(
+            [prompt_of(model, one.example)] * len(KS), num_tokens=list(KS), max_new_tokens=NEW
+        )
+        texts = {str(k): each.text for k, each in zip(KS, found, strict=True)}
+        ids = {str(k): each.token_ids for k, each in zip(KS, found, strict=True)}
+        add_lines(lines, [{"id": one.id, "answers": texts, "token_ids": ids}])
+        print(f"{number} of {len(left)}", file=sys.stderr, flush=True)
+
+
+def compare(args: argparse.Namespace) -> None:
+    questions = {one.id: one.example for one in asked(args)}
+    found, expected = (
+        {line["id"]: line for line in lines_of(answers_file(args, engine))} for engine in ENGINES
+    )
+    if not found:
+        msg = f"{args.kind} has answered nothing of {args.data} on llama.cpp: run the stage answer first"
+        raise SystemExit(msg)
+    rows: dict[str, Any] = {}
+    both = [one for one in questions if one in found and one in expected]
+    local = load("transformers", file_of(args.work, args.kind), args.tokens) if both else None
+    for k in map(str, KS):
+        rows[f"k = {k}"] = row = {"exact_match": _exact(found, questions, k)}
+        if local is not None:
+            parted = [one for one in both if found[one]["token_ids"][k] != expected[one]["token_ids"][k]]
+            row["exact_match_transformers"] = _exact(expected, questions, k)
+            row["both_answered"] = len(both)
+            row["different"] = len(parted)
+            row["logit_gaps_where_they_part"] = sorted(
+                round(
+                    gap(
+                        local,
+                        prompt_of(local, questions[one]),
+                        int(k),
+                        *(_as_generation(each[one], k) for each in (expected, found)),
+                    ),
+                    4,
+                )
+                for one in parted
+            )
+    add(["answers", args.data, args.kind], {"questions": len(found.keys() & questions.keys()), **rows})
+
+
+def _exact(lines: dict[str, Any], questions: dict[str, RagExample], k: str) -> float:
+    scores = [exact_match(lines[one]["answers"][k], questions[one].answers) for one in lines if one in questions]  # fmt: skip
     return round(sum(scores) / len(scores), 4)
 
 
-def _prompt(model: SpringModel, example: RagExample) -> RagPrompt:
-    return RagPrompt(example.question, example.passages, model.template())
+def _as_generation(line: dict[str, Any], k: str) -> Generation:
+    return Generation(line["answers"][k], "stop", Usage(0, 0, 0, 0), tuple(line["token_ids"][k]))
+
+
+def speed(args: argparse.Namespace) -> None:
+    """With all virtual tokens; plain llama.cpp has as many of its own in their place. Every question has a context of its own, and those
+    before it are kept."""
+    file = file_of(args.work, args.kind)
+    ours, local = (load(engine, file, TOKENS) for engine in ENGINES)
+    backend: Any = ours.backend
+    backend._writer._eos_ids = frozenset()
+    plain = llama_cpp.Llama(str(file), n_ctx=8192, n_threads=1, n_threads_batch=1, verbose=False)
+    filler = encode("the " * KS[-1], local.tokenizer).ids[: KS[-1]]
+    measured = args.work / f"speed-{args.kind}.jsonl"
+    done = {line["id"] for line in lines_of(measured)}
+    for one in [one for one in asked(args) if one.id not in done]:
+        prompt = prompt_of(local, one.example)
+        another = RagPrompt("what does it cost?", one.example.passages, local.template())
+        encoded = encode(prompt, local.tokenizer)
+        ids = [*encoded.context_ids, *filler, *encoded.suffix_ids]
+        pieces = plain.generate(ids, temp=0.0, repeat_penalty=1.0, reset=True)
+        line = {
+            "id": one.id,
+            "tokens": len(ids),
+            "ours": seconds_of(partial(_answer, ours, prompt, 1)),
+            "plain llama.cpp": seconds_of(partial(next, pieces)),
+            "ours, another question on the same passages": seconds_of(partial(_answer, ours, another, 1)),
+            "transformers": seconds_of(partial(_answer, local, prompt, 1)),
+            "ours, further": _further(ours, prompt),
+            "plain llama.cpp, further": median(seconds_of(partial(next, pieces)) for _ in range(WRITTEN)),
+        }
+        add_lines(measured, [line])
+        print(line, file=sys.stderr, flush=True)
+    lines = lines_of(measured)
+    taken = {name: [line[name] for line in lines] for name in lines[0] if name not in ("id", "tokens")}
+    each = {name: [line[f"{name}, further"] for line in lines] for name in ("ours", "plain llama.cpp")}
+    found = {
+        "prompt_tokens": [line["tokens"] for line in lines],
+        "seconds_to_first_token": {name: round(median(some), 3) for name, some in taken.items() if "further" not in name},
+        "tokens_per_second": {name: round(1 / median(some), 1) for name, some in each.items()},
+        "first_token_beside_plain": round(ratio(taken["ours"], taken["plain llama.cpp"]), 3),
+        "each_further_token_beside_plain": round(ratio(each["ours"], each["plain llama.cpp"]), 3),
+        "another_question_beside_the_first": round(ratio(taken["ours, another question on the same passages"], taken["ours"]), 3),
+    }  # fmt: skip
+    add(["speed", args.kind], found)
 
 
 def seconds_of(action: Callable[[], object]) -> float:
@@ -110,132 +231,140 @@ def seconds_of(action: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def measure_speed(file: Path, local: SpringModel, examples: Sequence[RagExample]) -> dict[str, Any]:
-    """Time to the first token with 50 virtual tokens, again on the same passages, and for each further token; a new context each round."""
-    ours = without_end(load(file))
-    plain = llama_cpp.Llama(str(file), n_ctx=8192, n_threads=1, n_threads_batch=1, verbose=False)
-    k = KS[-1]
-    filler = encode("the " * k, local.tokenizer).ids[:k]
-    taken: dict[str, list[float]] = {}
-    lengths = []
-    for number in range(ROUNDS + 1):
-        example = examples[number]
-        prompt, another = (
-            RagPrompt(question, example.passages, local.template())
-            for question in (example.question, "what does it cost?")
-        )
-        encoded = encode(prompt, local.tokenizer)
-        ids = [*encoded.context_ids, *filler, *encoded.suffix_ids]
-        pieces = plain.generate(ids, temp=0.0, repeat_penalty=1.0, reset=True)
-        now = {
-            "ours, first token": seconds_of(partial(_answer, ours, prompt, 1)),
-            "ours, another question": seconds_of(partial(_answer, ours, another, 1)),
-            "ours, kept": seconds_of(partial(_answer, ours, prompt, 1)),
-            "ours, written": seconds_of(partial(_answer, ours, prompt, WRITTEN)),
-            "transformers, first token": seconds_of(partial(_answer, local, prompt, 1)),
-            "transformers, written": seconds_of(partial(_answer, local, prompt, WRITTEN)),
-            "plain, first token": seconds_of(partial(next, pieces)),
-            "plain, further": seconds_of(partial(deque, islice(pieces, WRITTEN - 1), 0)),
-        }
-        if number:  # the first round warms up
-            lengths.append(len(ids))
-            for name, value in now.items():
-                taken.setdefault(name, []).append(value)
-    more = WRITTEN - 1
-    further = {
-        "ours": [(a - b) / more for a, b in zip(taken["ours, written"], taken["ours, kept"], strict=True)],
-        "transformers": [
-            (a - b) / more
-            for a, b in zip(taken["transformers, written"], taken["transformers, first token"], strict=True)
-        ],
-        "plain llama.cpp": [each / more for each in taken["plain, further"]],
-    }
-    first = {
-        "ours": taken["ours, first token"],
-        "ours, another question on the same passages": taken["ours, another question"],
-        "transformers": taken["transformers, first token"],
-        "plain llama.cpp": taken["plain, first token"],
-    }
-    return {
-        "prompt_tokens": lengths,
-        "seconds_to_first_token": {name: round(median(values), 4) for name, values in first.items()},
-        "tokens_per_second": {name: round(1 / median(values), 1) for name, values in further.items()},
-        "first_token_beside_plain": round(ratio(first["ours"], first["plain llama.cpp"]), 3),
-        "each_further_token_beside_plain": round(ratio(further["ours"], further["plain llama.cpp"]), 3),
-        "another_question_beside_the_first": round(ratio(taken["ours, another question"], first["ours"]), 3),
-    }
-
-
 def _answer(model: SpringModel, prompt: RagPrompt, written: int) -> None:
-    found = model.generate(prompt, num_tokens=KS[-1], max_new_tokens=written)[0]
-    assert found.usage.generated == written
+    model.generate(prompt, num_tokens=KS[-1], max_new_tokens=written)
 
 
-def without_end(model: SpringModel) -> SpringModel:
-    """The same model, whose answers are as long as they may be."""
-    backend: Any = model.backend
-    if isinstance(backend, LocalBackend):
-        backend._eos_ids = frozenset
-    else:
-        backend._writer._eos_ids = frozenset()
-    return model
+def _further(ours: SpringModel, prompt: RagPrompt) -> float:
+    """Median seconds from one token to the next."""
+    backend: Any = ours.backend
+    engine = backend._writer._engine
+    decode, ends = engine.decode, []
+
+    def noted(*told: Any) -> Any:
+        logits = decode(*told)
+        ends.append(time.process_time())
+        return logits
+
+    engine.decode = noted
+    try:
+        _answer(ours, prompt, WRITTEN)
+    finally:
+        engine.decode = decode
+    ends = ends[1 - WRITTEN :]  # before them virtual tokens and suffix were read
+    return median(after - before for before, after in pairwise(ends))
 
 
-def measure_memory(file: str, engine: str) -> None:
+def memory(args: argparse.Namespace) -> None:
+    file = file_of(args.work, args.kind)
+    for engine in ENGINES:
+        command = [sys.executable, __file__, "one-memory", str(file), engine]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        add(["memory", args.kind, engine], json.loads(done.stdout))
+
+
+def one_memory(args: argparse.Namespace) -> None:
     """Print the most memory that this process had, in MiB, without and with a model that has answered."""
     before = _most_memory()
-    model = SpringModel.from_pretrained(
-        file,
-        tokens=TOKENS,
-        **({"engine": engine, "n_threads": 1} if engine == "llama.cpp" else {"device": "cpu"}),
+    load(args.engine, args.file, TOKENS).answer(
+        "who built it?", ["The lighthouse was built by Hale and Sons. " * 100]
     )
-    model.answer("who built it?", ["The lighthouse was built by Hale and Sons. " * 100])
-    print(json.dumps([before, _most_memory()]))
+    print(json.dumps({"mib_before_loading": before, "mib_at_most": _most_memory()}))
 
 
 def _most_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def memory_of(file: Path, engine: str) -> dict[str, int]:
-    done = subprocess.run(
-        [sys.executable, __file__, "--memory", str(file), engine], capture_output=True, text=True, check=True
+def gemma(args: argparse.Namespace) -> None:
+    """Virtual tokens here are the rows of a text in the table: what they say must come out of the look-up scaled, or it is noise."""
+    if not args.file.is_file():
+        print(f"skipped: there is no {args.file}")
+        return
+    ours = load("llama.cpp", args.file, None)
+    local = load("transformers", args.file, None)
+    ids = torch.tensor(encode("Answer in a word or two.\n", local.tokenizer).ids)
+    backend: Any = ours.backend
+    with backend.embedding.table() as table:
+        rows = table[ids]
+    prompts = [RagPrompt(question, GEMMA_PASSAGES) for question in GEMMA_QUESTIONS]
+    answers = []
+    for model in (ours, local):
+        model.add_tokens("default", VirtualTokens(rows))
+        answers.append(model.generate(prompts, max_new_tokens=NEW))
+    gaps = [
+        round(gap(local, prompt, len(rows), mine, theirs), 4)
+        for prompt, theirs, mine in zip(prompts, *answers, strict=True)
+        if mine.token_ids != theirs.token_ids
+    ]
+    found = {
+        "file": args.file.name,
+        "questions": len(prompts),
+        "different": len(gaps),
+        "logit_gaps_where_they_part": sorted(gaps),
+        "answers": [each.text.strip() for each in answers[0]],
+    }
+    add(["gemma"], found)
+
+
+def add(path: Sequence[str], found: dict[str, Any]) -> None:
+    """Put what a stage has found into its place in the result."""
+    file = RESULTS / f"{NAME}.json"
+    result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    result.pop("machine", None)
+    result |= {
+        "what": f"SmolLM2-135M-Instruct with its {KS[-1]} virtual tokens, 5 passages, {NEW} tokens at most; times: processor time of one thread, "
+        "medians",
+        "llama-cpp-python": llama_cpp.__version__,
+    }
+    place = result
+    for name in path[:-1]:
+        place = place.setdefault(name, {})
+    place[path[-1]] = found
+    save(NAME, result)
+
+
+STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "answer": answer,
+    "compare": compare,
+    "speed": speed,
+    "memory": memory,
+    "gemma": gemma,
+    "one-memory": one_memory,
+}
+
+
+def arguments() -> argparse.Namespace:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--work", type=Path, default=Path("build/on_llama_cpp"), help="folder for files and answers"
     )
-    before, most = json.loads(done.stdout)
-    return {"mib_before_loading": before, "mib_at_most": most}
-
-
-def main() -> None:
+    common.add_argument("--kind", choices=KINDS, default=SHIPPED, help="of the file")
+    common.add_argument("--questions", type=Path, help="JSON lines with passages; the demo's if not given")
+    common.add_argument("--data", default="demo", help="what the questions are called")
+    common.add_argument("--limit", type=int, default=40, help="how many of them")
+    common.add_argument("--tokens", default=TOKENS, help="virtual tokens; the demo's if not given")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--questions", type=int, default=40, help="how many of the demo's")
-    parser.add_argument("--memory", nargs=2, metavar=("FILE", "ENGINE"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    stages = parser.add_subparsers(dest="stage", required=True)
+    answering = stages.add_parser("answer", parents=[common])
+    answering.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
+    for name in ("compare", "speed", "memory"):
+        stages.add_parser(name, parents=[common])
+    stages.add_parser("gemma").add_argument("file", type=Path)
+    one = stages.add_parser("one-memory")
+    one.add_argument("file", type=Path)
+    one.add_argument("engine", choices=ENGINES)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(1)
-    if args.memory:
-        measure_memory(*args.memory)
-        return
-    questions = run.load_questions(limit=args.questions)
-    what = (
-        f"{len(questions)} of the demo's questions, SmolLM2-135M-Instruct, 5 passages, {NEW} tokens at most; times: {ROUNDS} of them with "
-        f"{KS[-1]} virtual tokens, processor time of one thread, llama.cpp built for AVX2"
-    )
-    result: dict[str, Any] = {"what": what, "llama-cpp-python": llama_cpp.__version__}
-    with tempfile.TemporaryDirectory() as name:
-        files = make_files(Path(name))
-        local = SpringModel.from_pretrained(files["Q4_1"], tokens=TOKENS, device="cpu")
-        examples, _ = run.retrieve(run.build_index(local, Path(name, "db"), 5), questions)
-        expected = answers_of(local, examples)
-        result["answers"] = {}
-        for kind, file in files.items():
-            result["answers"][kind] = compare(local, load(file), expected, examples)
-            save("on_llama_cpp", result)
-        result["memory"] = {
-            engine: memory_of(files["Q4_1"], engine) for engine in ("llama.cpp", "transformers")
-        }
-        result["speed"] = measure_speed(files["Q4_1"], without_end(local), examples)
-    save("on_llama_cpp", result)
+    if "work" in args:
+        args.work.mkdir(parents=True, exist_ok=True)
+    STAGES[args.stage](args)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from spring_rag.backends.base import DEFAULT_TOKENS, GenerationSettings, Request
+from spring_rag.backends.base import DEFAULT_TOKENS, Backend, GenerationSettings, Request
 from spring_rag.errors import PromptTooLongError
 from spring_rag.splice import TokenBank
 
@@ -20,7 +20,19 @@ def virtual_rows(bank: TokenBank, request: Request, hidden_size: int) -> Tensor:
     return rows if request.encoded.slot is not None else rows[:0]
 
 
-def check_length(
+def fitting_rows(backend: Backend, request: Request, settings: GenerationSettings) -> Tensor:
+    """The virtual tokens of a request, shape `[k, hidden_size]`, once it is known that they fit the backend's context.
+
+    Raises:
+        TokensError: an unknown set, or more virtual tokens than it has.
+        PromptTooLongError: prompt and answer don't fit; says by how much.
+    """
+    rows = virtual_rows(backend.bank, request, backend.hidden_size)
+    _check_length(request, len(rows), settings, backend.context_length)
+    return rows
+
+
+def _check_length(
     request: Request, virtual: int, settings: GenerationSettings, context_length: int | None
 ) -> None:
     """Make sure that a prompt and its answer fit.

@@ -289,7 +289,7 @@ def finished(
     return Generation(
         text=text,
         finish_reason="stop" if stopped or end is not None else "length",
-        usage=_usage(encoded, virtual, len(kept)),
+        usage=usage(encoded, virtual, len(kept)),
         token_ids=tuple(kept),
     )
 
@@ -304,11 +304,11 @@ def chosen(encoded: Encoded, virtual: int, choices: Sequence[int], logits: Tenso
         logits: of what follows, shape `[vocab]`.
     """
     logprobs = logits.float().log_softmax(dim=-1)[list(choices)].tolist()
-    usage = _usage(encoded, virtual, 0)
-    return Generation("", "length", usage, token_ids=(), logprobs=tuple(logprobs))
+    return Generation("", "length", usage(encoded, virtual, 0), token_ids=(), logprobs=tuple(logprobs))
 
 
-def _usage(encoded: Encoded, virtual: int, generated: int) -> Usage:
+def usage(encoded: Encoded, virtual: int, generated: int) -> Usage:
+    """What an answer of so many tokens cost, to a prompt with so many virtual ones."""
     context = encoded.slot or 0
     return Usage(context, virtual, len(encoded.ids) - context, generated)
 

@@ -18,7 +18,7 @@ from transformers import (
 from spring_rag.backbone import quantization_of
 from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request
 from spring_rag.backends.batching import together
-from spring_rag.backends.checks import check_length, virtual_rows
+from spring_rag.backends.checks import fitting_rows
 from spring_rag.backends.decoding import (
     Cancellation,
     Sampler,
@@ -172,9 +172,8 @@ class LocalBackend(Backend):
 
     def _rows_for(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Tensor]:
         """The virtual tokens of each request, shape `[k, hidden_size]`, once it is known that they fit the context."""
-        rows = [virtual_rows(self.bank, request, self.hidden_size) for request in requests]
+        rows = [fitting_rows(self, request, settings) for request in requests]
         for request, virtual in zip(requests, rows, strict=True):
-            check_length(request, len(virtual), settings, self.context_length)
             self._check_rope_switch(request, len(virtual), settings)
         return rows
 

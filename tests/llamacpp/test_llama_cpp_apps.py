@@ -1,11 +1,14 @@
 """The same backbone by its name: the command line, LangChain and LlamaIndex, with the toy as a GGUF."""
 
+import html
 import json
 import pickle
+import socket
 
 import pytest
 import toy_parts
 from cli_parts import fails, run
+from gradio_client import Client
 from langchain_core.prompts import PromptTemplate
 from llama_index.core.llms import ChatMessage
 
@@ -13,6 +16,8 @@ from chroma_spring_rag import connect_folder, index_files, open_or_create_collec
 from langchain_spring_rag import SpringLLM, with_virtual_tokens
 from llama_index.llms.spring_rag import SpringLLM as LlamaIndexLLM
 from spring_rag import RagPrompt, SpringModel
+from spring_rag.playground import page
+from spring_rag.playground.page import launch
 
 QUESTION = toy_parts.ASKED[0]
 
@@ -77,6 +82,43 @@ def test_engine_goes_without_what_only_transformers_has(toy_gguf, tmp_path):
     open_or_create_collection(connect_folder(tmp_path, create=True), "documents")
     said = fails("ask", "who?", *options, "--quantize", "4bit", code=2)
     assert "--engine llama.cpp goes without --base-url, --quantize and --device-map" in " ".join(said.split())
+
+
+def test_playground(toy_gguf, expected, tmp_path, monkeypatch):
+    """The command with its real page, which is asked over HTTP before it would wait for visitors."""
+    (tmp_path / "one.txt").write_text(toy_parts.text_of(QUESTION), "utf-8")
+    client = connect_folder(tmp_path / "db", create=True)
+    index_files(open_or_create_collection(client, "documents"), [tmp_path / "one.txt"])
+    shown = []
+
+    def launch_and_ask(built, host, port):
+        address = launch(built, host, port, block=False)
+        try:
+            asked = Client(address, verbose=False).submit(
+                QUESTION.question, ["plain", "k = 1"], 3, toy_parts.MAX_TOKENS, api_name="/ask"
+            )
+            asked.result(timeout=60)
+            shown.append(asked.outputs()[-1][0])
+        finally:
+            built.close()
+
+    monkeypatch.setattr(page, "launch", launch_and_ask)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    named = ["--db", tmp_path / "db", "--model", toy_gguf, "--tokens", toy_parts.TOKENS]
+    done = run("playground", *named, "--engine", "llama.cpp", "--k", "1", "--page-port", port)
+    assert done.returncode == 0, done.stderr
+    text = html.unescape(str(shown[0]))
+    for k in (0, 1):
+        assert (
+            expected.answer(
+                QUESTION.question,
+                [toy_parts.text_of(QUESTION)],
+                num_tokens=k,
+                max_new_tokens=toy_parts.MAX_TOKENS,
+            )
+            in text
+        )
 
 
 def test_langchain(toy_gguf, expected):

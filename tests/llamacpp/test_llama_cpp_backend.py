@@ -48,6 +48,11 @@ def answers(model, prompts=PROMPTS, **settings):
     return model.generate(prompts, **settings)
 
 
+def one_by_one(model):
+    """Each context is put aside for the next, and taken back when it is asked for again."""
+    return [answers(model, [prompt], num_tokens=k)[0] for prompt, k in zip(PROMPTS, KS, strict=True)]
+
+
 @pytest.fixture(scope="module")
 def pair(make_pair, make_tokens):
     pair = make_pair("llama")
@@ -88,6 +93,7 @@ class TestFamilies:
         found, expected = map(answers, pair)
         assert found == expected
         assert len({each.token_ids for each in found}) > 4
+        assert one_by_one(pair[0]) == found
 
     @pytest.mark.parametrize("family", ["gemma2", "gemma3"])
     def test_gemma(self, family, make_pair, make_tokens):
@@ -104,6 +110,7 @@ class TestFamilies:
         assert all(0 <= each < 0.01 for each in gaps)
         assert len(gaps) < 3
         assert len({each.token_ids for each in found}) > 4
+        assert one_by_one(ours) == found
 
     def test_gemma_takes_virtual_tokens_as_its_look_up_gives_them(self, make_pair):
         """What is trained stands in the space of the table, whatever the engine multiplies."""
@@ -133,8 +140,7 @@ class TestFamilies:
 
 class TestAnswers:
     def test_one_by_one_and_together(self, ours):
-        alone = [answers(ours, [prompt], num_tokens=k)[0] for prompt, k in zip(PROMPTS, KS, strict=True)]
-        assert alone == answers(ours)
+        assert one_by_one(ours) == answers(ours)
 
     def test_sets_are_mixed(self, pair):
         chosen = {"tokens": [None, "other", "other", None], "num_tokens": [None, 4, 2, 1]}
@@ -196,6 +202,25 @@ class TestKeptContexts:
         assert sum(read) == found[0].usage.context + sum(
             each.usage.virtual + each.usage.suffix for each in found
         )
+
+    def test_one_that_others_displaced_is_taken_back_as_it_was(self, ours, read):
+        first, second = (RagPrompt("who?", [text]) for text in ("the first that was read", "another one"))
+        before = answers(ours, [first], num_tokens=6, max_new_tokens=1)
+        answers(ours, [second], num_tokens=6, max_new_tokens=1)
+        read.clear()
+        assert answers(ours, [first], num_tokens=6, max_new_tokens=1) == before
+        assert sum(read) == before[0].usage.virtual + before[0].usage.suffix
+
+    def test_the_cache_holds_what_is_gone_on_from_and_nothing_else(self, ours):
+        """llama.cpp walks over all cells up to the last one in use, for every token: with others in it answers would be slower."""
+        import llama_cpp
+
+        for number in range(3):
+            answers(ours, [RagPrompt("who?", [f"a context with the number {number}"])], num_tokens=2)
+        memory = ours.backend._writer._engine._memory
+        held = [llama_cpp.llama_memory_seq_pos_max(memory, sequence) for sequence in range(32)]
+        assert len([last for last in held if last >= 0]) == 1
+        assert len(ours.backend.kept_contexts) >= 3
 
     def test_a_small_cache(self, make_pair, make_tokens):
         """Answers wait for each other, contexts come and go, and nothing else changes."""
@@ -274,6 +299,53 @@ class TestBackbones:
         )
         with pytest.warns(UserWarning, match=r"attached to .*Q4_0.*correlation 0\.9"):
             small.add_tokens("recorded", recorded)
+
+
+class TestLayersOnTheGpu:
+    """What llama.cpp is told. A build for the CPU puts none there, whatever it is told."""
+
+    @pytest.fixture
+    def told(self, monkeypatch):
+        import llama_cpp
+
+        told = []
+        load, begin = llama_cpp.llama_model_load_from_file, llama_cpp.llama_init_from_model
+
+        def loading(file, settings):
+            told.append(settings.n_gpu_layers)
+            return load(file, settings)
+
+        def beginning(model, settings):
+            told.append((settings.offload_kqv, settings.op_offload))
+            return begin(model, settings)
+
+        monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", loading)
+        monkeypatch.setattr(llama_cpp, "llama_init_from_model", beginning)
+        return told
+
+    @pytest.mark.parametrize(
+        ("options", "layers"),
+        [
+            ({}, -1),
+            ({"device": "auto"}, -1),
+            ({"device": "cpu"}, 0),
+            ({"n_gpu_layers": 3}, 3),
+            ({"n_gpu_layers": 0}, 0),
+            ({"device": "cpu", "n_gpu_layers": 3}, 3),
+        ],
+    )
+    def test_so_many(self, ours, told, options, layers):
+        SpringModel.from_pretrained(ours.backend.model_id, engine="llama.cpp", **options)
+        assert told == [layers, (layers != 0, layers != 0)]
+
+    @pytest.mark.parametrize("device", ["cuda", "cuda:0", "mps"])
+    def test_a_build_without_one_says_so(self, ours, device):
+        with pytest.raises(BackendError, match=f"device '{device}' isn't available: .*built for the CPU"):
+            SpringModel.from_pretrained(ours.backend.model_id, engine="llama.cpp", device=device)
+
+    def test_no_such_number(self, ours):
+        with pytest.raises(ValueError, match="n_gpu_layers is -2; it must be at least -1"):
+            SpringModel.from_pretrained(ours.backend.model_id, engine="llama.cpp", n_gpu_layers=-2)
 
 
 class TestErrors:

@@ -2,15 +2,33 @@
 
 import pytest
 
+from spring_rag.errors import BackendError
+
+
+class Cache:
+    """Notes what is asked of it. What is saved of a sequence is what was restored to it, or else new."""
+
+    def __init__(self):
+        self.removed, self.saved, self.restored = [], [], []
+
+    def remove(self, sequence):
+        self.removed.append(sequence)
+
+    def save(self, sequence):
+        self.saved.append(sequence)
+        return f"what sequence {sequence} held"
+
+    def restore(self, sequence, saved):
+        self.restored.append((sequence, saved))
+
 
 @pytest.fixture
 def make_room():
     from spring_rag.backends.llama_cpp.room import Room
 
     def make(cells):
-        forgotten = []
-        room = Room(cells, forgotten.append)
-        return room, forgotten
+        cache = Cache()
+        return Room(cells, cache), cache
 
     return make
 
@@ -35,13 +53,16 @@ class TestKeeping:
         assert room.contexts == (context(0),)
 
     def test_the_least_recently_used_goes_first(self, make_room):
-        room, forgotten = make_room(35)
-        first, second = read(room, context(0)), read(room, context(1))
+        room, cache = make_room(25)
+        read(room, context(0))
+        read(room, context(1))
         read(room, context(0))
         read(room, context(2), own=6)
         assert room.contexts == (context(0), context(2))
-        assert second in forgotten
-        assert first not in forgotten
+        read(room, context(0))
+        assert len(cache.restored) == 2
+        read(room, context(1))
+        assert len(cache.restored) == 2
 
     def test_no_more_are_kept_than_there_are_sequences(self, make_room):
         from spring_rag.backends.llama_cpp.room import KEPT_CONTEXTS
@@ -60,11 +81,60 @@ class TestKeeping:
         room.leave(place)
 
     def test_one_that_was_never_computed_isn_t_kept(self, make_room):
-        room, forgotten = make_room(40)
+        room, cache = make_room(40)
         place = room.take(context(0), 5)
+        sequence = place.context.sequence
         room.leave(place)
         assert room.contexts == ()
-        assert forgotten == [place.sequence, place.context.sequence]
+        assert cache.removed == [place.sequence, sequence]
+
+
+class TestPuttingAside:
+    def test_what_an_answer_doesn_t_go_on_from_leaves_the_cache(self, make_room):
+        room, cache = make_room(100)
+        first = read(room, context(0))
+        place = room.take(context(1), 5)
+        assert cache.saved == [first]
+        assert first in cache.removed
+        assert room.contexts == (context(0), context(1))
+        room.leave(place)
+
+    def test_a_second_question_moves_nothing(self, make_room):
+        room, cache = make_room(100)
+        first = read(room, context(0))
+        assert read(room, context(0)) == first
+        assert not cache.saved
+        assert first not in cache.removed
+
+    def test_it_is_taken_back_as_it_was_and_saved_once(self, make_room):
+        room, cache = make_room(100)
+        first, second = read(room, context(0)), read(room, context(1))
+        again = read(room, context(0))
+        assert cache.restored == [(again, f"what sequence {first} held")]
+        read(room, context(1))
+        assert cache.saved == [first, second]
+
+    def test_those_in_use_stay(self, make_room):
+        room, cache = make_room(100)
+        places = [room.take(context(number), 5) for number in range(3)]
+        assert not cache.saved
+        for place in places:
+            room.leave(place)
+
+    def test_one_that_can_t_be_taken_back_is_forgotten(self, make_room, monkeypatch):
+        room, cache = make_room(100)
+        read(room, context(0))
+        read(room, context(1))
+
+        def failing(sequence, saved):
+            msg = "no"
+            raise BackendError(msg)
+
+        monkeypatch.setattr(cache, "restore", failing)
+        with pytest.raises(BackendError):
+            room.take(context(0), 5)
+        assert room.contexts == (context(1),)
+        assert not room.take(context(0), 5).context.computed
 
 
 class TestTaking:

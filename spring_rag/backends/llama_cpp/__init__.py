@@ -2,7 +2,7 @@
 
 - `engine`: llama.cpp's C interface: one model, one cache of keys and values, batches of ids or of embeddings.
 - `embedding`: the rows of the file's embedding table, and how the engine expects virtual tokens.
-- `room`: which sequence has which part of the cache; contexts stay there until it is needed.
+- `room`: which sequence has which part of the cache; contexts that nobody goes on from are put aside.
 - `answers`: prompts are read, and answers written side by side.
 - `backend`: all of it behind the protocol of every backend.
 """

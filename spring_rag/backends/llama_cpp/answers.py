@@ -39,14 +39,14 @@ class _Answer:
         settings: how to decode.
         sampler: None decodes greedily.
         stops: None where there are no stop strings.
-        choices: ids of which it is asked how likely each is to follow, in place of an answer; empty for an answer.
+        choices: ids that may follow: how likely each is, is all that is asked then; empty where an answer is written.
 
     Attributes:
         context: ids that the prompt has in common with others on the same passages.
         suffix: ids behind the virtual tokens.
         own: most tokens behind the context that are read into the cache; the answer's last one never is.
         ids: what was generated so far.
-        logits: that the choices are read from, once they are known; None for an answer.
+        logits: from which the choices are read, once they are known; None for an answer.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Writer:
     ) -> None:
         self._engine, self._embedding, self._eos_ids = engine, embedding, eos_ids
         self._text = decoder(tokenizer)
-        self.room = Room(engine.cells, engine.remove)
+        self.room = Room(engine.cells, engine)
 
     def write(
         self,
@@ -209,7 +209,7 @@ class Writer:
     def _read(
         self, new: Sequence[_Answer], places: dict[_Answer, Place], check: Callable[[], None]
     ) -> list[tuple[list[_Answer], Tensor]]:
-        """Read prompts; gives them with the logits behind them, those that end in virtual tokens apart."""
+        """Read prompts, and give the logits behind them: first of those that end in virtual tokens, then of all others."""
         for answer in new:
             place = places[answer]
             if place.context is None:

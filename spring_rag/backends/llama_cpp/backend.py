@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import llama_cpp
 import torch
-from torch import Tensor
 
 from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request
-from spring_rag.backends.checks import check_length, virtual_rows
+from spring_rag.backends.checks import fitting_rows
 from spring_rag.backends.gathering import Gathering
 from spring_rag.backends.llama_cpp.answers import Writer
 from spring_rag.backends.llama_cpp.embedding import GgufEmbedding
@@ -32,25 +31,26 @@ _FLOAT32: dict[str, bool | None] = {"auto": None, "float32": True, "float16": Fa
 class LlamaCppBackend(Backend):
     """A GGUF on llama.cpp, with virtual tokens as embeddings between the ids of the context and those of the suffix.
 
-    Of what `local` does with the same weights it differs in rounding only: llama.cpp computes with a quantised matrix's own few bits, where
-    `local` unpacks it, and keeps keys and values in float16 unless the weights are float32. So a near-tie may go the other way, and in such
+    Its answers differ from those of `local` on the same weights by rounding alone: llama.cpp computes with a quantised matrix's own few bits,
+    where `local` unpacks it, and keeps keys and values in float16 unless the weights are float32. So a near-tie may go the other way, and in such
     files it may depend on what is answered side by side.
 
-    Contexts stay in the cache until their room is needed: another question, another k or another set on the same passages begins
-    behind them. Several threads may call at once: what arrives while the model is busy is gathered and answered side by side.
+    Contexts are kept, the most recently used ones: another question, another k or another set on the same passages begins behind them. Several threads may call at once: what arrives while the model is busy is gathered and answered side by side.
 
     Args:
         file: the GGUF.
         model_id: what it is called.
         device: "auto" and "cuda" or "mps" put all layers on the GPU, where llama-cpp-python is built for one; "cpu" none.
         dtype: of keys and values: "float16", "float32", or "auto", which is float32 where the weights are.
-        n_ctx: tokens that the cache holds, those of all contexts kept and all answers in progress together. A prompt and its answer
-            may take all of it, but no more than the backbone was trained for. None is 8192; for those of Phi-3's kin whose long form
-            has positions of its own, at most the length of the short one.
+        n_ctx: tokens that the cache holds, those of all answers in progress and of what they go on from together. A prompt and its answer
+            may take all of it, but no more than the backbone was trained for. Contexts that wait to be asked about again are kept beside
+            the cache, as many tokens at most. None is 8192; for those of Phi-3's kin whose long form has positions of its own, at most
+            the length of the short one.
         n_threads: that compute; None is as many as PyTorch would take.
-        n_gpu_layers: how many layers go to the GPU, if not all.
+        n_gpu_layers: how many layers go to the GPU, whatever `device` says; -1 is all. A build for the CPU puts none there.
 
     Raises:
+        ValueError: a number that is too small.
         BackendError: the file can't be loaded; says why.
         UnsupportedBackboneError: it can't take virtual tokens.
     """
@@ -67,9 +67,10 @@ class LlamaCppBackend(Backend):
         n_gpu_layers: int | None = None,
     ) -> None:
         self.model_id = model_id or str(file)
-        for name, value in {"n_ctx": n_ctx, "n_threads": n_threads}.items():
-            if value is not None and value < 1:
-                msg = f"{name} is {value}; it must be at least 1"
+        least = (("n_ctx", n_ctx, 1), ("n_threads", n_threads, 1), ("n_gpu_layers", n_gpu_layers, -1))
+        for name, value, smallest in least:
+            if value is not None and value < smallest:
+                msg = f"{name} is {value}; it must be at least {smallest}"
                 raise ValueError(msg)
         told = header(file, self.model_id)
         self.tokenizer = load_tokenizer(told.tokenizer)
@@ -118,7 +119,7 @@ class LlamaCppBackend(Backend):
 
     @property
     def kept_contexts(self) -> tuple[tuple[int, ...], ...]:
-        """Ids of the contexts that are in the cache, the least recently used first."""
+        """Ids of the contexts that needn't be computed again, the least recently used first."""
         return self._writer.room.contexts
 
     def generate(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
@@ -132,7 +133,7 @@ class LlamaCppBackend(Backend):
         """
         if not requests:
             return []
-        rows = [self._rows(request, settings) for request in requests]
+        rows = [fitting_rows(self, request, settings) for request in requests]
         return self._gathering.answer(requests, rows, settings)
 
     def stream(self, request: Request, settings: GenerationSettings) -> Stream:
@@ -140,18 +141,12 @@ class LlamaCppBackend(Backend):
 
         Closing the stream stops llama.cpp, within the batch that it computes. Raises what `generate` raises, some of it at once.
         """
-        rows = self._rows(request, settings)
+        rows = fitting_rows(self, request, settings)
 
         def run(streamer: Any, cancelled: threading.Event) -> Generation:
             return self._writer.write([request], [rows], settings, streamer, cancelled)[0]
 
         return Stream(pieces(run, self.tokenizer, settings.stop, self._lock))
-
-    def _rows(self, request: Request, settings: GenerationSettings) -> Tensor:
-        """The virtual tokens of a request, shape `[k, hidden_size]`, once it is known that they fit the context."""
-        rows = virtual_rows(self.bank, request, self.hidden_size)
-        check_length(request, len(rows), settings, self.context_length)
-        return rows
 
 
 def _cells(told: GgufHeader) -> int:

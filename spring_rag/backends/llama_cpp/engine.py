@@ -65,7 +65,7 @@ class Engine:
         cells: tokens that the cache is to hold, those of all sequences together; what several share counts once.
         sequences: how many there may be.
         threads: that compute.
-        gpu_layers: how many layers go to the GPU; -1 is all, where the library is built for one.
+        gpu_layers: how many layers go to the GPU; -1 is all, where the library is built for one; with 0 it computes nothing.
         float32: whether keys and values are kept in float32, not in float16; None is as the weights are.
 
     Raises:
@@ -96,6 +96,9 @@ class Engine:
         told.n_seq_max = told.n_outputs_max = sequences
         told.n_threads = told.n_threads_batch = threads
         told.type_k = told.type_v = stored
+        told.offload_kqv = told.op_offload = (
+            gpu_layers != 0
+        )  # without layers there the GPU would still read long prompts
         if float32:  # its flash attention rounds them to float16
             told.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         told.kv_unified = True  # sequences share the cells of a context, so that copying one costs nothing
@@ -139,14 +142,19 @@ class Engine:
         )
         asked = np.zeros(ends[-1], dtype=np.int8)
         asked[ends - 1] = [piece.asks for piece in pieces]
-        logits = []
+        logits = np.empty((int(asked.sum()), self.vocab_size), dtype=np.float32)
+        done = 0
         for first in range(0, len(tokens), BATCH_TOKENS):
             check()
             part = slice(first, first + BATCH_TOKENS)
-            logits += self._decode(tokens[part], positions[part], sequences[part], asked[part])
-        return torch.stack(logits) if logits else torch.empty(0, self.vocab_size)
+            self._decode(tokens[part], positions[part], sequences[part], asked[part])
+            for index in np.flatnonzero(asked[part]).tolist():
+                pointer = llama_cpp.llama_get_logits_ith(self._context, index)
+                logits[done] = np.ctypeslib.as_array(pointer, (self.vocab_size,))
+                done += 1
+        return torch.from_numpy(logits)
 
-    def _decode(self, tokens: Any, positions: Any, sequences: Any, asked: Any) -> list[Tensor]:
+    def _decode(self, tokens: Any, positions: Any, sequences: Any, asked: Any) -> None:
         count = len(tokens)
         embeddings = tokens.ndim == 2
         if embeddings:
@@ -169,11 +177,6 @@ class Engine:
         if code := llama_cpp.llama_decode(self._context, batch):
             msg = f"llama.cpp failed to read {count} tokens (code {code}): {_why()}"
             raise BackendError(msg)
-        found = []
-        for index in np.flatnonzero(asked).tolist():
-            pointer = llama_cpp.llama_get_logits_ith(self._context, index)
-            found.append(torch.from_numpy(np.ctypeslib.as_array(pointer, (self.vocab_size,)).copy()))
-        return found
 
     def copy(self, source: int, target: int) -> None:
         """Let an empty sequence begin with all that another one holds."""
@@ -182,6 +185,36 @@ class Engine:
     def remove(self, sequence: int) -> None:
         """Empty a sequence."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def save(self, sequence: int) -> Any:
+        """Copy all that a sequence holds out of the cache.
+
+        Raises:
+            BackendError: llama.cpp can't.
+        """
+        saved = np.empty(llama_cpp.llama_state_seq_get_size(self._context, sequence), dtype=np.uint8)
+        size = len(saved)
+        if (
+            llama_cpp.llama_state_seq_get_data(self._context, _pointer(saved, ctypes.c_uint8), size, sequence)
+            != size
+        ):
+            msg = f"llama.cpp failed to put a context aside: {_why()}"
+            raise BackendError(msg)
+        return saved
+
+    def restore(self, sequence: int, saved: Any) -> None:
+        """Fill an empty sequence with what `save` gave.
+
+        Raises:
+            BackendError: llama.cpp can't.
+        """
+        size = len(saved)
+        if (
+            llama_cpp.llama_state_seq_set_data(self._context, _pointer(saved, ctypes.c_uint8), size, sequence)
+            != size
+        ):
+            msg = f"llama.cpp failed to take a context back: {_why()}"
+            raise BackendError(msg)
 
 
 def _pointer(array: Any, kind: Any) -> Any:

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import openai
 import torch
 
 from spring_rag.backbone import quantization_of
-from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request, Usage
-from spring_rag.backends.checks import check_length, virtual_rows
-from spring_rag.backends.decoding import TextStreamer, cut, decoder
+from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request
+from spring_rag.backends.checks import fitting_rows, virtual_rows
+from spring_rag.backends.decoding import TextStreamer, cut, decoder, usage
 from spring_rag.backends.vllm import loop
 from spring_rag.backends.vllm.calls import Call, Reply, pack, server_settings
 from spring_rag.backends.vllm.checkpoint import CheckpointEmbedding, load_checkpoint
+from spring_rag.backends.vllm.checks import check_arguments, embeddings_dtype
 from spring_rag.backends.vllm.failures import RefusedError, UnreachableError, all_answered
-from spring_rag.backends.vllm.layouts import ServerTokenizer
+from spring_rag.backends.vllm.forms import Forms, Wish, not_light
 from spring_rag.backends.vllm.server import Server, Servers, in_time
-from spring_rag.encoding import Encoded
 from spring_rag.errors import BackendError, PromptError
 from spring_rag.loading import split_arguments
-from spring_rag.splice import TokenBank, splice_batch
+from spring_rag.splice import TokenBank
 from spring_rag.stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
-
-Wish = Literal["auto", "light", "exact"]
 
 _ONE_TOKEN = GenerationSettings(max_new_tokens=1)
 
@@ -96,15 +93,14 @@ class VLLMBackend(Backend):
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
         key = api_key or os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
-        _check(urls, key, concurrency, form, timeout)
+        check_arguments(urls, key, concurrency, form, timeout)
         self.tokenizer = tokenizer
         self.model_id = model_id
-        self.embedding = CheckpointEmbedding(table, config, _dtype(dtype))
+        self.embedding = CheckpointEmbedding(table, config, embeddings_dtype(dtype))
         self.hidden_size = self.embedding.hidden_size
         self.concurrency = concurrency * len(urls)
-        self._form = form
         self.bank = TokenBank(self.embedding, model_id=model_id, quantization=quantization_of(config))
-        self._server_tokenizer = ServerTokenizer(tokenizer)
+        self._forms = Forms(tokenizer, self.embedding, form)
         self._decode = decoder(tokenizer)
         eos = tokenizer.eos_token_id
         self._eos_ids = [eos] if isinstance(eos, int) else []
@@ -165,7 +161,7 @@ class VLLMBackend(Backend):
         Closing the stream closes the connection, which stops the server's work on it. Raises what `generate` raises, some of it at
         once.
         """
-        rows = self._rows(request, settings)
+        rows = fitting_rows(self, request, settings)
         return Stream(self._items(request, rows, settings))
 
     def _items(
@@ -186,7 +182,7 @@ class VLLMBackend(Backend):
         self, request: Request, settings: GenerationSettings
     ) -> AsyncGenerator[str | Generation, None]:
         """The same in async code of any event loop: pieces of text, and as the last item the whole answer."""
-        rows = self._rows(request, settings)
+        rows = fitting_rows(self, request, settings)
         items: asyncio.Queue[str | Generation | BaseException] = asyncio.Queue()
         here = asyncio.get_running_loop()
 
@@ -222,7 +218,7 @@ class VLLMBackend(Backend):
         async def on(server: Server, client: openai.AsyncOpenAI) -> list[dict[str, Any]]:  # noqa: ARG001
             if server.refusal is not None:
                 raise server.refusal
-            for call in self._light_calls(server, request, rows):
+            for call in self._forms.light(server, request, rows):
                 assert call.layout is not None
                 assert call.embeddings is not None
                 if call.layout.arguments:
@@ -232,21 +228,15 @@ class VLLMBackend(Backend):
                     )
                     raise PromptError(msg)
                 return call.layout.filled(pack(call.embeddings))
-            raise self._not_light(request)
+            raise not_light(request)
 
         return loop.run(self._servers.run(on))
 
     async def _ask(self, server: Server) -> None:
-        await server.ask(self.embedding, self._server_tokenizer)
-
-    def _rows(self, request: Request, settings: GenerationSettings) -> Tensor:
-        """The virtual tokens of a request, shape `[k, hidden_size]`, once it is known that they fit the context."""
-        rows = virtual_rows(self.bank, request, self.hidden_size)
-        check_length(request, len(rows), settings, self.context_length)
-        return rows
+        await server.ask(self.embedding, self._forms.server_tokenizer)
 
     async def _all(self, requests: Sequence[Request], settings: GenerationSettings) -> list[Generation]:
-        rows = [self._rows(request, settings) for request in requests]
+        rows = [fitting_rows(self, request, settings) for request in requests]
         fatal: list[BackendError] = []
 
         async def answer(request: Request, virtual: Tensor) -> Generation:
@@ -266,15 +256,15 @@ class VLLMBackend(Backend):
         told = server_settings(_ONE_TOKEN if request.choices else settings, self._eos_ids)
 
         async def on(server: Server, client: openai.AsyncOpenAI) -> Generation:
-            for call in self._calls(server, request, rows):
+            for call in self._forms.calls(server, request, rows):
                 reply = await call.send(client, server.model or "", told, request.choices)
                 if call.read_rightly(reply.prompt_ids):
                     if request.choices:
-                        usage = _usage(request.encoded, call, 0)
-                        return Generation("", "length", usage, (), call.form, logprobs=reply.logprobs)
+                        used = usage(request.encoded, call.virtual, 0)
+                        return Generation("", "length", used, (), call.form, logprobs=reply.logprobs)
                     return self._answer(request, call, reply.ids, reply.finish_reason, settings)
                 server.misread(call)
-            raise self._not_light(request)
+            raise not_light(request)
 
         return await self._servers.run(on)
 
@@ -284,7 +274,7 @@ class VLLMBackend(Backend):
         told = server_settings(settings, self._eos_ids)
 
         async def on(server: Server, client: openai.AsyncOpenAI) -> AsyncGenerator[str | Generation, None]:
-            for call in self._calls(server, request, rows):
+            for call in self._forms.calls(server, request, rows):
                 arriving = in_time(call.stream(client, server.model or "", told), server.timeout)
                 async with aclosing(arriving) as replies:
                     first = await anext(replies, None)
@@ -295,7 +285,7 @@ class VLLMBackend(Backend):
                             yield item
                         return
                 server.misread(call)
-            raise self._not_light(request)
+            raise not_light(request)
 
         async with self._slots, aclosing(self._servers.stream(on)) as items:
             async for item in items:
@@ -330,34 +320,6 @@ class VLLMBackend(Backend):
             reply = await anext(following, None)
         raise UnreachableError(BROKEN_OFF)
 
-    def _calls(self, server: Server, request: Request, rows: Tensor) -> Iterator[Call]:
-        """The forms in which a request may travel, lightest first."""
-        encoded = request.encoded
-        if encoded.slot is None or (not len(rows) and self._form == "auto"):
-            yield Call("ids", prompt=encoded.ids)
-            return
-        if server.refusal is not None:
-            raise server.refusal
-        if self._form != "exact":
-            yield from self._light_calls(server, request, rows)
-        if self._form != "light":
-            yield Call("exact", embeddings=self._spliced(encoded, rows), virtual=len(rows))
-
-    def _light_calls(self, server: Server, request: Request, rows: Tensor) -> Iterator[Call]:
-        if request.prompt is None:
-            return
-        for known, lay_out in (
-            (server.raw, self._server_tokenizer.raw),
-            (server.templated, self._server_tokenizer.templated),
-        ):
-            layout = lay_out(request.prompt, request.encoded) if known else None
-            if layout is not None and (len(rows) or layout.embedded):
-                spliced = self._spliced(Encoded(layout.embedded, 0), rows)
-                yield Call("light", embeddings=spliced, layout=layout, virtual=len(rows))
-
-    def _spliced(self, encoded: Encoded, rows: Tensor) -> Tensor:
-        return splice_batch(self.embedding, [encoded], [rows]).inputs_embeds[0]
-
     def _answer(
         self,
         request: Request,
@@ -375,24 +337,10 @@ class VLLMBackend(Backend):
         return Generation(
             text=text,
             finish_reason="length" if finish_reason == "length" and not stopped else "stop",
-            usage=_usage(request.encoded, call, len(ids)),
+            usage=usage(request.encoded, call.virtual, len(ids)),
             token_ids=tuple(ids),
             form=call.form,
         )
-
-    def _not_light(self, request: Request) -> PromptError:
-        why = (
-            "the request has no text"
-            if request.prompt is None
-            else "the server would read other tokens from its text, because of a control string in it (take it out), or of the "
-            "server's chat template (start the server with `spring-rag serve`)"
-        )
-        return PromptError(f"the context of this prompt can't be sent as text: {why}")
-
-
-def _usage(prompt: Encoded, call: Call, generated: int) -> Usage:
-    context = prompt.slot or 0
-    return Usage(context, call.virtual, len(prompt.ids) - context, generated)
 
 
 def _is_answer(item: str | Generation) -> bool:
@@ -406,38 +354,3 @@ async def _context_length(server: Server, client: openai.AsyncOpenAI) -> int | N
 def _server(url: str, key: str, served_model: str | None, timeout: float) -> Server:
     client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=None, max_retries=0)
     return Server(url, client, timeout, served_model)
-
-
-def _is_address(url: str) -> bool:
-    try:
-        return httpx.URL(url).scheme in ("http", "https") and bool(httpx.URL(url).host)
-    except httpx.InvalidURL:
-        return False
-
-
-def _dtype(name: str | torch.dtype) -> torch.dtype:
-    if isinstance(name, torch.dtype):
-        return name
-    found = torch.float32 if name == "auto" else getattr(torch, name, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        msg = f"dtype is {name!r}; expected 'auto', 'float32', 'bfloat16' or 'float16'"
-        raise BackendError(msg)
-    return found
-
-
-def _check(urls: Sequence[str], key: str, concurrency: int, form: str, timeout: float) -> None:
-    if not urls or not all(map(_is_address, urls)):
-        msg = f"base_url is {urls!r}; expected the address of vLLM's API, as 'http://localhost:8000/v1', or several of them"
-        raise BackendError(msg)
-    if not (key.isascii() and key.isprintable()):
-        msg = "the API key holds what no key can: expected printable ASCII, without line ends (api_key, --api-key, VLLM_API_KEY)"
-        raise BackendError(msg)
-    if concurrency < 1:
-        msg = f"concurrency is {concurrency}; it must be at least 1"
-        raise ValueError(msg)
-    if not timeout > 0:
-        msg = f"timeout is {timeout}; it must be a number of seconds above 0"
-        raise ValueError(msg)
-    if form not in ("auto", "light", "exact"):
-        msg = f"form is {form!r}; expected 'auto', 'light' or 'exact'"
-        raise ValueError(msg)
