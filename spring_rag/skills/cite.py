@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from spring_rag.control import control_ids
 from spring_rag.data.examples import RagExample
-from spring_rag.encoding import control_ids, encode
+from spring_rag.encoding import encode
 from spring_rag.prompt import RagTemplate
 from spring_rag.skills.answer import Answer
 from spring_rag.skills.calibration import fit_ranked, ranked
