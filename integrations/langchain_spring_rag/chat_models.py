@@ -28,7 +28,7 @@ from spring_rag.encoding import warn_of_control_strings
 from spring_rag.prompt import Prompt
 from spring_rag.stream import Thought
 
-_REASONING = "reasoning_content"
+REASONING = "reasoning_content"
 """Where LangChain looks for thoughts: `AIMessage.content_blocks` makes a reasoning block of it."""
 
 
@@ -205,7 +205,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         generation = model._answer([model._prompt(messages)])[0]
         message = AIMessage(
             content=generation.text.strip(),
-            additional_kwargs={} if generation.reasoning is None else {_REASONING: generation.reasoning},
+            additional_kwargs={} if generation.reasoning is None else {REASONING: generation.reasoning},
             tool_calls=to_tool_calls(generation.tool_calls),
             usage_metadata=usage_metadata(generation),
             response_metadata=model._metadata(generation),
@@ -223,7 +223,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
 
     def _chunk(self, piece: str) -> ChatGenerationChunk:
         if isinstance(piece, Thought):
-            thought = AIMessageChunk(content="", additional_kwargs={_REASONING: str(piece)})
+            thought = AIMessageChunk(content="", additional_kwargs={REASONING: str(piece)})
             return ChatGenerationChunk(message=thought)
         return ChatGenerationChunk(message=AIMessageChunk(content=piece))
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
@@ -379,16 +380,17 @@ class SpringLLM(FunctionCallingLLM):
         return Prompt(parts=split(text))
 
     def _generate(self, prompt: Prompt, overrides: Mapping[str, Any]) -> Generation:
-        settings = self._settings(overrides)
+        prompt, settings = self._asked(prompt, overrides)
         with saying_how_it_counts(self.model.tokenizer):
-            return self.model.generate([_asked(prompt, settings)], **settings)[0]
+            return self.model.generate([prompt], **settings)[0]
 
     def _stream(self, prompt: Prompt, overrides: Mapping[str, Any]) -> CompletionResponseGen:
-        settings = self._settings(overrides)
+        prompt, settings = self._asked(prompt, overrides)
         with saying_how_it_counts(self.model.tokenizer):
-            return _completions(self.model.stream(_asked(prompt, settings), **settings))
+            return _completions(self.model.stream(prompt, **settings))
 
-    def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    def _asked(self, prompt: Prompt, overrides: Mapping[str, Any]) -> tuple[Prompt, dict[str, Any]]:
+        """The prompt with what a call says of it, and how to answer it."""
         overrides = in_our_words(overrides)
         choice = overrides.pop("tool_choice", None)
         tools = overrides.pop("tools", None) or ()
@@ -396,17 +398,16 @@ class SpringLLM(FunctionCallingLLM):
         if unknown := sorted(set(overrides) - set(per_call)):
             msg = f"SpringLLM has no setting {', '.join(unknown)}; a call can set {', '.join(per_call)}"
             raise ValueError(msg)
-        settings = {name: overrides.get(name, getattr(self, name)) for name in per_call}
+        tools = () if forbids_tools(choice) else tuple(tools)
+        if prompt.messages or tools:
+            own = {name: overrides.get(name, getattr(self, name)) for name in _IN_PROMPTS}
+            prompt = replace(prompt, **own, tools=tools, tool_choice=tool_choice(choice))
+        return prompt, self._settings(overrides)
+
+    def _settings(self, overrides: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        settings = {name: overrides.get(name, getattr(self, name)) for name in _SETTINGS}
         settings["max_new_tokens"] = settings.pop("max_tokens")
-        settings["tools"] = () if forbids_tools(choice) else tuple(tools)
-        settings["tool_choice"] = tool_choice(choice)
         return settings
-
-
-def _asked(prompt: Prompt, settings: dict[str, Any]) -> Prompt:
-    """The prompt of a chat with those of the settings that are its own, which are taken out of them."""
-    own = {name: settings.pop(name) for name in (*_IN_PROMPTS, "tools", "tool_choice")}
-    return replace(prompt, **own) if prompt.messages or own["tools"] else prompt
 
 
 def _unpickled(kind: type[SpringLLM], source: dict[str, Any], fields: dict[str, Any]) -> SpringLLM:
