@@ -37,8 +37,14 @@ _SHAPES = (
 _WORDS = ("/no_think", "/nothink")
 """What the templates that have no variable for it look for in a chat."""
 
-_TAG = re.compile(r"[<\[][^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]]\s*\Z", re.IGNORECASE)
-"""The beginning of thoughts at a text's end."""
+_TAG = re.compile(
+    r"(?:<[^<>\s]*>(?:think|thought|reason)\w*<[^<>\s]*>|[<\[][^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]])\s*\Z",
+    re.IGNORECASE,
+)
+"""The beginning of thoughts at a text's end: one marker, or a word between two."""
+
+_WORD_TAG = re.compile(r"<[^<>]+>\w+<[^<>]+>")
+"""A marker that is a word between two others, as Kimi K3's."""
 
 _FIRST_TOKEN = re.compile(r"<[^<>]+>")
 
@@ -52,15 +58,21 @@ class _Channels:
         end: what every part ends with.
         answer: the header of the answer, with the end of the part before it.
         any: the same for a header of any channel.
+        call: the same for one that is addressed to a tool, up to the address.
     """
 
     before: str
     end: str
     answer: re.Pattern[str]
     any: re.Pattern[str]
+    call: re.Pattern[str]
 
     def split(self, text: str) -> tuple[str | None, str]:
-        """As `Markers.split` does."""
+        """As `Markers.split` does. A part that calls a tool is the end of the answer, from its address on."""
+        called = self.call.search(text)
+        if called:
+            thoughts, answer = self.split(text[: called.start()])
+            return thoughts, answer + text[called.end() :]
         found = self.answer.search(text)
         if not found and not text.lstrip().startswith(self.before):
             return None, text
@@ -80,22 +92,24 @@ class Markers:
         close: between thoughts and the answer.
         answer: before an answer without thoughts; empty where such an answer has nothing before it.
         closing: what a template writes between thoughts and the answer, white space included.
+        endings: what it writes behind the answer before it ends the turn.
     """
 
     open: str
     close: str
     answer: str = ""
     closing: str = ""
+    endings: tuple[str, ...] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
         """The markers that there are."""
-        return tuple(marker for marker in (self.open, self.close, self.answer) if marker)
+        return tuple(marker for marker in (self.open, self.close, self.answer, *self.endings) if marker)
 
     @cached_property
     def _channels(self) -> _Channels | None:
-        before = _shared(self.open, self.answer)
-        after = _shared(self.open[::-1], self.answer[::-1])[::-1]
+        before = shared(self.open, self.answer)
+        after = shared(self.open[::-1], self.answer[::-1])[::-1]
         if not (before and after) or before not in self.close:
             return None
         end = self.close[: self.close.index(before)]
@@ -103,7 +117,11 @@ class Markers:
         begins, rest = f"(?:{re.escape(end)})?{re.escape(before)}", f"[^<>]*{re.escape(after)}"
         first = _FIRST_TOKEN.match(end)
         return _Channels(
-            before, first[0] if first else "\0", re.compile(begins + name + rest), re.compile(begins + rest)
+            before,
+            first[0] if first else "\0",
+            re.compile(begins + name + rest),
+            re.compile(begins + rest),
+            re.compile(rf"(?:\A|{re.escape(end)})(?:{re.escape(before)}\w*)?\s+(?=to=)"),
         )
 
     def split(self, text: str, *, opened: bool) -> tuple[str | None, str]:
@@ -116,6 +134,12 @@ class Markers:
         Returns:
             The thoughts, stripped at both ends, None where there are none before the answer; and the answer, as it is then.
         """
+        thoughts, answer = self._split(text, opened)
+        for ending in self.endings:
+            answer = answer.replace(ending, "")
+        return thoughts, answer
+
+    def _split(self, text: str, opened: bool) -> tuple[str | None, str]:
         if self._channels is not None:
             return self._channels.split(text)
         body = text.lstrip()
@@ -135,8 +159,8 @@ class Markers:
         return 0
 
 
-def _shared(one: str, other: str) -> str:
-    """What both texts begin with."""
+def shared(one: str, other: str) -> str:
+    """The longest beginning of both texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return one[: next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))]
 
@@ -256,7 +280,7 @@ def _written(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
     if turn.count(thoughts) != 1 or turn.find(content) < turn.find(thoughts):
         return None
     before, _, rest = turn.partition(thoughts)
-    closing = rest.partition(content)[0]
+    closing, _, tail = rest.partition(content)
     begun = tried(tokenizer, switch) or ""
     opening = before[len(begun) :] if before.startswith(begun) else ""
     if not opening.strip():  # the prompt ends with it
@@ -268,7 +292,8 @@ def _written(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
         return None
     # An answer that begins with empty thoughts needs no marker of its own.
     answer = "" if opening.strip() in answer or closing.strip() in answer else answer
-    return Markers(opening.strip(), closing.strip(), answer.strip(), closing)
+    endings = tuple(_WORD_TAG.findall(tail)) if _WORD_TAG.search(closing) else ()
+    return Markers(opening.strip(), closing.strip(), answer.strip(), closing, endings)
 
 
 def _named(tokenizer: PreTrainedTokenizerBase) -> Markers | None:

@@ -106,7 +106,9 @@ class TestThinking:
         written = "<think>\nhm\n</think>\n\nOslo<|im_end|>"
         return SpringModel(writing(tokenizer, written, len(encode(asked, tokenizer).ids)), tokenizer)
 
-    @pytest.mark.parametrize("said", [{"thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}])
+    @pytest.mark.parametrize(
+        "said", [{"thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}]
+    )
     def test_a_chain(self, thinker: SpringModel, said: dict) -> None:
         given = {"context": ["Arlo lives in Oslo."], "question": "Where?"}
         message = with_skills(ChatSpring(model=thinker, **said)).invoke(given)["message"]
@@ -116,7 +118,9 @@ class TestThinking:
         plain = with_skills(ChatSpring(model=thinker)).invoke(given)["message"]
         assert plain.usage_metadata["input_tokens"] != message.usage_metadata["input_tokens"]
 
-    @pytest.mark.parametrize("said", [{"thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}])
+    @pytest.mark.parametrize(
+        "said", [{"thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}]
+    )
     def test_an_engine(self, thinker: SpringModel, said: dict) -> None:
         class Found(BaseRetriever):
             def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
