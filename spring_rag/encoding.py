@@ -421,7 +421,7 @@ def _assistant_turn(
         lead = lead if known.close in lead else known.closing
     elif lead.strip() and not (known is not None and known.answer and lead.strip() == known.answer):
         lead = ""
-    ends = [
-        end for _, (_, end) in _control_tokens(kit.plain.encode(tail, add_special_tokens=False), tail, kit)
-    ]
+    written = len("".join(known.endings)) if known is not None else 0
+    controls = _control_tokens(kit.plain.encode(tail, add_special_tokens=False), tail, kit)
+    ends = [end for _, (_, end) in controls if end > written]
     return before, lead, tail[: ends[0]] if header and ends else ""

@@ -170,6 +170,20 @@ FAMILIES = {
         "",
         "<seed:think>hm</seed:think>\nOslo</s>",
     ),
+    "kimi-k3": Family(
+        "{% macro open(tag) %}{{ '<|open|>' + tag + '<|sep|>' }}{% endmacro %}{% macro close(tag) %}{{ '<|close|>' + tag + '<|sep|>' }}{% endmacro %}"
+        "{% if thinking is undefined %}{% set thinking = true %}{% endif %}{% for m in messages %}{{ open('message role=\"' + m.role + '\"') }}"
+        "{% if m.role == 'assistant' %}{% if thinking %}{{ open('think') }}{{ m.reasoning_content or '' }}{{ close('think') }}{% endif %}"
+        "{{ open('response') }}{{ m.content }}{{ close('response') }}{% else %}{{ m.content }}{% endif %}{{ close('message') + '<|end_of_msg|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ open('message role=\"assistant\"') }}{{ open('think' if thinking else 'response') }}{% endif %}",
+        ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),
+        (),
+        {"thinking": False},
+        "<|open|>response<|sep|>",
+        "<|open|>think<|sep|>",
+        "<|close|>think<|sep|><|open|>response<|sep|>",
+        "hm<|close|>think<|sep|><|open|>response<|sep|>Oslo<|close|>response<|sep|><|close|>message<|sep|><|end_of_msg|>",
+    ),
 }
 
 ONE_OF_TWO = (
