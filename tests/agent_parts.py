@@ -15,9 +15,10 @@ from langchain_parts import WordEmbeddings
 from llama_index.core.agent.workflow import AgentOutput, FunctionAgent
 from llama_index.core.tools import FunctionTool
 from llama_index_parts import chroma_index
+from thinking_parts import writing_at
 from tool_parts import Scripted
 from tool_templates import call
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from langchain_spring_rag import ChatSpring
 from llama_index.llms.spring_rag import SpringLLM, render_text
@@ -104,21 +105,6 @@ def _save_scripted(
 
     What comes next depends on the position alone. So an answer is right only where its prompt has the length that it should have.
     """
-    config = GPT2Config(
-        vocab_size=-(-len(tokenizer) // 64) * 64,
-        n_positions=_POSITIONS,
-        n_embd=_POSITIONS,
-        n_layer=1,
-        n_head=_POSITIONS // 64,
-        n_inner=64,
-        tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = GPT2LMHeadModel(config)
-        rows = torch.randn(VIRTUAL, _POSITIONS) * 1e-3
     written: dict[int, int] = {}
     for prompt, text in script:
         ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
@@ -126,15 +112,11 @@ def _save_scripted(
         for place, index in enumerate(ids, length - 1):
             assert written.setdefault(place, index) == index, "two answers are written at the same positions"
     assert max(written) < _POSITIONS
-    with torch.no_grad():
-        model.transformer.wte.weight.mul_(1e-2)
-        model.transformer.wpe.weight.copy_(torch.eye(_POSITIONS))
-        for layer in (model.transformer.h[0].attn.c_proj, model.transformer.h[0].mlp.c_proj):
-            layer.weight.zero_()
-            layer.bias.zero_()
-        model.lm_head.weight.zero_()
-        for place, index in written.items():
-            model.lm_head.weight[index, place] = 1
+    # vLLM's attention takes heads of certain sizes only.
+    model = writing_at(
+        written, tokenizer, tokenizer.eos_token_id, positions=_POSITIONS, heads=_POSITIONS // 64
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    rows = torch.randn(VIRTUAL, _POSITIONS, generator=torch.Generator().manual_seed(0)) * 1e-3
     return VirtualTokens(rows)

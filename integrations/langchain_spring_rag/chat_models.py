@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from langchain_spring_rag.messages import canonical_messages, to_prompt, to_tool_calls
 from langchain_spring_rag.parameters import SpringParameters, usage_metadata
 from spring_rag.backends.base import BATCH_SIZE, Generation
+from spring_rag.bridge.parameters import ChatParameters
 from spring_rag.bridge.threads import in_thread
 from spring_rag.bridge.tools import forbids_tools, tool_choice
 from spring_rag.calls import check_takes_tools, takes_tools
@@ -32,7 +33,7 @@ REASONING = "reasoning_content"
 """Where LangChain looks for thoughts: `AIMessage.content_blocks` makes a reasoning block of it."""
 
 
-class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_stream`'s prompt has a name for both models
+class ChatSpring(SpringParameters, ChatParameters, BaseChatModel):  # type: ignore[misc] # `_stream`'s prompt has a name for both models
     r"""A backbone that answers chats, with virtual tokens where a prompt has a slot.
 
     Prompts from `with_virtual_tokens` or `rag_prompt` have one; any other is answered by the plain backbone. The chat is laid
@@ -96,13 +97,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
 
     model_config = ConfigDict(extra="forbid")
 
-    _in_prompts: ClassVar[tuple[str, ...]] = ("thinking", "chat_template_kwargs", "tools", "tool_choice")
-
-    thinking: bool | None = False
-    """Whether the backbone is to think before it answers, where its chat template has a say in that; None leaves it to the template."""
-
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """What else the chat template is given, as `{"date_string": "26 Jul 2024"}`, which stands for today's date. It wins over `thinking`."""
+    _in_prompts: ClassVar[tuple[str, ...]] = (*ChatParameters.LAYOUT, "tools", "tool_choice")
 
     tools: list[dict[str, Any]] = Field(default_factory=list)
     """What the backbone may call, as OpenAI describes it; `bind_tools` makes it of anything that LangChain has for tools."""

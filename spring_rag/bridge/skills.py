@@ -7,15 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from spring_rag.asking import RagAnswer
+from spring_rag.bridge.parameters import ChatParameters
 from spring_rag.model import SpringModel
 from spring_rag.prompt import RagPrompt
-
-_LAYOUT = ("thinking", "chat_template_kwargs")
 
 
 def said_of_layout(llm: Any) -> dict[str, Any]:
     """What the user of a framework's model said of thinking and of the chat template; its defaults are left to the layout."""
-    return {name: getattr(llm, name) for name in _LAYOUT if name in llm.model_fields_set}
+    return {name: getattr(llm, name) for name in ChatParameters.LAYOUT if name in llm.model_fields_set}
 
 
 def ask_skills(

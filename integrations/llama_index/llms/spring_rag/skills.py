@@ -72,7 +72,7 @@ class SkillQueryEngine(BaseQueryEngine):
             texts,
             self._least,
             said_of_layout(self._llm),
-            self._llm._settings(),
+            self._llm._arguments(),
         )
         metadata: dict[str, Any] = {
             "answerable": told.answerable,
