@@ -35,14 +35,14 @@ _OTHERS = ((PROBE_ID, r"[\w.:-]*"), (":0", r":\d+"), ('"1"', r'"\d+"'), ('"strin
 
 @dataclass(frozen=True)
 class CallForm(ABC):
-    """How calls are written.
+    """How a chat template writes calls, and reading them in what a backbone wrote.
 
     Attributes:
         opening: what stands before a call, without white space at its end; empty where nothing does.
         closing: what stands after it, without white space around; empty where nothing does.
         begun: a call up to the name, white space included.
         following: what stands between the name and the arguments.
-        id_format: how a call's id is made of its `{name}` and `{number}`, where the template writes it in place of the name; else empty.
+        id_format: how a call's id is made of its `{name}` and `{number}`, where a template writes the id in the name's place; else empty.
     """
 
     opening: str
@@ -76,11 +76,14 @@ class CallForm(ABC):
         )
 
     def read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[Call]]:
-        """The text without its calls, and the calls. What can't be read as a call stays text.
+        """Part calls from the text around them; what can't be read as a call stays text.
 
         Args:
             text: what a backbone wrote.
-            tools: that it may call.
+            tools: what it may call.
+
+        Returns:
+            The text, and the calls in order.
         """
         pattern = re.compile(_optional(self.opening) if self.markers else r"\A")
         calls: list[Call] = []
@@ -99,7 +102,7 @@ class CallForm(ABC):
     def _whole(
         self, read: Sequence[Call | None], end: int, tools: Sequence[Mapping[str, Any]]
     ) -> Iterator[Found]:
-        """Calls that stand together, if all of them are calls; without markers, of tools that there are."""
+        """Calls that stand together: all of them or none; where no marker tells them from text, only calls of known tools."""
         calls = [each for each in read if each is not None]
         if len(calls) == len(read) and (self.markers or _declared({name for name, _ in calls}, tools)):
             for name, arguments in calls:
@@ -107,7 +110,7 @@ class CallForm(ABC):
 
     @abstractmethod
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
-        """The calls that follow an opening which ends there; none where that is no call."""
+        """Read the calls behind an opening that ends there; none where no call follows."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class JsonForm(CallForm):
     Attributes:
         keys: of the name and the arguments.
         wrapper: key of the object that holds both, if they don't stand in the outer one.
-        in_content: whether the template has calls as a part of an answer's text, not of their own.
+        in_content: whether calls are a part of an answer's text, because the template has no other place for them.
     """
 
     keys: tuple[str, str] = ("name", "arguments")
@@ -125,7 +128,7 @@ class JsonForm(CallForm):
     in_content: bool = False
 
     def write(self, calls: Sequence[ToolCall]) -> tuple[Part, ...]:
-        """The calls as a part of an answer's text."""
+        """Write calls as a part of an answer's text."""
         texts = [
             json.dumps(dict(zip(self.keys, (call.name, call.arguments), strict=True)), ensure_ascii=False)
             for call in calls
@@ -178,7 +181,7 @@ class NamedForm(CallForm):
         return super().literals + self.quote
 
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:  # noqa: ARG002
-        # Between name and arguments a model may say more, or less, than its template does, but for the last marker.
+        # Models don't always write all that their template puts between name and arguments, but its last marker.
         marks = _TAG.findall(self.following)
         shorter = rf"|(?![\w.-])[^{{}}]*?{_loose(marks[-1].strip())}" if marks else ""
         name = re.compile(rf"\s*([\w.-]+?)(?:{_loose(self.following)}{shorter})(?=\s*(?:[^\w\s.-]|\Z))")
@@ -208,9 +211,8 @@ class PairsForm(CallForm):
     after_value: str = ""
 
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
-        match = re.compile(rf"\s*([\w.-]+?)(?={_loose(self.following.split()[0])}|\s*\Z|\s*<)").match(
-            text, start
-        )
+        after_name = _loose("".join(self.following.split()[:1])) or r"\s"
+        match = re.compile(rf"\s*([\w.-]+?)(?={after_name}|\s*\Z|\s*<)").match(text, start)
         if match is None:
             return
         schema = _parameters(match[1], tools)
@@ -234,7 +236,7 @@ class PairsForm(CallForm):
 
 @dataclass(frozen=True)
 class PythonForm(CallForm):
-    """Calls as Python writes them, in a list or one alone."""
+    """One call, or a list of calls, in Python's notation."""
 
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
         end = text.find(self.closing, start) if self.closing else -1
@@ -260,20 +262,20 @@ class PythonForm(CallForm):
 
 @dataclass(frozen=True)
 class ResponseForm(CallForm):
-    """The one that a tokenizer's own `response_template` describes, read by transformers.
+    """Whatever a tokenizer's own `response_template` describes; transformers reads it.
 
     Attributes:
-        template: its part for calls, with all other text as the content.
+        template: the part of it that describes calls; all other text is the content.
     """
 
     template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def beginning(self, name: str | None) -> str:  # noqa: ARG002
-        """Nothing: how a call begins isn't known well enough to write it."""
+        """Give nothing: a `response_template` tells how to read a call, not how to begin one."""
         return ""
 
     def read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[Call]]:
-        """As every form; raises nothing where transformers can't read it."""
+        """Part calls from the text, as every form does; where transformers can't, all of it stays text."""
         from transformers.utils.chat_parsing import parse_response
 
         try:
@@ -292,7 +294,7 @@ class ResponseForm(CallForm):
 
 
 def decoded_at(text: str, start: int) -> tuple[Any, int]:
-    """The JSON value that follows, white space left out, and where it ends; None where there is none."""
+    """Decode the JSON value that follows white space there, and tell where it ends; None where there is none."""
     while start < len(text) and text[start].isspace():
         start += 1
     try:
@@ -302,7 +304,7 @@ def decoded_at(text: str, start: int) -> tuple[Any, int]:
 
 
 def _quoted_at(text: str, start: int, quote: str) -> tuple[Any, int]:
-    """The same for JSON with another mark around its strings and none around its keys."""
+    """Decode a value whose strings stand between other marks than JSON's, and whose keys between none."""
     string = re.escape(quote)
     piece = re.compile(rf"{string}(?P<text>.*?){string}|(?P<key>[\w.-]+)\s*:|(?P<other>.)", re.DOTALL)
     written, depth = "", 0
@@ -317,6 +319,7 @@ def _quoted_at(text: str, start: int, quote: str) -> tuple[Any, int]:
 
 
 def _checked(name: object, arguments: object) -> Call | None:
+    """Take name and arguments for a call, if the name is a word and the arguments are an object, or the JSON of one."""
     if isinstance(arguments, str):
         arguments = loaded(arguments)
     if arguments is None:
@@ -334,7 +337,7 @@ def loaded(text: object) -> object:
 
 
 def _declared(names: set[str], tools: Sequence[Mapping[str, Any]]) -> bool:
-    """Where nothing marks a call, only the name of a tool tells it from an answer in JSON."""
+    """Tell whether all names are those of tools."""
     return names <= {tool["function"]["name"] for tool in tools}
 
 
@@ -346,7 +349,7 @@ def _parameters(name: str, tools: Sequence[Mapping[str, Any]]) -> Mapping[str, A
 
 
 def _typed(text: str, schema: object) -> Any:
-    """A value that is written as text, as its schema has it."""
+    """Give a value that is written as text the type that its schema names."""
     kind = schema.get("type") if isinstance(schema, Mapping) else None
     if kind == "string":
         return text
@@ -357,7 +360,7 @@ def _typed(text: str, schema: object) -> Any:
 
 
 def _as_python(value: ast.expr) -> ast.expr:
-    """The expression with JSON's names for constants as Python's."""
+    """Replace JSON's constants by Python's."""
 
     class Names(ast.NodeTransformer):
         def visit_Name(self, node: ast.Name) -> ast.expr:
@@ -369,7 +372,7 @@ def _as_python(value: ast.expr) -> ast.expr:
 
 
 def _after(closing: str, text: str, place: int) -> int:
-    """Where a text goes on behind as much of the closing as stands there."""
+    """Skip as much of a closing as stands there."""
     tags = _TAG.findall(closing)
     for piece in (closing.removesuffix("".join(tags)), *tags):
         match = re.compile(r"\s*" + _loose(piece.strip())).match(text, place) if piece.strip() else None
@@ -378,13 +381,13 @@ def _after(closing: str, text: str, place: int) -> int:
 
 
 def _optional(opening: str) -> str:
-    """A pattern for an opening, of whose markers a further call has only the last."""
+    """Make a pattern of an opening; only the last of its markers must be there, as before a second call."""
     *first, last = [each.strip() for each in _TAG.findall(opening)] or [opening]
     return "".join(rf"(?:{_loose(each)}\s*)?" for each in first) + _loose(last)
 
 
 def _loose(literal: str) -> str:
-    """A pattern for a text, in which runs of white space may have any length, and the call's id, its number and a value's type are others."""
+    """Make a pattern of a text that leaves open how long its white space is, and what differs from call to call."""
     pattern = r"\s*".join(re.escape(each) for each in re.split(r"\s+", literal))
     for shown, others in _OTHERS:
         pattern = pattern.replace(shown, others)

@@ -1,7 +1,8 @@
-"""Which form a chat template gives to calls of tools.
+"""Finding out in which form a chat template writes calls of tools.
 
-Nothing here knows a model by name. A template is asked to write an answer that calls a tool; where name and arguments stand in it is the
-form. Templates that have calls in the text of an answer only tell the backbone of it, in their instructions or by the tokenizer's added tokens.
+Nothing here knows a model by name. A template is asked to write an answer that calls a tool; where name and arguments stand in it tells the
+form. Where a template writes no calls of its own, its instructions or the tokenizer's added tokens name the markers, and calls go into the
+text of an answer.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _NAMING_ID = "functions.{name}:{number}"
 
 
 def form_of(tokenizer: PreTrainedTokenizerBase) -> CallForm | None:
-    """The form that a tokenizer's chat template gives to calls; None where it isn't known."""
+    """Find the form of calls: as the chat template writes them, else as the tokenizer describes them, else as instructions mention them."""
     learned: CallForm | None = remembered(tokenizer, "calls", lambda: learned_form(tokenizer))
     mentioned: CallForm | None = remembered(tokenizer, "mentioned calls", lambda: _mentioned_form(tokenizer))
     return learned or _described_form(tokenizer) or mentioned
@@ -62,13 +63,13 @@ def shows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def tool_of(name: str) -> dict[str, Any]:
-    """A tool that takes nothing, as templates expect it."""
+    """Describe a tool that takes nothing, as templates expect it."""
     parameters = {"type": "object", "properties": {}, "required": []}
     return {"type": "function", "function": {"name": name, "description": name, "parameters": parameters}}
 
 
 def learned_form(tokenizer: PreTrainedTokenizerBase) -> CallForm | None:
-    """The form in which a tokenizer's chat template writes calls; None where it writes none, or in a form that isn't known."""
+    """Learn the form in which a tokenizer's chat template writes calls; None where it writes none, or in a form that isn't known."""
     name, *values = (_probe() for _ in range(3))
     # Sorted, as some templates sort them.
     arguments = dict(zip(sorted(_probe() for _ in values), values, strict=True))
@@ -83,7 +84,7 @@ def learned_form(tokenizer: PreTrainedTokenizerBase) -> CallForm | None:
 
 
 def _described_form(tokenizer: PreTrainedTokenizerBase) -> ResponseForm | None:
-    """The form that a tokenizer's `response_template` describes; None where it has none, or none for calls."""
+    """Take the form that a tokenizer's `response_template` describes; None where it has none, or none for calls."""
     own = getattr(tokenizer, "response_template", None)
     calls = own.get("fields", {}).get("tool_calls") if isinstance(own, dict) else None
     if calls is None:
@@ -94,7 +95,7 @@ def _described_form(tokenizer: PreTrainedTokenizerBase) -> ResponseForm | None:
 
 
 def _mentioned_form(tokenizer: PreTrainedTokenizerBase) -> JsonForm | None:
-    """The form of calls in the text of an answer, by the markers of which the instructions or added tokens speak."""
+    """Take the form whose markers the prompt's instructions or the tokenizer's added tokens mention; None where they mention none."""
     told = tried(tokenizer, {"tools": [tool_of(_probe())]}) or ""
     told += "\0".join(token.content for token in tokenizer.added_tokens_decoder.values())
     for opening, closing, then in _MENTIONED:
@@ -107,7 +108,7 @@ def _mentioned_form(tokenizer: PreTrainedTokenizerBase) -> JsonForm | None:
 def _written_call(
     tokenizer: PreTrainedTokenizerBase, name: str, arguments: object, call_id: str
 ) -> str | None:
-    """What the template writes in the assistant's turn where it calls a tool, without what begins and ends every turn."""
+    """Let the template write an answer that calls a tool, and take off what begins and ends every answer."""
     given = {"tools": [tool_of(name)]}
     call = {"type": "function", "id": call_id, "function": {"name": name, "arguments": arguments}}
     content = _probe()
@@ -130,7 +131,7 @@ def _written_call(
 
 
 def _form(written: str, name: str, arguments: dict[str, str], id_format: str) -> CallForm | None:
-    """The form of a call that holds this name and these arguments."""
+    """Tell the form of a call that holds this name and these arguments; None where it isn't known."""
     for match in re.finditer(r"[\[{]", written):
         value, end = decoded_at(written, match.start())
         item = value[0] if isinstance(value, list) and len(value) == 1 else value
@@ -158,7 +159,7 @@ def _form(written: str, name: str, arguments: dict[str, str], id_format: str) ->
 def _named(
     written: str, name: str, start: int, end: int, id_format: str, quote: str = ""
 ) -> NamedForm | None:
-    """The form of a name before arguments that lie in this range."""
+    """Tell the form of a call whose arguments lie in this range, behind its name."""
     place = written.find(name)
     if not 0 <= place < start:
         return None
@@ -169,7 +170,7 @@ def _named(
 def _marked(
     begun: str, following: str, before_value: str, between: str, _: str, end: str
 ) -> PythonForm | PairsForm | None:
-    """The form of a name before pairs, by what stands around name, keys and values."""
+    """Tell the form of a call from what stands around its name, keys and values."""
     if following.strip() == "(":
         opening = begun.strip().removesuffix("[").strip()
         closing = end.partition(")")[2].strip().removeprefix("]").strip()
@@ -190,7 +191,7 @@ def _marked(
 
 
 def _keys(item: object, name: str, arguments: dict[str, str]) -> tuple[str, str] | None:
-    """The keys under which an object holds the name and the arguments of a call."""
+    """Find the keys under which an object holds the name and the arguments of a call."""
     if not isinstance(item, dict):
         return None
     names = [key for key, value in item.items() if value == name]
@@ -199,7 +200,7 @@ def _keys(item: object, name: str, arguments: dict[str, str]) -> tuple[str, str]
 
 
 def _literal(field: Mapping[str, Any], name: str) -> str:
-    """What opens or closes a field; of a pattern what stands in it literally at its start."""
+    """Take what opens or closes a field; of a pattern only the literal text at its start."""
     given = field.get(name, "")
     if f"{name}_pattern" in field:
         start = re.match(r"(?:\\\W|[^\\(\[.*+?^$|{])*", field[f"{name}_pattern"])
@@ -208,10 +209,10 @@ def _literal(field: Mapping[str, Any], name: str) -> str:
 
 
 def _whole_tags(text: str) -> str:
-    """The text without the beginning of a marker at its end."""
+    """Cut off a marker that is only begun at a text's end."""
     return re.sub(r"[<\[][^<>\[\]]*\Z", "", text)
 
 
 def _probe() -> str:
-    """A word that nobody can guess."""
+    """Make up a word that nobody can guess."""
     return f"probe{secrets.token_hex(8)}"

@@ -26,7 +26,7 @@ _ID_LENGTH = 9
 
 
 def takes_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer's chat template tells a backbone of tools, in a form whose calls can be read."""
+    """Tell whether the tokenizer's chat template shows tools to a backbone, and writes calls in a form that can be read."""
     return shows_tools(tokenizer) and form_of(tokenizer) is not None
 
 
@@ -51,7 +51,7 @@ def check_takes_tools(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def with_calls_written(message: Message, tokenizer: PreTrainedTokenizerBase) -> Message:
-    """The message with its calls in its text, where the tokenizer's chat template has no other place for them."""
+    """Write a message's calls into its text, where the tokenizer's chat template has no other place for them."""
     form = form_of(tokenizer) if message.tool_calls else None
     if not isinstance(form, JsonForm) or not form.in_content:
         return message
@@ -60,7 +60,7 @@ def with_calls_written(message: Message, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def begun_call(prompt: Prompt, rendered: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What follows a rendered prompt whose answer must be a call: the beginning of one; empty for other prompts.
+    """Write the beginning of a call behind a prompt whose answer must be one; nothing behind other prompts.
 
     Args:
         prompt: with a `tool_choice`, or without.
@@ -76,7 +76,7 @@ def begun_call(prompt: Prompt, rendered: str, tokenizer: PreTrainedTokenizerBase
 
 
 def with_calls(generation: Generation, request: Request, tokenizer: PreTrainedTokenizerBase) -> Generation:
-    """An answer with its calls of tools in a place of their own.
+    """Part the calls of tools from an answer.
 
     Args:
         generation: without its thoughts.
@@ -106,14 +106,14 @@ def with_calls(generation: Generation, request: Request, tokenizer: PreTrainedTo
 
 
 def part_calls(stream: Stream, request: Request, tokenizer: PreTrainedTokenizerBase) -> Stream:
-    """The same for an answer that is being written: its text ends where a call begins; the calls come with the whole answer."""
+    """Part calls from an answer that is being written: its text ends where a call begins, and the calls come with the whole answer."""
     if request.prompt is None or not request.prompt.tools:
         return Stream(_plain_pieces(stream, tokenizer)) if call_tokens(tokenizer) else stream
     return Stream(_parted(stream, request, tokenizer))
 
 
 def call_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """The special tokens, which decoding leaves out, of which calls consist: id → content."""
+    """Find the special tokens of which calls consist, and which decoding must keep: id → content."""
     form = form_of(tokenizer) if shows_tools(tokenizer) else None
     if form is None:
         return {}
@@ -150,7 +150,7 @@ def _parted(
 
 
 def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text without the special tokens of calls, which mean nothing where there are no tools."""
+    """Leave out the special tokens of calls, which mean nothing where there are no tools."""
     for token in call_tokens(tokenizer).values():
         text = text.replace(token, "")
     return text
@@ -169,7 +169,7 @@ def _plain_pieces(
 
 
 def _before_calls(text: str, markers: Sequence[str]) -> str:
-    """The part of an unfinished text that no call can be in, nor the white space before one."""
+    """Take the beginning of an unfinished text that is certainly no call, nor white space before one."""
     if not markers:
         return "" if text.lstrip()[:1] in ("", "{", "[", "<") else text
     places = [place for marker in markers if (place := text.find(marker)) >= 0]
@@ -181,7 +181,7 @@ def _before_calls(text: str, markers: Sequence[str]) -> str:
 
 
 def _beginning(prompt: Prompt, form: CallForm) -> str:
-    """The beginning of a call, as far as the choice determines it."""
+    """Begin a call, as far as the choice of a tool determines it."""
     names = [tool["function"]["name"] for tool in prompt.tools]
     if prompt.tool_choice != ANY_TOOL:
         return form.beginning(prompt.tool_choice)
@@ -189,6 +189,6 @@ def _beginning(prompt: Prompt, form: CallForm) -> str:
 
 
 def _call_id(request: Request, number: int, name: str, arguments: Mapping[str, Any]) -> str:
-    """The same for the same call in the same prompt, since some templates write it into the next."""
+    """Make an id that is the same for the same call in the same prompt: some templates write it into the next prompt."""
     digest = hashlib.sha256(repr((request.encoded.ids, number, name, arguments)).encode()).digest()
     return "".join(_ID_CHARACTERS[byte % len(_ID_CHARACTERS)] for byte in digest[:_ID_LENGTH])

@@ -1,4 +1,4 @@
-"""Where a backbone's thoughts end and its answer begins, as its chat template tells.
+"""Parting what a backbone thinks from what it answers, by the markers of its chat template.
 
 Nothing here knows a model by name. A chat template is asked to write an answer that has thoughts; what it puts around them are the
 markers. Templates that take no thoughts still name the markers, in their own text or among the tokenizer's added tokens.
@@ -35,7 +35,7 @@ _SHAPES = (
 """How the end of thoughts is written where a template only mentions it, and how their beginning is written then."""
 
 _WORDS = ("/no_think", "/nothink")
-"""What the templates that have no variable for it look for in a chat."""
+"""What templates without a variable for thinking look for in a chat to turn it off."""
 
 _TAG = re.compile(
     r"(?:<[^<>\s]*>(?:think|thought|reason)\w*<[^<>\s]*>|[<\[][^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]])\s*\Z",
@@ -68,7 +68,7 @@ class _Channels:
     call: re.Pattern[str]
 
     def split(self, text: str) -> tuple[str | None, str]:
-        """As `Markers.split` does. A part that calls a tool is the end of the answer, from its address on."""
+        """Part thoughts from the answer, as `Markers.split` does. A part that is addressed to a tool belongs to the answer, from the address on."""
         called = self.call.search(text)
         if called:
             thoughts, answer = self.split(text[: called.start()])
@@ -85,7 +85,7 @@ class _Channels:
 
 @dataclass(frozen=True)
 class Markers:
-    """What stands around a backbone's thoughts, without white space at the ends.
+    """The texts that stand around a backbone's thoughts, without white space at their ends.
 
     Attributes:
         open: before thoughts.
@@ -103,7 +103,7 @@ class Markers:
 
     @property
     def all(self) -> tuple[str, ...]:
-        """The markers that there are."""
+        """All markers that aren't empty."""
         return tuple(marker for marker in (self.open, self.close, self.answer, *self.endings) if marker)
 
     @cached_property
@@ -125,7 +125,7 @@ class Markers:
         )
 
     def split(self, text: str, *, opened: bool) -> tuple[str | None, str]:
-        """The thoughts and the answer in what a backbone wrote, or has written so far.
+        """Part thoughts from the answer in what a backbone wrote, or has written so far.
 
         Args:
             text: all of it, the markers included.
@@ -152,7 +152,7 @@ class Markers:
         return None, text if stray is None else body[len(stray) :].lstrip()
 
     def unsettled(self, text: str) -> int:
-        """How many characters at a text's end may turn out to be the beginning of a marker."""
+        """Count the characters at a text's end that may turn out to begin a marker."""
         for length in range(min(max(map(len, self.all)), len(text)), 0, -1):
             if any(marker.startswith(text[-length:]) for marker in self.all):
                 return length
@@ -166,7 +166,7 @@ def shared(one: str, other: str) -> str:
 
 
 def markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    """The markers of a tokenizer's chat template; None where nothing in it speaks of thoughts."""
+    """Find the markers of a tokenizer's chat template; None where nothing in it speaks of thoughts."""
     if not tokenizer.chat_template:
         return None
     found: Markers | None = remembered(tokenizer, "markers", lambda: _find(tokenizer))
@@ -174,7 +174,7 @@ def markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
 
 
 def opens_thoughts(written: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether an answer that follows a text begins within thoughts.
+    """Tell whether an answer that follows a text begins within thoughts.
 
     Args:
         written: what a template wrote after the last text of a user.
@@ -185,7 +185,7 @@ def opens_thoughts(written: str, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def quieting_word(prompt: Prompt | RagTemplate, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What has to stand in the system message of a prompt that shall not begin with thoughts, as Nemotron Nano's `/no_think`; None if nothing."""
+    """Find the word in a system message that turns thinking off, as Nemotron Nano's `/no_think`; None where none is needed."""
 
     def find() -> str | None:
         text, begun = template_text(tokenizer), tried(tokenizer, {})
@@ -204,7 +204,7 @@ def quieting_word(prompt: Prompt | RagTemplate, tokenizer: PreTrainedTokenizerBa
 
 
 def kept_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """The special tokens, which decoding leaves out, of which markers consist: id → content."""
+    """Find the special tokens of which markers consist, and which decoding must keep: id → content."""
     known = markers(tokenizer)
     if known is None:
         return {}
@@ -219,7 +219,7 @@ def kept_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 def without_thoughts(
     generation: Generation, tokenizer: PreTrainedTokenizerBase, *, opened: bool
 ) -> Generation:
-    """An answer with its thoughts in a place of their own.
+    """Part the thoughts from an answer.
 
     Args:
         generation: as a backend gives it.
@@ -234,7 +234,7 @@ def without_thoughts(
 
 
 def part_stream(stream: Stream, tokenizer: PreTrainedTokenizerBase, *, opened: bool) -> Stream:
-    """The same for an answer that is being written: thoughts come as `Thought`."""
+    """Part thoughts from an answer that is being written; they come as `Thought`."""
     known = markers(tokenizer)
     return stream if known is None else Stream(_parted(stream, known, tokenizer, opened))
 
@@ -273,7 +273,7 @@ def _find(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
 
 
 def _written(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    """The markers that the template writes around thoughts that it is given."""
+    """Let the template write an answer with thoughts, and take the markers around them."""
     thoughts, content = (f"probe{secrets.token_hex(16)}" for _ in range(2))
     switch = thinking_switch(tokenizer, on=True)
     turn = tried(tokenizer, switch, {"content": content, "reasoning_content": thoughts}) or ""
@@ -297,7 +297,7 @@ def _written(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
 
 
 def _named(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    """Markers that the template's text names, or the tokenizer's added tokens."""
+    """Take the markers that the template's text or the tokenizer's added tokens name."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
     for text in (template_text(tokenizer), *added):
         for close, begin in _SHAPES:

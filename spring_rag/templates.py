@@ -115,7 +115,7 @@ def apply_template(
 
 @lru_cache(maxsize=64)
 def _reads_tools_in_system(template: str) -> bool:
-    """Whether a template takes tools from the system message, as Phi-4-mini's does, and has no argument for them."""
+    """Tell whether a template takes tools from the system message, as Phi-4-mini's does, having no argument for them."""
     if not re.search(r"message(?:\.tools\b|\[['\"]tools['\"]\])", template):
         return False
     try:
@@ -128,6 +128,7 @@ def _reads_tools_in_system(template: str) -> bool:
 def _with_tools_in_system(
     chat: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
+    """Put tools into the system message, which is made where there is none."""
     functions = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
     has_system = bool(chat) and chat[0]["role"] == "system"
     empty = "" if isinstance(chat[0]["content"], str) else [{"type": "text", "text": ""}]

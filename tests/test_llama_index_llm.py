@@ -197,7 +197,7 @@ def test_a_full_window_fits_and_one_token_more_does_not(tokenizer, make_tokens):
         ({"tokens": "nobody"}, "nobody"),
         ({"temperature": -1.0}, "temperature"),
         ({"is_chat_model": True}, "no chat template"),
-        ({"num_token": 3}, "takes no num_token; its settings are tokens, num_tokens"),
+        ({"num_token": 3}, "takes no num_token; its settings are num_tokens, tokens"),
         ({"model_kwargs": {}}, "takes no model_kwargs.*goes to SpringLLM.from_pretrained"),
     ],
 )

@@ -14,11 +14,11 @@ from spring_rag.backends.base import GenerationSettings
 class AnswerParameters(BaseModel):
     """Settings of an answer, whatever its prompt."""
 
-    tokens: str | None = None
-    """Name of the set of virtual tokens, where the model has several; None is the default set."""
-
     num_tokens: int | None = None
     """k, how many virtual tokens to use; None is all of the set, 0 the plain backbone."""
+
+    tokens: str | None = None
+    """Name of the set of virtual tokens, where the model has several; None is the default set."""
 
     max_tokens: int = 128
     """Most tokens of an answer."""
