@@ -1,7 +1,6 @@
-"""How a chat template writes calls of tools, and reading calls that a backbone writes in the same way.
+"""Reading the calls of tools in what a backbone wrote, by the form in which its chat template writes them.
 
-Nothing here knows a model by name. A template is asked to write an answer that calls a tool; where name and arguments stand in it is the
-form. There are three kinds: a JSON value that holds both, a name before its arguments in JSON, and a name before marked pairs.
+There are four forms: a JSON value that holds name and arguments, a name before its arguments in JSON, a name before marked pairs, and Python.
 """
 
 from __future__ import annotations
@@ -9,17 +8,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from spring_rag.templates import tried
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from spring_rag.prompt import Part, Text, ToolCall
 
 Call = tuple[str, dict[str, Any]]
 """A call's name and its arguments."""
@@ -32,25 +26,30 @@ _JSON = json.JSONDecoder(strict=False)
 _TAG = re.compile(r"<[^<>]*>?[^<\[]*|\[[^\[\]]*\][^<\[]*")
 """A marker, with what follows it up to the next."""
 
-_ID = "a1b2c3d4e"
+PROBE_ID = "a1b2c3d4e"
 """Of the call that templates are asked to write."""
+
+_OTHERS = ((PROBE_ID, r"[\w.:-]*"), (":0", r":\d+"), ('"1"', r'"\d+"'), ('"string"', r'"\w+"'))
+"""What differs from call to call, as the call that templates are asked to write has it, and a pattern for others."""
 
 
 @dataclass(frozen=True)
 class CallForm(ABC):
-    """How calls are written.
+    """How a chat template writes calls, and reading them in what a backbone wrote.
 
     Attributes:
         opening: what stands before a call, without white space at its end; empty where nothing does.
         closing: what stands after it, without white space around; empty where nothing does.
         begun: a call up to the name, white space included.
         following: what stands between the name and the arguments.
+        id_format: how a call's id is made of its `{name}` and `{number}`, where a template writes the id in the name's place; else empty.
     """
 
     opening: str
     closing: str
     begun: str
     following: str
+    id_format: str = ""
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -69,15 +68,22 @@ class CallForm(ABC):
 
         White space at the end would be part of the token that follows, so it is left out.
         """
-        begun = self.begun.lstrip().partition(_ID)[0]
-        return begun.rstrip() if name is None else f"{begun}{name}{self.following.partition(_ID)[0].rstrip()}"
+        begun = self.begun.lstrip("\n").partition(PROBE_ID)[0]
+        return (
+            begun.rstrip()
+            if name is None
+            else f"{begun}{name}{self.following.partition(PROBE_ID)[0].rstrip()}"
+        )
 
     def read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[Call]]:
-        """The text without its calls, and the calls. What can't be read as a call stays text.
+        """Part calls from the text around them; what can't be read as a call stays text.
 
         Args:
             text: what a backbone wrote.
-            tools: that it may call.
+            tools: what it may call.
+
+        Returns:
+            The text, and the calls in order.
         """
         pattern = re.compile(_optional(self.opening) if self.markers else r"\A")
         calls: list[Call] = []
@@ -96,7 +102,7 @@ class CallForm(ABC):
     def _whole(
         self, read: Sequence[Call | None], end: int, tools: Sequence[Mapping[str, Any]]
     ) -> Iterator[Found]:
-        """Calls that stand together, if all of them are calls; without markers, of tools that there are."""
+        """Calls that stand together: all of them or none; where no marker tells them from text, only calls of known tools."""
         calls = [each for each in read if each is not None]
         if len(calls) == len(read) and (self.markers or _declared({name for name, _ in calls}, tools)):
             for name, arguments in calls:
@@ -104,7 +110,7 @@ class CallForm(ABC):
 
     @abstractmethod
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
-        """The calls that follow an opening which ends there; none where that is no call."""
+        """Read the calls behind an opening that ends there; none where no call follows."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,34 @@ class JsonForm(CallForm):
     Attributes:
         keys: of the name and the arguments.
         wrapper: key of the object that holds both, if they don't stand in the outer one.
+        in_content: whether calls are a part of an answer's text, because the template has no other place for them.
     """
 
     keys: tuple[str, str] = ("name", "arguments")
     wrapper: str | None = None
+    in_content: bool = False
+
+    def write(self, calls: Sequence[ToolCall]) -> tuple[Part, ...]:
+        """Write calls as a part of an answer's text."""
+        texts = [
+            json.dumps(dict(zip(self.keys, (call.name, call.arguments), strict=True)), ensure_ascii=False)
+            for call in calls
+        ]
+        if self.begun.startswith(f"{self.opening}["):
+            texts, gap = [f"[{', '.join(texts)}]"], ""
+        else:
+            gap = "\n"
+        parts: list[Part] = []
+        for text in texts:
+            parts += [
+                Text(self.opening + gap, trusted=True),
+                Text(text),
+                Text(gap + self.closing, trusted=True),
+            ]
+        return tuple(parts)
 
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
-        value, end = _value_at(text, start)
+        value, end = decoded_at(text, start)
         # Models write one call where their template shows a list, and one after another.
         items = value if isinstance(value, list) else [value]
         read = [self._call(item) for item in items]
@@ -140,13 +167,30 @@ class JsonForm(CallForm):
 
 @dataclass(frozen=True)
 class NamedForm(CallForm):
-    """A name, and then its arguments in JSON."""
+    """A name, and then its arguments in JSON.
+
+    Attributes:
+        quote: what stands around strings in place of a quotation mark, in JSON whose keys have none; empty for plain JSON.
+    """
+
+    quote: str = ""
+
+    @property
+    def literals(self) -> str:
+        """All that the form consists of."""
+        return super().literals + self.quote
 
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:  # noqa: ARG002
-        match = re.compile(rf"\s*([\w.-]+?){_loose(self.following)}").match(text, start)
+        # Models don't always write all that their template puts between name and arguments, but its last marker.
+        marks = _TAG.findall(self.following)
+        shorter = rf"|(?![\w.-])[^{{}}]*?{_loose(marks[-1].strip())}" if marks else ""
+        name = re.compile(rf"\s*([\w.-]+?)(?:{_loose(self.following)}{shorter})(?=\s*(?:[^\w\s.-]|\Z))")
+        match = name.match(text, start)
         if match is None:
             return
-        value, end = _value_at(text, match.end())
+        value, end = (
+            _quoted_at(text, match.end(), self.quote) if self.quote else decoded_at(text, match.end())
+        )
         call = _checked(match[1], value)
         if call is not None:
             yield *call, end
@@ -167,17 +211,21 @@ class PairsForm(CallForm):
     after_value: str = ""
 
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
-        match = re.compile(rf"\s*([\w.-]+?)(?={_loose(self.following.split()[0])}|\s*\Z|\s*<)").match(
-            text, start
-        )
+        after_name = _loose("".join(self.following.split()[:1])) or r"\s"
+        match = re.compile(rf"\s*([\w.-]+?)(?={after_name}|\s*\Z|\s*<)").match(text, start)
         if match is None:
             return
         schema = _parameters(match[1], tools)
+        before_key, before_value, after_value = map(
+            _loose, (self.before_key, self.before_value, self.after_value)
+        )
+        lead = _loose(self.following.strip().removesuffix(self.before_key))
         pair = re.compile(
-            rf".{{0,3}}?{_loose(self.before_key)}\s*([\w.-]+?)\s*{_loose(self.before_value)}\n?(.*?)\n?{_loose(self.after_value)}",
-            re.DOTALL,
+            rf"\s*{before_key}\s*([\w.-]+?)\s*{before_value}\n?(.*?)\n?{after_value}", re.DOTALL
         )
         arguments, end = {}, match.end()
+        led = re.compile(lead).match(text, end)
+        end = led.end() if led else end
         closing = next(iter(_TAG.findall(self.closing)), self.closing)
         limit = text.find(closing, end) if closing else -1
         while (found := pair.match(text, end)) is not None:
@@ -188,7 +236,7 @@ class PairsForm(CallForm):
 
 @dataclass(frozen=True)
 class PythonForm(CallForm):
-    """Calls as Python writes them, in a list or one alone."""
+    """One call, or a list of calls, in Python's notation."""
 
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
         end = text.find(self.closing, start) if self.closing else -1
@@ -214,20 +262,20 @@ class PythonForm(CallForm):
 
 @dataclass(frozen=True)
 class ResponseForm(CallForm):
-    """The one that a tokenizer's own `response_template` describes, read by transformers.
+    """Whatever a tokenizer's own `response_template` describes; transformers reads it.
 
     Attributes:
-        template: its part for calls, with all other text as the content.
+        template: the part of it that describes calls; all other text is the content.
     """
 
     template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def beginning(self, name: str | None) -> str:  # noqa: ARG002
-        """Nothing: how a call begins isn't known well enough to write it."""
+        """Give nothing: a `response_template` tells how to read a call, not how to begin one."""
         return ""
 
     def read(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[Call]]:
-        """As every form; raises nothing where transformers can't read it."""
+        """Part calls from the text, as every form does; where transformers can't, all of it stays text."""
         from transformers.utils.chat_parsing import parse_response
 
         try:
@@ -245,111 +293,8 @@ class ResponseForm(CallForm):
         raise NotImplementedError
 
 
-def described_form(tokenizer: PreTrainedTokenizerBase) -> ResponseForm | None:
-    """The form that a tokenizer's `response_template` describes; None where it has none, or none for calls."""
-    own = getattr(tokenizer, "response_template", None)
-    calls = own.get("fields", {}).get("tool_calls") if isinstance(own, dict) else None
-    if calls is None:
-        return None
-    opening, closing = (_literal(calls, name) for name in ("open", "close"))
-    reduced = {"start_anchor": "\n", "fields": {"content": {}, "tool_calls": calls}}
-    return ResponseForm(opening, closing, "", "", reduced)
-
-
-def learned_form(tokenizer: PreTrainedTokenizerBase) -> CallForm | None:
-    """The form in which a tokenizer's chat template writes calls; None where it writes none, or in a form that isn't known."""
-    words = [f"probe{secrets.token_hex(8)}" for _ in range(5)]
-    name, *pairs = words
-    arguments = dict(zip(pairs[::2], pairs[1::2], strict=True))
-    for given in (arguments, json.dumps(arguments)):
-        written = _written_call(tokenizer, name, given)
-        if written is not None and all(written.count(word) == 1 for word in words):
-            return _form(written, name, arguments)
-    return None
-
-
-def _written_call(tokenizer: PreTrainedTokenizerBase, name: str, arguments: object) -> str | None:
-    """What the template writes in the assistant's turn where it calls a tool, without what begins and ends every turn."""
-    tool = tool_of(name)
-    call = {"type": "function", "id": _ID, "function": {"name": name, "arguments": arguments}}
-    content = f"probe{secrets.token_hex(8)}"
-    plain = tried(tokenizer, {"tools": [tool]}, {"content": content})
-    turn = tried(tokenizer, {"tools": [tool]}, {"content": "", "tool_calls": [call]})
-    if plain is None or turn is None or plain.count(content) != 1:
-        return None
-    head, _, tail = plain.partition(content)
-    written = turn[len(_whole_tags(_shared(head, turn))) :]
-    suffix = _shared(tail[::-1], written[::-1])[::-1]
-    # The end of a marker that both have isn't the end of the turn.
-    suffix = re.sub(r"\A[^<>\[\]]*[>\]]", "", suffix)
-    return written.removesuffix(suffix)
-
-
-def tool_of(name: str) -> dict[str, Any]:
-    """A tool that takes nothing, as templates expect it."""
-    parameters = {"type": "object", "properties": {}, "required": []}
-    return {"type": "function", "function": {"name": name, "description": name, "parameters": parameters}}
-
-
-def _form(written: str, name: str, arguments: dict[str, str]) -> CallForm | None:
-    for match in re.finditer(r"[\[{]", written):
-        try:
-            value, end = _JSON.raw_decode(written, match.start())
-        except ValueError:
-            continue
-        closing = written[end:].strip()
-        item = value[0] if isinstance(value, list) and len(value) == 1 else value
-        if item == arguments:
-            place = written.find(name)
-            if not 0 <= place < match.start():
-                return None
-            begun, following = written[:place], written[place + len(name) : match.start()]
-            return NamedForm(begun.strip(), closing, begun, following)
-        for wrapper in (None, "function"):
-            inner = item.get(wrapper) if isinstance(item, dict) and wrapper else item
-            keys = _keys(inner, name, arguments)
-            if keys is not None:
-                begun, _, rest = written.partition(name)
-                following = rest[: rest.find("{")]
-                return JsonForm(written[: match.start()].strip(), closing, begun, following, keys, wrapper)
-    (first, value), (second, _) = arguments.items()
-    parts = re.fullmatch(
-        f"(.*?){name}(.*?){first}(.*?){value}(.*?){second}(.*?){arguments[second]}(.*)", written, re.DOTALL
-    )
-    if parts is None:
-        return None
-    begun, following, before_value, between, _, end_of_call = parts.groups()
-    if following.strip() == "(":
-        opening = begun.strip().removesuffix("[").strip()
-        closing = end_of_call.partition(")")[2].strip().removeprefix("]").strip()
-        return PythonForm(opening, closing, begun, following)
-    after_value = _whole_tags(_shared(between.lstrip(), end_of_call.lstrip())).strip()
-    before_key = between.lstrip().removeprefix(after_value).strip()
-    if not before_value.strip() or not after_value:
-        return None
-    closing = end_of_call.strip().removeprefix(after_value).strip()
-    return PairsForm(begun.strip(), closing, begun, following, before_key, before_value.strip(), after_value)
-
-
-def _literal(field: Mapping[str, Any], name: str) -> str:
-    """What opens or closes a field; of a pattern what stands in it literally at its start."""
-    given = field.get(name, "")
-    if f"{name}_pattern" in field:
-        start = re.match(r"(?:\\\W|[^\\(\[.*+?^$|{])*", field[f"{name}_pattern"])
-        return re.sub(r"\\(\W)", r"\1", start[0]) if start else ""
-    return given if isinstance(given, str) else given[0]
-
-
-def _keys(item: object, name: str, arguments: dict[str, str]) -> tuple[str, str] | None:
-    if not isinstance(item, dict):
-        return None
-    names = [key for key, value in item.items() if value == name]
-    holders = [key for key, value in item.items() if value == arguments or _loaded(value) == arguments]
-    return (names[0], holders[0]) if names and holders else None
-
-
-def _value_at(text: str, start: int) -> tuple[Any, int]:
-    """The JSON value that follows, white space left out, and where it ends; None where there is none."""
+def decoded_at(text: str, start: int) -> tuple[Any, int]:
+    """Decode the JSON value that follows white space there, and tell where it ends; None where there is none."""
     while start < len(text) and text[start].isspace():
         start += 1
     try:
@@ -358,16 +303,33 @@ def _value_at(text: str, start: int) -> tuple[Any, int]:
         return None, start
 
 
+def _quoted_at(text: str, start: int, quote: str) -> tuple[Any, int]:
+    """Decode a value whose strings stand between other marks than JSON's, and whose keys between none."""
+    string = re.escape(quote)
+    piece = re.compile(rf"{string}(?P<text>.*?){string}|(?P<key>[\w.-]+)\s*:|(?P<other>.)", re.DOTALL)
+    written, depth = "", 0
+    for found in piece.finditer(text, start):
+        quoted = found["text"] if found["text"] is not None else found["key"]
+        other = found["other"] or ""
+        written += other if quoted is None else json.dumps(quoted) + ":" * (found["key"] is not None)
+        depth += (other in tuple("{[")) - (other in tuple("}]"))
+        if depth == 0 and written.strip():
+            return loaded(written), found.end()
+    return None, start
+
+
 def _checked(name: object, arguments: object) -> Call | None:
+    """Take name and arguments for a call, if the name is a word and the arguments are an object, or the JSON of one."""
     if isinstance(arguments, str):
-        arguments = _loaded(arguments)
+        arguments = loaded(arguments)
     if arguments is None:
         arguments = {}
     readable = isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and isinstance(arguments, dict)
     return (str(name), arguments) if readable and isinstance(arguments, dict) else None
 
 
-def _loaded(text: object) -> object:
+def loaded(text: object) -> object:
+    """The JSON value that a text is; None where it is none."""
     try:
         return _JSON.decode(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
@@ -375,7 +337,7 @@ def _loaded(text: object) -> object:
 
 
 def _declared(names: set[str], tools: Sequence[Mapping[str, Any]]) -> bool:
-    """Where nothing marks a call, only the name of a tool tells it from an answer in JSON."""
+    """Tell whether all names are those of tools."""
     return names <= {tool["function"]["name"] for tool in tools}
 
 
@@ -387,18 +349,18 @@ def _parameters(name: str, tools: Sequence[Mapping[str, Any]]) -> Mapping[str, A
 
 
 def _typed(text: str, schema: object) -> Any:
-    """A value that is written as text, as its schema has it."""
+    """Give a value that is written as text the type that its schema names."""
     kind = schema.get("type") if isinstance(schema, Mapping) else None
     if kind == "string":
         return text
     if kind == "boolean" and text.strip().lower() in ("true", "false"):
         return text.strip().lower() == "true"
-    value = _loaded(text.strip())
+    value = loaded(text.strip())
     return text if value is None and text.strip() != "null" else value
 
 
 def _as_python(value: ast.expr) -> ast.expr:
-    """The expression with JSON's names for constants as Python's."""
+    """Replace JSON's constants by Python's."""
 
     class Names(ast.NodeTransformer):
         def visit_Name(self, node: ast.Name) -> ast.expr:
@@ -409,31 +371,24 @@ def _as_python(value: ast.expr) -> ast.expr:
     return changed
 
 
-def _shared(one: str, other: str) -> str:
-    """The longest beginning of both."""
-    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
-def _whole_tags(text: str) -> str:
-    """The text without the beginning of a marker at its end."""
-    return re.sub(r"[<\[][^<>\[\]]*\Z", "", text)
-
-
 def _after(closing: str, text: str, place: int) -> int:
-    """Where a text goes on behind as many markers of the closing as stand there."""
-    for tag in _TAG.findall(closing) or [closing]:
-        match = re.compile(r"\s*" + _loose(tag.strip())).match(text, place)
+    """Skip as much of a closing as stands there."""
+    tags = _TAG.findall(closing)
+    for piece in (closing.removesuffix("".join(tags)), *tags):
+        match = re.compile(r"\s*" + _loose(piece.strip())).match(text, place) if piece.strip() else None
         place = match.end() if match else place
     return place
 
 
 def _optional(opening: str) -> str:
-    """A pattern for an opening, of whose markers a further call has only the last."""
+    """Make a pattern of an opening; only the last of its markers must be there, as before a second call."""
     *first, last = [each.strip() for each in _TAG.findall(opening)] or [opening]
     return "".join(rf"(?:{_loose(each)}\s*)?" for each in first) + _loose(last)
 
 
 def _loose(literal: str) -> str:
-    """A pattern for a text, in which runs of white space may have any length, and the call's id and number are others."""
+    """Make a pattern of a text that leaves open how long its white space is, and what differs from call to call."""
     pattern = r"\s*".join(re.escape(each) for each in re.split(r"\s+", literal))
-    return pattern.replace(_ID, r"[\w.:-]*").replace(":0", r":\d+")
+    for shown, others in _OTHERS:
+        pattern = pattern.replace(shown, others)
+    return pattern

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 import string
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.call_forms import CallForm, described_form, learned_form, tool_of
-from spring_rag.errors import PromptError, ToolsError
-from spring_rag.prompt import ANY_TOOL, Prompt, ToolCall
+from spring_rag.call_forms import CallForm, JsonForm
+from spring_rag.call_templates import form_of, shows_tools
+from spring_rag.errors import ToolsError
+from spring_rag.prompt import ANY_TOOL, Message, Prompt, Text, ToolCall
 from spring_rag.reasoning import markers, opens_thoughts
 from spring_rag.stream import Stream, Thought
-from spring_rag.templates import remembered, tried
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,8 +26,8 @@ _ID_LENGTH = 9
 
 
 def takes_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer's chat template tells a backbone of tools, in a form whose calls can be read."""
-    return bool(tokenizer.chat_template) and _shows_tools(tokenizer) and _form(tokenizer) is not None
+    """Tell whether the tokenizer's chat template shows tools to a backbone, and writes calls in a form that can be read."""
+    return shows_tools(tokenizer) and form_of(tokenizer) is not None
 
 
 def check_takes_tools(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -37,10 +36,13 @@ def check_takes_tools(tokenizer: PreTrainedTokenizerBase) -> None:
     Raises:
         ToolsError: it has none, or writes their calls in a way that can't be read.
     """
-    if not tokenizer.chat_template or not _shows_tools(tokenizer):
-        msg = "the backbone can't be given tools: its chat template has no place for them; use one that was trained to call tools"
+    if not shows_tools(tokenizer):
+        msg = (
+            "the backbone can't be given tools: its chat template has no place for them; set tokenizer.chat_template to one that has, or use "
+            "a backbone that was trained to call tools"
+        )
         raise ToolsError(msg)
-    if _form(tokenizer) is None:
+    if form_of(tokenizer) is None:
         msg = (
             "the backbone can't be given tools: its chat template writes calls in a way that can't be read; set the tokenizer's "
             "response_template, or use another backbone"
@@ -48,8 +50,17 @@ def check_takes_tools(tokenizer: PreTrainedTokenizerBase) -> None:
         raise ToolsError(msg)
 
 
+def with_calls_written(message: Message, tokenizer: PreTrainedTokenizerBase) -> Message:
+    """Write a message's calls into its text, where the tokenizer's chat template has no other place for them."""
+    form = form_of(tokenizer) if message.tool_calls else None
+    if not isinstance(form, JsonForm) or not form.in_content:
+        return message
+    between = (Text("\n", trusted=True),) if message.text else ()
+    return Message(message.role, (*message.parts, *between, *form.write(message.tool_calls)))
+
+
 def begun_call(prompt: Prompt, rendered: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What follows a rendered prompt whose answer must be a call: the beginning of one; empty for other prompts.
+    """Write the beginning of a call behind a prompt whose answer must be one; nothing behind other prompts.
 
     Args:
         prompt: with a `tool_choice`, or without.
@@ -58,14 +69,14 @@ def begun_call(prompt: Prompt, rendered: str, tokenizer: PreTrainedTokenizerBase
     """
     if prompt.tool_choice is None:
         return ""
-    form, known = _form(tokenizer), markers(tokenizer)
+    form, known = form_of(tokenizer), markers(tokenizer)
     assert form is not None
     thought = known.closing if known is not None and opens_thoughts(rendered, tokenizer) else ""
     return thought + _beginning(prompt, form)
 
 
 def with_calls(generation: Generation, request: Request, tokenizer: PreTrainedTokenizerBase) -> Generation:
-    """An answer with its calls of tools in a place of their own.
+    """Part the calls of tools from an answer.
 
     Args:
         generation: without its thoughts.
@@ -75,31 +86,35 @@ def with_calls(generation: Generation, request: Request, tokenizer: PreTrainedTo
     prompt = request.prompt
     if prompt is None or not prompt.tools:
         return replace(generation, text=_plain(generation.text, tokenizer))
-    form = _form(tokenizer)
+    form = form_of(tokenizer)
     assert form is not None
     begun = _beginning(prompt, form) if prompt.tool_choice is not None else ""
     text, calls = form.read(begun + generation.text, prompt.tools)
     if not calls:
         return generation
+    earlier = sum(len(message.tool_calls) for message in prompt.messages)
     made = tuple(
-        ToolCall(name, arguments, _call_id(request, number, name, arguments))
+        ToolCall(
+            name,
+            arguments,
+            form.id_format.format(name=name, number=earlier + number)
+            or _call_id(request, number, name, arguments),
+        )
         for number, (name, arguments) in enumerate(calls)
     )
     return replace(generation, text=text, tool_calls=made)
 
 
 def part_calls(stream: Stream, request: Request, tokenizer: PreTrainedTokenizerBase) -> Stream:
-    """The same for an answer that is being written: its text ends where a call begins; the calls come with the whole answer."""
+    """Part calls from an answer that is being written: its text ends where a call begins, and the calls come with the whole answer."""
     if request.prompt is None or not request.prompt.tools:
         return Stream(_plain_pieces(stream, tokenizer)) if call_tokens(tokenizer) else stream
     return Stream(_parted(stream, request, tokenizer))
 
 
 def call_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """The special tokens, which decoding leaves out, of which calls consist: id → content."""
-    if not tokenizer.chat_template or not _shows_tools(tokenizer):
-        return {}
-    form = _form(tokenizer)
+    """Find the special tokens of which calls consist, and which decoding must keep: id → content."""
+    form = form_of(tokenizer) if shows_tools(tokenizer) else None
     if form is None:
         return {}
     return {
@@ -112,7 +127,7 @@ def call_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 def _parted(
     stream: Stream, request: Request, tokenizer: PreTrainedTokenizerBase
 ) -> Generator[str | Generation, None, None]:
-    form = _form(tokenizer)
+    form = form_of(tokenizer)
     assert form is not None
     forced = request.prompt is not None and request.prompt.tool_choice is not None
     text = shown = ""
@@ -135,7 +150,7 @@ def _parted(
 
 
 def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text without the special tokens of calls, which mean nothing where there are no tools."""
+    """Leave out the special tokens of calls, which mean nothing where there are no tools."""
     for token in call_tokens(tokenizer).values():
         text = text.replace(token, "")
     return text
@@ -154,7 +169,7 @@ def _plain_pieces(
 
 
 def _before_calls(text: str, markers: Sequence[str]) -> str:
-    """The part of an unfinished text that no call can be in, nor the white space before one."""
+    """Take the beginning of an unfinished text that is certainly no call, nor white space before one."""
     if not markers:
         return "" if text.lstrip()[:1] in ("", "{", "[", "<") else text
     places = [place for marker in markers if (place := text.find(marker)) >= 0]
@@ -166,7 +181,7 @@ def _before_calls(text: str, markers: Sequence[str]) -> str:
 
 
 def _beginning(prompt: Prompt, form: CallForm) -> str:
-    """The beginning of a call, as far as the choice determines it."""
+    """Begin a call, as far as the choice of a tool determines it."""
     names = [tool["function"]["name"] for tool in prompt.tools]
     if prompt.tool_choice != ANY_TOOL:
         return form.beginning(prompt.tool_choice)
@@ -174,30 +189,6 @@ def _beginning(prompt: Prompt, form: CallForm) -> str:
 
 
 def _call_id(request: Request, number: int, name: str, arguments: Mapping[str, Any]) -> str:
-    """The same for the same call in the same prompt, since some templates write it into the next."""
+    """Make an id that is the same for the same call in the same prompt: some templates write it into the next prompt."""
     digest = hashlib.sha256(repr((request.encoded.ids, number, name, arguments)).encode()).digest()
     return "".join(_ID_CHARACTERS[byte % len(_ID_CHARACTERS)] for byte in digest[:_ID_LENGTH])
-
-
-def _shows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
-    def find() -> bool:
-        name = f"probe{secrets.token_hex(8)}"
-        return name in (_tried(tokenizer, [tool_of(name)]) or "")
-
-    shown: bool = remembered(tokenizer, "tools", find)
-    return shown
-
-
-def _tried(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    try:
-        return tried(tokenizer, {"tools": tools})
-    except PromptError:
-        return None
-
-
-def _form(tokenizer: PreTrainedTokenizerBase) -> CallForm | None:
-    described = described_form(tokenizer)
-    if described is not None:
-        return described
-    form: CallForm | None = remembered(tokenizer, "calls", lambda: learned_form(tokenizer))
-    return form

@@ -1,4 +1,4 @@
-"""Where a backbone's thoughts end and its answer begins, as its chat template tells.
+"""Parting what a backbone thinks from what it answers, by the markers of its chat template.
 
 Nothing here knows a model by name. A chat template is asked to write an answer that has thoughts; what it puts around them are the
 markers. Templates that take no thoughts still name the markers, in their own text or among the tokenizer's added tokens.
@@ -35,10 +35,16 @@ _SHAPES = (
 """How the end of thoughts is written where a template only mentions it, and how their beginning is written then."""
 
 _WORDS = ("/no_think", "/nothink")
-"""What the templates that have no variable for it look for in a chat."""
+"""What templates without a variable for thinking look for in a chat to turn it off."""
 
-_TAG = re.compile(r"[<\[][^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]]\s*\Z", re.IGNORECASE)
-"""The beginning of thoughts at a text's end."""
+_TAG = re.compile(
+    r"(?:<[^<>\s]*>(?:think|thought|reason)\w*<[^<>\s]*>|[<\[][^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]])\s*\Z",
+    re.IGNORECASE,
+)
+"""The beginning of thoughts at a text's end: one marker, or a word between two."""
+
+_WORD_TAG = re.compile(r"<[^<>]+>\w+<[^<>]+>")
+"""A marker that is a word between two others, as Kimi K3's."""
 
 _FIRST_TOKEN = re.compile(r"<[^<>]+>")
 
@@ -52,15 +58,21 @@ class _Channels:
         end: what every part ends with.
         answer: the header of the answer, with the end of the part before it.
         any: the same for a header of any channel.
+        call: the same for one that is addressed to a tool, up to the address.
     """
 
     before: str
     end: str
     answer: re.Pattern[str]
     any: re.Pattern[str]
+    call: re.Pattern[str]
 
     def split(self, text: str) -> tuple[str | None, str]:
-        """As `Markers.split` does."""
+        """Part thoughts from the answer, as `Markers.split` does. A part that is addressed to a tool belongs to the answer, from the address on."""
+        called = self.call.search(text)
+        if called:
+            thoughts, answer = self.split(text[: called.start()])
+            return thoughts, answer + text[called.end() :]
         found = self.answer.search(text)
         if not found and not text.lstrip().startswith(self.before):
             return None, text
@@ -73,29 +85,31 @@ class _Channels:
 
 @dataclass(frozen=True)
 class Markers:
-    """What stands around a backbone's thoughts, without white space at the ends.
+    """The texts that stand around a backbone's thoughts, without white space at their ends.
 
     Attributes:
         open: before thoughts.
         close: between thoughts and the answer.
         answer: before an answer without thoughts; empty where such an answer has nothing before it.
         closing: what a template writes between thoughts and the answer, white space included.
+        endings: what it writes behind the answer before it ends the turn.
     """
 
     open: str
     close: str
     answer: str = ""
     closing: str = ""
+    endings: tuple[str, ...] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
-        """The markers that there are."""
-        return tuple(marker for marker in (self.open, self.close, self.answer) if marker)
+        """All markers that aren't empty."""
+        return tuple(marker for marker in (self.open, self.close, self.answer, *self.endings) if marker)
 
     @cached_property
     def _channels(self) -> _Channels | None:
-        before = _shared(self.open, self.answer)
-        after = _shared(self.open[::-1], self.answer[::-1])[::-1]
+        before = shared(self.open, self.answer)
+        after = shared(self.open[::-1], self.answer[::-1])[::-1]
         if not (before and after) or before not in self.close:
             return None
         end = self.close[: self.close.index(before)]
@@ -103,11 +117,15 @@ class Markers:
         begins, rest = f"(?:{re.escape(end)})?{re.escape(before)}", f"[^<>]*{re.escape(after)}"
         first = _FIRST_TOKEN.match(end)
         return _Channels(
-            before, first[0] if first else "\0", re.compile(begins + name + rest), re.compile(begins + rest)
+            before,
+            first[0] if first else "\0",
+            re.compile(begins + name + rest),
+            re.compile(begins + rest),
+            re.compile(rf"(?:\A|{re.escape(end)})(?:{re.escape(before)}\w*)?\s+(?=to=)"),
         )
 
     def split(self, text: str, *, opened: bool) -> tuple[str | None, str]:
-        """The thoughts and the answer in what a backbone wrote, or has written so far.
+        """Part thoughts from the answer in what a backbone wrote, or has written so far.
 
         Args:
             text: all of it, the markers included.
@@ -116,6 +134,12 @@ class Markers:
         Returns:
             The thoughts, stripped at both ends, None where there are none before the answer; and the answer, as it is then.
         """
+        thoughts, answer = self._split(text, opened)
+        for ending in self.endings:
+            answer = answer.replace(ending, "")
+        return thoughts, answer
+
+    def _split(self, text: str, opened: bool) -> tuple[str | None, str]:
         if self._channels is not None:
             return self._channels.split(text)
         body = text.lstrip()
@@ -128,21 +152,21 @@ class Markers:
         return None, text if stray is None else body[len(stray) :].lstrip()
 
     def unsettled(self, text: str) -> int:
-        """How many characters at a text's end may turn out to be the beginning of a marker."""
+        """Count the characters at a text's end that may turn out to begin a marker."""
         for length in range(min(max(map(len, self.all)), len(text)), 0, -1):
             if any(marker.startswith(text[-length:]) for marker in self.all):
                 return length
         return 0
 
 
-def _shared(one: str, other: str) -> str:
-    """What both texts begin with."""
+def shared(one: str, other: str) -> str:
+    """The longest beginning of both texts."""
     pairs = enumerate(zip(one, other, strict=False))
     return one[: next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))]
 
 
 def markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    """The markers of a tokenizer's chat template; None where nothing in it speaks of thoughts."""
+    """Find the markers of a tokenizer's chat template; None where nothing in it speaks of thoughts."""
     if not tokenizer.chat_template:
         return None
     found: Markers | None = remembered(tokenizer, "markers", lambda: _find(tokenizer))
@@ -150,7 +174,7 @@ def markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
 
 
 def opens_thoughts(written: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether an answer that follows a text begins within thoughts.
+    """Tell whether an answer that follows a text begins within thoughts.
 
     Args:
         written: what a template wrote after the last text of a user.
@@ -161,7 +185,7 @@ def opens_thoughts(written: str, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def quieting_word(prompt: Prompt | RagTemplate, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What has to stand in the system message of a prompt that shall not begin with thoughts, as Nemotron Nano's `/no_think`; None if nothing."""
+    """Find the word in a system message that turns thinking off, as Nemotron Nano's `/no_think`; None where none is needed."""
 
     def find() -> str | None:
         text, begun = template_text(tokenizer), tried(tokenizer, {})
@@ -180,7 +204,7 @@ def quieting_word(prompt: Prompt | RagTemplate, tokenizer: PreTrainedTokenizerBa
 
 
 def kept_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """The special tokens, which decoding leaves out, of which markers consist: id → content."""
+    """Find the special tokens of which markers consist, and which decoding must keep: id → content."""
     known = markers(tokenizer)
     if known is None:
         return {}
@@ -195,7 +219,7 @@ def kept_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 def without_thoughts(
     generation: Generation, tokenizer: PreTrainedTokenizerBase, *, opened: bool
 ) -> Generation:
-    """An answer with its thoughts in a place of their own.
+    """Part the thoughts from an answer.
 
     Args:
         generation: as a backend gives it.
@@ -210,7 +234,7 @@ def without_thoughts(
 
 
 def part_stream(stream: Stream, tokenizer: PreTrainedTokenizerBase, *, opened: bool) -> Stream:
-    """The same for an answer that is being written: thoughts come as `Thought`."""
+    """Part thoughts from an answer that is being written; they come as `Thought`."""
     known = markers(tokenizer)
     return stream if known is None else Stream(_parted(stream, known, tokenizer, opened))
 
@@ -249,14 +273,14 @@ def _find(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
 
 
 def _written(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    """The markers that the template writes around thoughts that it is given."""
+    """Let the template write an answer with thoughts, and take the markers around them."""
     thoughts, content = (f"probe{secrets.token_hex(16)}" for _ in range(2))
     switch = thinking_switch(tokenizer, on=True)
     turn = tried(tokenizer, switch, {"content": content, "reasoning_content": thoughts}) or ""
     if turn.count(thoughts) != 1 or turn.find(content) < turn.find(thoughts):
         return None
     before, _, rest = turn.partition(thoughts)
-    closing = rest.partition(content)[0]
+    closing, _, tail = rest.partition(content)
     begun = tried(tokenizer, switch) or ""
     opening = before[len(begun) :] if before.startswith(begun) else ""
     if not opening.strip():  # the prompt ends with it
@@ -268,11 +292,12 @@ def _written(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
         return None
     # An answer that begins with empty thoughts needs no marker of its own.
     answer = "" if opening.strip() in answer or closing.strip() in answer else answer
-    return Markers(opening.strip(), closing.strip(), answer.strip(), closing)
+    endings = tuple(_WORD_TAG.findall(tail)) if _WORD_TAG.search(closing) else ()
+    return Markers(opening.strip(), closing.strip(), answer.strip(), closing, endings)
 
 
 def _named(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    """Markers that the template's text names, or the tokenizer's added tokens."""
+    """Take the markers that the template's text or the tokenizer's added tokens name."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
     for text in (template_text(tokenizer), *added):
         for close, begin in _SHAPES:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.calls import begun_call, check_takes_tools
+from spring_rag.calls import begun_call, check_takes_tools, with_calls_written
 from spring_rag.errors import PromptError
 from spring_rag.prompt import Message, Part, Prompt, Slot, Text
 from spring_rag.reasoning import quieting_word
@@ -65,8 +65,10 @@ def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
         return _join(prompt.parts)
     if prompt.tools or any(_has_calls(message) for message in prompt.messages):
         check_takes_tools(tokenizer)
+    messages = tuple(with_calls_written(message, tokenizer) for message in prompt.messages)
     word = quieting_word(prompt, tokenizer)
-    messages = prompt.messages if word is None else _with_word(prompt.messages, word)
+    if word is not None:
+        messages = _with_word(messages, word)
     chat = _Chat(tokenizer, template_arguments(prompt, tokenizer), prompt.tools, word)
     try:
         rendered = chat.render(messages)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
+from jinja2.meta import find_undeclared_variables
 
 from spring_rag.errors import PromptError
 
@@ -42,6 +45,9 @@ _SWITCHES: tuple[tuple[str, tuple[Any, ...], tuple[Any, ...]], ...] = (
 )
 """Variables by which templates turn thinking off and on: name, values for off, values for on, the first that a template knows."""
 
+_OTHER_TOOLS = ("xml_tools",)
+"""Further names of the argument `tools`: SmolLM3's."""
+
 _EFFORT_IN_ANY_CASE = "low"
 """Templates that write the effort as it is given (gpt-oss) don't name its values; all such models were trained with this one."""
 
@@ -70,7 +76,12 @@ def apply_template(
         PromptError: there is no chat template, it refuses the messages, or it doesn't come to an end.
     """
     given = dict(arguments or {})
-    template = template_text(tokenizer, tools=given.get("tools"))
+    tools = given.get("tools")
+    template = template_text(tokenizer, tools=tools)
+    if tools and _reads_tools_in_system(template):
+        chat = _with_tools_in_system(chat, tools)
+    elif tools:
+        given.update(dict.fromkeys(_OTHER_TOOLS, tools))
     if DATE in given:
         template = _with_date(template, str(given[DATE]))
 
@@ -100,6 +111,29 @@ def apply_template(
         roles = ", ".join(message["role"] for message in chat)
         msg = f"the tokenizer's chat template refuses a chat with the roles {roles}: {error}"
         raise PromptError(msg) from error
+
+
+@lru_cache(maxsize=64)
+def _reads_tools_in_system(template: str) -> bool:
+    """Tell whether a template takes tools from the system message, as Phi-4-mini's does, having no argument for them."""
+    if not re.search(r"message(?:\.tools\b|\[['\"]tools['\"]\])", template):
+        return False
+    try:
+        parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except TemplateError:
+        return False
+    return not {"tools", *_OTHER_TOOLS} & find_undeclared_variables(parsed)
+
+
+def _with_tools_in_system(
+    chat: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Put tools into the system message, which is made where there is none."""
+    functions = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
+    has_system = bool(chat) and chat[0]["role"] == "system"
+    empty = "" if isinstance(chat[0]["content"], str) else [{"type": "text", "text": ""}]
+    system = chat[0] if has_system else {"role": "system", "content": empty}
+    return [{**system, "tools": functions}, *chat[has_system:]]
 
 
 def template_text(

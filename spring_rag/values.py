@@ -1,7 +1,7 @@
-"""Where the strings of JSON values lie in a text that a chat template wrote from them: tools, and the arguments of their calls.
+"""Finding the strings of JSON values, such as descriptions of tools and arguments of calls, in a text that a chat template wrote.
 
-A template writes such a string as it is, as JSON, or in some other notation. Which, and where, is found out by rendering once more with an
-unguessable probe in the place of each string, in which stand the characters that notations write otherwise.
+A template writes such a string as it is, as JSON, or in some other notation. To find out how and where, the text is rendered once more with an
+unguessable probe in the place of each string, which holds the characters that notations write differently.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _NOTATIONS: tuple[Callable[[str], str], ...] = (
 
 
 def strings_of(value: Any) -> list[str]:
-    """The strings in a JSON value, keys included, each once. Words are left out, since they can't hold a control string."""
+    """List the strings in a JSON value, keys included, each once, but for words, which can't hold a control string."""
     return list(dict.fromkeys(each for each in _walk(value) if not _WORD.fullmatch(each)))
 
 
 def replaced(value: Any, names: Mapping[str, str]) -> Any:
-    """The value with other strings in the place of some."""
+    """Put other strings in the place of some."""
     if isinstance(value, str):
         return names.get(value, value)
     if isinstance(value, Mapping):
@@ -57,7 +57,7 @@ def replaced(value: Any, names: Mapping[str, str]) -> Any:
 def where_written(
     rendered: str, strings: Sequence[str], write: Callable[[Mapping[str, str]], str]
 ) -> list[tuple[int, int]]:
-    """The ranges of a rendered text that come from these strings.
+    """Find the ranges of a rendered text that come from these strings.
 
     Args:
         rendered: with the strings as they are.

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from spring_rag.call_forms import JsonForm, NamedForm, PairsForm, PythonForm, learned_form, tool_of
+from spring_rag.call_forms import JsonForm, NamedForm, PairsForm, PythonForm
+from spring_rag.call_templates import learned_form
 from spring_rag.templates import apply_template
 
 _HEAD = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}"
@@ -173,12 +174,3 @@ def test_calls_as_models_write_them(with_template):
     assert bare.read('{"name": "Ada", "parameters": {}}', TOOLS)[1] == []
     assert pythonic.read('<|call_start|>search(query="a")', TOOLS) == ("", call)
     assert pythonic.read("<|call_start|>[__import__('os').system('x')]<|call_end|>", TOOLS)[1] == []
-
-
-@pytest.mark.parametrize("text", [template(""), _HEAD.replace("tool | tojson", "1") + _TAIL])
-def test_templates_without_calls_have_no_form(with_template, text):
-    assert learned_form(with_template(text)) is None
-
-
-def test_a_tool_that_takes_nothing():
-    assert tool_of("x")["function"]["name"] == "x"

@@ -21,6 +21,7 @@ from langchain_core.prompts import (
     PromptTemplate,
     load_prompt,
 )
+from langchain_parts import make_spring_model, spring_model  # noqa: F401 - fixtures
 
 from langchain_spring_rag import (
     VIRTUAL_TOKENS,
@@ -483,3 +484,23 @@ class TestReadyMade:
         text = rag_prompt().format(**VALUES)
         assert type(text) is str
         assert is_marked(text)
+
+
+class TestOnVLLM:
+    PROMPT = ChatPromptTemplate.from_messages([("human", "{context}\n\n{question}")])
+
+    def test_it_can_be_told_what_a_model_can(self, spring_model):  # noqa: F811
+        settings = {"num_tokens": 2, "tokens": "other", "thinking": True, "chat_template_kwargs": {"a": 1}}
+        made = with_virtual_tokens(self.PROMPT, on_vllm=spring_model, **settings)
+        assert {name: getattr(made, name) for name in settings} == settings
+        assert made.input_variables == self.PROMPT.input_variables
+
+    def test_what_it_cannot_be_told(self, spring_model):  # noqa: F811
+        with pytest.raises(
+            PromptError, match="num_tokens go with on_vllm; without it they are settings of the model"
+        ):
+            with_virtual_tokens(self.PROMPT, num_tokens=2)
+        with pytest.raises(
+            PromptError, match="takes no temperature; with on_vllm it takes num_tokens, tokens"
+        ):
+            with_virtual_tokens(self.PROMPT, on_vllm=spring_model, temperature=1)

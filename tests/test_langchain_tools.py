@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
 import pytest
-from langchain.agents import create_agent
+from agent_parts import FACTS, LOOK, QUESTION, ask_langgraph
 from langchain_chroma import Chroma
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
@@ -19,13 +18,7 @@ from tool_parts import scripted  # noqa: F401 - a fixture
 from tool_templates import call
 
 from langchain_spring_rag import ChatSpring, with_virtual_tokens
-from spring_rag.bridge.marks import render_text
 from spring_rag.errors import ToolsError
-from spring_rag.prompt import RagPrompt
-
-FACTS = ["Hale and Sons built the lighthouse.", "The harbour was dug in 1802."]
-QUESTION = "Who built the lighthouse?"
-LOOK = call("search", json.dumps({"query": "built the lighthouse"}))
 
 
 @tool
@@ -144,19 +137,10 @@ def test_templates_without_tools_refuse(scripted):  # noqa: F811
         llm.invoke([HumanMessage("a"), AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])])
 
 
-def test_an_agent_answers_from_what_its_tool_found(scripted, store):  # noqa: F811
+def test_an_agent_answers_from_what_its_tool_found(scripted):  # noqa: F811
     """The tool's result is the prompt with the slot, so the last step has virtual tokens, and the first has none."""
-
-    @tool
-    def search(query: str) -> str:
-        """Search the documents."""
-        found = store.similarity_search(query, k=1)
-        return render_text(RagPrompt(QUESTION, [document.page_content for document in found]))
-
     model = scripted(LOOK, None)
-    agent = create_agent(chat(model), tools=[search], system_prompt="Be brief.")
-    messages = agent.invoke({"messages": [HumanMessage(QUESTION)]})["messages"]
-    _, called, result, answer = messages
+    _, called, result, answer = ask_langgraph(chat(model))
     assert FACTS[0] in result.content
     virtual = [message.usage_metadata["input_token_details"]["virtual"] for message in (called, answer)]
     assert virtual == [0, 6]

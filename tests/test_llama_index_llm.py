@@ -23,7 +23,7 @@ from llama_index.llms.spring_rag import (
     upgrade_engine,
     with_virtual_tokens,
 )
-from llama_index.llms.spring_rag.llm import _completions
+from llama_index.llms.spring_rag.responses import completions
 from spring_rag import Prompt, RagPrompt, RagTemplate, Slot, SpringModel
 from spring_rag.backends.base import Generation, Usage
 from spring_rag.encoding import encode
@@ -197,7 +197,7 @@ def test_a_full_window_fits_and_one_token_more_does_not(tokenizer, make_tokens):
         ({"tokens": "nobody"}, "nobody"),
         ({"temperature": -1.0}, "temperature"),
         ({"is_chat_model": True}, "no chat template"),
-        ({"num_token": 3}, "takes no num_token; its settings are tokens, num_tokens"),
+        ({"num_token": 3}, "takes no num_token; its settings are num_tokens, tokens"),
         ({"model_kwargs": {}}, "takes no model_kwargs.*goes to SpringLLM.from_pretrained"),
     ],
 )
@@ -414,7 +414,7 @@ def test_streamed_pieces_make_up_the_stripped_answer():
         yield from (" ", "", " a", " ", "\n", "b ", " ")
         yield Generation("  a \nb  ", "stop", Usage(1, 2, 3, 4), ())
 
-    responses = list(_completions(Stream(pieces())))
+    responses = list(completions(Stream(pieces())))
     assert [each.delta for each in responses] == ["a", " \nb", ""]
     assert [each.text for each in responses] == ["a", "a \nb", "a \nb"]
     assert responses[-1].raw["usage"]["prompt_tokens"] == 6

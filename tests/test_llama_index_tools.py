@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import json
 
-import chromadb
 import pytest
-from llama_index.core import PromptTemplate, VectorStoreIndex
+from agent_parts import FACTS, LOOK, QUESTION, ask_function_agent
+from llama_index.core import PromptTemplate
 from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
-from llama_index.core.schema import TextNode
 from llama_index.core.tools import FunctionTool, QueryEngineTool
-from llama_index.vector_stores.chroma import ChromaVectorStore
-from llama_index_parts import OfflineEmbedding
+from llama_index_parts import chroma_index
 from pydantic import BaseModel
 from tool_parts import scripted  # noqa: F401 - a fixture
 from tool_templates import call
 
-from llama_index.llms.spring_rag import SpringLLM, render_text, upgrade_engine
+from llama_index.llms.spring_rag import SpringLLM, upgrade_engine
 from spring_rag.errors import ToolsError
-from spring_rag.prompt import RagPrompt
-
-FACTS = ["Hale and Sons built the lighthouse.", "The harbour was dug in 1802."]
-QUESTION = "Who built the lighthouse?"
-LOOK = call("search", json.dumps({"query": QUESTION}))
 
 
 class Person(BaseModel):
@@ -48,13 +41,7 @@ def chat(model, **settings):
 
 @pytest.fixture
 def index():
-    client = chromadb.EphemeralClient()
-    collection = client.get_or_create_collection("tools")
-    collection.delete(ids=collection.get()["ids"] or ["none"])
-    store = ChromaVectorStore(chroma_collection=collection)
-    index = VectorStoreIndex.from_vector_store(store, embed_model=OfflineEmbedding())
-    index.insert_nodes([TextNode(text=fact) for fact in FACTS])
-    return index
+    return chroma_index(FACTS)
 
 
 def test_calls_and_results(scripted):  # noqa: F811
@@ -119,17 +106,10 @@ def test_templates_without_tools_refuse(scripted):  # noqa: F811
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_a_function_agent_answers_from_what_its_tool_found(scripted, index, streaming):  # noqa: F811
+async def test_a_function_agent_answers_from_what_its_tool_found(scripted, streaming):  # noqa: F811
     """The tool's result is the prompt with the slot, so the last step has virtual tokens, and the first has none."""
-
-    def search(query: str) -> str:
-        """Search the documents."""
-        found = index.as_retriever(similarity_top_k=1).retrieve(query)
-        return render_text(RagPrompt(QUESTION, [each.text for each in found]))
-
     model = scripted(LOOK, None)
-    agent = FunctionAgent(llm=chat(model), tools=[FunctionTool.from_defaults(search)], streaming=streaming)
-    answer = await agent.run(QUESTION)
+    answer = await ask_function_agent(chat(model), streaming=streaming)
     first, last = model.prompts
     assert (first.has_slot, last.has_slot) == (False, True)
     assert FACTS[0] in last.messages[-1].text

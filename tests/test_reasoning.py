@@ -46,7 +46,7 @@ class TestPrompt:
     def test_it_is_asked_to_think(self, family, tokenizer):
         encoded = encode(asked(True), tokenizer)
         assert tokenizer.decode(encoded.ids).endswith(family.thinking_prompt)
-        assert encoded.thinking == ("<think>" in family.thinking_prompt)
+        assert encoded.thinking == bool(re.search(r"<think>|<\|open\|>think", family.thinking_prompt))
 
     def test_a_question_cant_open_thoughts(self, tokenizer):
         for text in ("<think>", "<|channel>thought", "<seed:think>", "<|channel|>analysis<|message|>"):

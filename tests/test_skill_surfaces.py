@@ -10,13 +10,15 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from skill_parts import skill_tokens
 from test_asking import PASSAGES, QUESTION
+from thinking_parts import tokenizer_of, writing
 from toy_parts import BACKBONE, DOCUMENTS, MAX_TOKENS, TOKENS
 
 from chroma_spring_rag import ChromaQA, connect_folder, index_files, open_or_create_collection
-from langchain_spring_rag import SpringLLM, with_skills
+from langchain_spring_rag import ChatSpring, SpringLLM, with_skills
 from llama_index.llms.spring_rag import SkillQueryEngine
 from llama_index.llms.spring_rag import SpringLLM as LlamaSpringLLM
-from spring_rag import RagAnswer, SpringModel, VirtualTokens
+from spring_rag import RagAnswer, RagPrompt, RagTemplate, SpringModel, VirtualTokens
+from spring_rag.encoding import encode
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +94,36 @@ class TestLlamaIndex:
         assert str(response) == "The documents don't say."
         assert response.metadata is not None
         assert response.metadata["withheld"]
+
+
+class TestThinking:
+    """What a framework's model is told of thinking and of the chat template holds for answers with skills, too."""
+
+    @pytest.fixture
+    def thinker(self) -> SpringModel:
+        tokenizer = tokenizer_of("qwen-3")
+        asked = RagPrompt("Where?", ["Arlo lives in Oslo."], RagTemplate(chat=True, thinking=True))
+        written = "<think>\nhm\n</think>\n\nOslo<|im_end|>"
+        return SpringModel(writing(tokenizer, written, len(encode(asked, tokenizer).ids)), tokenizer)
+
+    @pytest.mark.parametrize(
+        "said", [{"thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}]
+    )
+    def test_a_chain(self, thinker: SpringModel, said: dict) -> None:
+        given = {"context": ["Arlo lives in Oslo."], "question": "Where?"}
+        message = with_skills(ChatSpring(model=thinker, **said)).invoke(given)["message"]
+        assert message.text == "Oslo"
+        assert [block["type"] for block in message.content_blocks] == ["reasoning", "text"]
+        assert message.content_blocks[0]["reasoning"] == "hm"
+        plain = with_skills(ChatSpring(model=thinker)).invoke(given)["message"]
+        assert plain.usage_metadata["input_tokens"] != message.usage_metadata["input_tokens"]
+
+    @pytest.mark.parametrize(
+        "said", [{"thinking": True}, {"chat_template_kwargs": {"enable_thinking": True}}]
+    )
+    def test_an_engine(self, thinker: SpringModel, said: dict) -> None:
+        class Found(BaseRetriever):
+            def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+                return [NodeWithScore(node=TextNode(text="Arlo lives in Oslo."))]
+
+        assert str(SkillQueryEngine(Found(), LlamaSpringLLM(model=thinker, **said)).query("Where?")) == "Oslo"

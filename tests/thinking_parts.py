@@ -1,6 +1,6 @@
 """Chat templates with the structure of today's, a tokenizer for them, and a tiny model that writes what a test wants it to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -170,6 +170,20 @@ FAMILIES = {
         "",
         "<seed:think>hm</seed:think>\nOslo</s>",
     ),
+    "kimi-k3": Family(
+        "{% macro open(tag) %}{{ '<|open|>' + tag + '<|sep|>' }}{% endmacro %}{% macro close(tag) %}{{ '<|close|>' + tag + '<|sep|>' }}{% endmacro %}"
+        "{% if thinking is undefined %}{% set thinking = true %}{% endif %}{% for m in messages %}{{ open('message role=\"' + m.role + '\"') }}"
+        "{% if m.role == 'assistant' %}{% if thinking %}{{ open('think') }}{{ m.reasoning_content or '' }}{{ close('think') }}{% endif %}"
+        "{{ open('response') }}{{ m.content }}{{ close('response') }}{% else %}{{ m.content }}{% endif %}{{ close('message') + '<|end_of_msg|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ open('message role=\"assistant\"') }}{{ open('think' if thinking else 'response') }}{% endif %}",
+        ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),
+        (),
+        {"thinking": False},
+        "<|open|>response<|sep|>",
+        "<|open|>think<|sep|>",
+        "<|close|>think<|sep|><|open|>response<|sep|>",
+        "hm<|close|>think<|sep|><|open|>response<|sep|>Oslo<|close|>response<|sep|><|close|>message<|sep|><|end_of_msg|>",
+    ),
 }
 
 ONE_OF_TWO = (
@@ -216,17 +230,28 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
 def writing(tokenizer: PreTrainedTokenizerFast, text: str, prompt_length: int) -> GPT2LMHeadModel:
     """A tiny GPT-2 that writes a text after a prompt of so many tokens: what comes next depends on the position alone."""
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    positions = 512
+    return writing_at(dict(enumerate(ids, prompt_length - 1)), tokenizer, ids[-1], positions=512, heads=1)
+
+
+def writing_at(
+    written: Mapping[int, int],
+    tokenizer: PreTrainedTokenizerFast,
+    eos_token_id: int,
+    *,
+    positions: int,
+    heads: int,
+) -> GPT2LMHeadModel:
+    """A tiny GPT-2 that writes certain ids after certain positions: position → id."""
     config = GPT2Config(
-        vocab_size=300,
+        vocab_size=320,
         n_positions=positions,
         n_embd=positions,
         n_layer=1,
-        n_head=1,
-        n_inner=8,
+        n_head=heads,
+        n_inner=64,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ids[-1],
+        eos_token_id=eos_token_id,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -238,6 +263,6 @@ def writing(tokenizer: PreTrainedTokenizerFast, text: str, prompt_length: int) -
             layer.weight.zero_()
             layer.bias.zero_()
         model.lm_head.weight.zero_()
-        for at, index in enumerate(ids, prompt_length - 1):
+        for at, index in written.items():
             model.lm_head.weight[index, at] = 1
     return model

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from langchain_spring_rag.messages import canonical_messages, to_prompt, to_tool_calls
 from langchain_spring_rag.parameters import SpringParameters, usage_metadata
 from spring_rag.backends.base import BATCH_SIZE, Generation
+from spring_rag.bridge.parameters import ChatParameters
 from spring_rag.bridge.threads import in_thread
 from spring_rag.bridge.tools import forbids_tools, tool_choice
 from spring_rag.calls import check_takes_tools, takes_tools
@@ -28,11 +29,11 @@ from spring_rag.encoding import warn_of_control_strings
 from spring_rag.prompt import Prompt
 from spring_rag.stream import Thought
 
-_REASONING = "reasoning_content"
+REASONING = "reasoning_content"
 """Where LangChain looks for thoughts: `AIMessage.content_blocks` makes a reasoning block of it."""
 
 
-class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_stream`'s prompt has a name for both models
+class ChatSpring(SpringParameters, ChatParameters, BaseChatModel):  # type: ignore[misc] # `_stream`'s prompt has a name for both models
     r"""A backbone that answers chats, with virtual tokens where a prompt has a slot.
 
     Prompts from `with_virtual_tokens` or `rag_prompt` have one; any other is answered by the plain backbone. The chat is laid
@@ -96,13 +97,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
 
     model_config = ConfigDict(extra="forbid")
 
-    _in_prompts: ClassVar[tuple[str, ...]] = ("thinking", "chat_template_kwargs", "tools", "tool_choice")
-
-    thinking: bool | None = False
-    """Whether the backbone is to think before it answers, where its chat template has a say in that; None leaves it to the template."""
-
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """What else the chat template is given, as `{"date_string": "26 Jul 2024"}`, which stands for today's date. It wins over `thinking`."""
+    _in_prompts: ClassVar[tuple[str, ...]] = (*ChatParameters.LAYOUT, "tools", "tool_choice")
 
     tools: list[dict[str, Any]] = Field(default_factory=list)
     """What the backbone may call, as OpenAI describes it; `bind_tools` makes it of anything that LangChain has for tools."""
@@ -205,7 +200,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
         generation = model._answer([model._prompt(messages)])[0]
         message = AIMessage(
             content=generation.text.strip(),
-            additional_kwargs={} if generation.reasoning is None else {_REASONING: generation.reasoning},
+            additional_kwargs={} if generation.reasoning is None else {REASONING: generation.reasoning},
             tool_calls=to_tool_calls(generation.tool_calls),
             usage_metadata=usage_metadata(generation),
             response_metadata=model._metadata(generation),
@@ -223,7 +218,7 @@ class ChatSpring(SpringParameters, BaseChatModel):  # type: ignore[misc] # `_str
 
     def _chunk(self, piece: str) -> ChatGenerationChunk:
         if isinstance(piece, Thought):
-            thought = AIMessageChunk(content="", additional_kwargs={_REASONING: str(piece)})
+            thought = AIMessageChunk(content="", additional_kwargs={REASONING: str(piece)})
             return ChatGenerationChunk(message=thought)
         return ChatGenerationChunk(message=AIMessageChunk(content=piece))
 

@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 
 from langchain_spring_rag.messages import with_marks
-from langchain_spring_rag.parameters import _PER_CALL, SpringParameters, usage_metadata
+from langchain_spring_rag.parameters import PER_CALL, SpringParameters, usage_metadata
 from spring_rag.backends.base import Generation as Answer
 from spring_rag.bridge.marks import canonical, split
 from spring_rag.bridge.settings import in_our_words
@@ -156,8 +156,8 @@ class SpringLLM(SpringParameters, BaseLLM):
         LangChain's cache keys leave out what a call brings, so that k = 0 would be answered with what k = 50 had cached.
         """
         kwargs = in_our_words(kwargs)
-        changes = {name: value for name, value in kwargs.items() if name in _PER_CALL}
-        others = {name: value for name, value in kwargs.items() if name not in _PER_CALL}
+        changes = {name: value for name, value in kwargs.items() if name in PER_CALL}
+        others = {name: value for name, value in kwargs.items() if name not in PER_CALL}
         return self._configured(stop, changes), others
 
     def _generate(

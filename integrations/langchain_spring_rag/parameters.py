@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Self
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import UsageMetadata
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from spring_rag.asking import RagAnswer
-from spring_rag.backends.base import Generation, GenerationSettings
+from spring_rag.backends.base import Generation
 from spring_rag.bridge.loading import load_shared, not_pickled
+from spring_rag.bridge.parameters import SETTINGS, AnswerParameters
 from spring_rag.bridge.settings import in_our_words
 from spring_rag.bridge.threads import iterate_in_thread
 from spring_rag.encoding import encode
@@ -23,12 +24,14 @@ from spring_rag.model import EngineName, SpringModel
 from spring_rag.prompt import Prompt
 from spring_rag.stream import Stream
 
-_PER_CALL = ("num_tokens", "tokens", "max_tokens", "temperature", "top_p", "top_k", "seed")
+PER_CALL = tuple(name for name in SETTINGS if name != "stop")
+"""Settings that a call can bring as arguments of its own; LangChain has one for `stop`."""
+
 _NETWORK = ("timeout", "max_retries")
 _TOOLS = ("tools", "tool_choice", "functions", "function_call", "response_format")
 
 
-class SpringParameters(BaseModel):
+class SpringParameters(AnswerParameters):
     """Fields and behaviour that `ChatSpring` and `SpringLLM` share."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -63,30 +66,6 @@ class SpringParameters(BaseModel):
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments for loading a backbone, as `SpringModel.from_pretrained` takes them."""
 
-    num_tokens: int | None = None
-    """k, how many virtual tokens to use; None is all of the set, 0 the plain backbone."""
-
-    tokens: str | None = None
-    """Name of the set of virtual tokens, where the model has several; None is the default set."""
-
-    max_tokens: int = 128
-    """Most tokens of an answer."""
-
-    temperature: float = 0.0
-    """0 decodes greedily."""
-
-    top_p: float = 1.0
-    """Share of probability that is sampled from; 1 turns it off."""
-
-    top_k: int = 0
-    """Number of tokens that are sampled from; 0 turns it off."""
-
-    seed: int | None = None
-    """Makes sampling repeat."""
-
-    stop: list[str] | None = None
-    """Strings that end an answer; it is cut before them."""
-
     _spring: SpringModel = PrivateAttr()
 
     @model_validator(mode="before")
@@ -106,11 +85,6 @@ class SpringParameters(BaseModel):
     @classmethod
     def _path_as_text(cls, value: Any) -> Any:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop_as_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
     @field_validator("device", "dtype", mode="before")
     @classmethod
@@ -154,7 +128,7 @@ class SpringParameters(BaseModel):
             "dtype": self.dtype,
             "engine": self.engine,
             "virtual_tokens": attached,
-            **{name: getattr(self, name) for name in (*_PER_CALL, *self._in_prompts)},
+            **{name: getattr(self, name) for name in (*PER_CALL, *self._in_prompts)},
             "num_tokens": count,
             "stop": self.stop,
         }
@@ -195,7 +169,7 @@ class SpringParameters(BaseModel):
                 "with_structured_output"
             )
             raise NotImplementedError(msg)
-        per_call = (*_PER_CALL, *self._in_prompts)
+        per_call = (*PER_CALL, *self._in_prompts)
         known = {name: value for name, value in changes.items() if name in per_call}
         unknown = set(changes) - set(known) - {"stream", *_TOOLS}
         if unknown:
@@ -261,16 +235,6 @@ class SpringParameters(BaseModel):
     def _last_chunk(self, generation: Generation) -> Any:
         """What is known once an answer is complete."""
         raise NotImplementedError
-
-    def _arguments(self) -> dict[str, Any]:
-        arguments = {name: getattr(self, name) for name in (*_PER_CALL, "stop")}
-        arguments["max_new_tokens"] = arguments.pop("max_tokens")
-        return arguments
-
-    def _generation_settings(self) -> GenerationSettings:
-        return GenerationSettings(
-            self.max_tokens, self.temperature, self.top_p, self.top_k, tuple(self.stop or ()), self.seed
-        )
 
     def _tokens_in_use(self) -> tuple[str | None, int | None]:
         """Digest of the set and k; None where the call itself will say what is wrong with them."""

@@ -18,7 +18,7 @@ from langchain_core.prompts import (
 
 from langchain_spring_rag.messages import is_slot
 from langchain_spring_rag.prompts import QuestionPlaceholder, slotted
-from langchain_spring_rag.served import ServedPromptTemplate
+from langchain_spring_rag.served import SERVED_SETTINGS, ServedPromptTemplate
 from spring_rag.bridge.marks import is_marked
 from spring_rag.bridge.placement import TemplateText, put_slot
 from spring_rag.bridge.syntax import F_STRING, JINJA, MUSTACHE, Syntax
@@ -45,8 +45,7 @@ def with_virtual_tokens(
     *,
     repeat_question: bool = ...,
     on_vllm: SpringModel,
-    num_tokens: int | None = ...,
-    tokens: str | None = ...,
+    **settings: Any,
 ) -> ServedPromptTemplate: ...
 
 
@@ -57,8 +56,7 @@ def with_virtual_tokens(
     *,
     repeat_question: bool = False,
     on_vllm: SpringModel | None = None,
-    num_tokens: int | None = None,
-    tokens: str | None = None,
+    **settings: Any,
 ) -> Any:
     r"""The same prompt template with a slot for virtual tokens.
 
@@ -74,15 +72,15 @@ def with_virtual_tokens(
             are trained to stand in front of a question, and may do harm elsewhere. Without effect on other prompts.
         on_vllm: a model on a vLLM server (`SpringModel.from_pretrained(…, base_url=…)`) whose virtual tokens the prompt is to bring
             itself, as content parts for LangChain's own `ChatOpenAI`. It answers nothing; `ChatOpenAI` does.
-        num_tokens: k, how many of them; None is all of the set. With `on_vllm` only: our models have a setting of that name.
-        tokens: name of the set; None is the default set. With `on_vllm` only.
+        settings: with `on_vllm` only, what our models have as settings of the same names: `num_tokens` (k; None is all of the set), `tokens`
+            (name of the set), `thinking` and `chat_template_kwargs`.
 
     Returns:
         A prompt of the same kind, with the same variables; with `on_vllm` one that renders to messages.
 
     Raises:
         PromptError: the prompt has no such variables, holds two markers, or is of a kind that can't hold a slot; the question can't be
-            repeated, being messages or in another format; `num_tokens` or `tokens` without `on_vllm`.
+            repeated, being messages or in another format; settings without `on_vllm`, or other ones.
 
     Example:
         >>> from langchain_core.prompts import PromptTemplate
@@ -91,17 +89,19 @@ def with_virtual_tokens(
         'Context: {context}\n⟦spring-rag:slot⟧Question: {question}\nAnswer:'
     """
     slotted_prompt = _with_slot(prompt, context, question, repeat_question)
+    if unknown := sorted(set(settings) - set(SERVED_SETTINGS)):
+        msg = f"with_virtual_tokens takes no {', '.join(unknown)}; with on_vllm it takes {', '.join(SERVED_SETTINGS)}"
+        raise PromptError(msg)
     if on_vllm is not None:
         return ServedPromptTemplate(
+            **settings,
             prompt=slotted_prompt,
             model=on_vllm,
-            num_tokens=num_tokens,
-            tokens=tokens,
             input_variables=slotted_prompt.input_variables,
             optional_variables=slotted_prompt.optional_variables,
         )
-    if num_tokens is not None or tokens is not None:
-        msg = "num_tokens and tokens go with on_vllm; without it the model says them: ChatSpring(num_tokens=…, tokens=…)"
+    if settings:
+        msg = f"{' and '.join(settings)} go with on_vllm; without it they are settings of the model, as in ChatSpring(num_tokens=…)"
         raise PromptError(msg)
     return slotted_prompt
 

@@ -12,15 +12,19 @@ from pydantic import ConfigDict, Field, SkipValidation
 
 from langchain_spring_rag.messages import to_prompt
 from spring_rag.bridge.marks import split
+from spring_rag.bridge.parameters import ChatParameters
 from spring_rag.bridge.served import served_messages
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel
 from spring_rag.prompt import Prompt
 
+SERVED_SETTINGS = ("num_tokens", "tokens", *ChatParameters.LAYOUT)
+"""What a `ServedPromptTemplate` can be told of its virtual tokens and its chat."""
+
 _KINDS: dict[str, type[BaseMessage]] = {"user": HumanMessage, "assistant": AIMessage, "system": SystemMessage}
 
 
-class ServedPromptTemplate(BasePromptTemplate[Any]):
+class ServedPromptTemplate(ChatParameters, BasePromptTemplate[Any]):
     """A prompt template whose virtual tokens travel with its messages. Made by `with_virtual_tokens(…, on_vllm=…)`.
 
     A string template becomes one message that the server takes as text (the server must know such messages: `spring-rag serve`), a chat
@@ -40,12 +44,6 @@ class ServedPromptTemplate(BasePromptTemplate[Any]):
 
     tokens: str | None = None
     """Name of the set; None is the default set."""
-
-    thinking: bool | None = False
-    """Whether the backbone of a chat is to think before it answers, as `ChatSpring` takes it."""
-
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """What else the chat template is given, as `ChatSpring` takes it."""
 
     @classmethod
     def is_lc_serializable(cls) -> bool:

@@ -9,10 +9,10 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from langchain_spring_rag.chat_models import ChatSpring
+from langchain_spring_rag.chat_models import REASONING, ChatSpring
 from langchain_spring_rag.llms import SpringLLM
 from langchain_spring_rag.parameters import usage_metadata
-from spring_rag.prompt import RagPrompt
+from spring_rag.bridge.skills import ask_skills, said_of_layout
 
 
 def with_skills(
@@ -43,9 +43,9 @@ def with_skills(
     def answer(given: Mapping[str, Any]) -> dict[str, Any]:
         found: Sequence[Document | str] = given[context]
         texts = [one.page_content if isinstance(one, Document) else one for one in found]
-        model, settings = llm.spring_model, llm._arguments()
-        prompt = RagPrompt(given[question], texts, model.template(settings["tokens"]))
-        (told,) = model.ask_many([prompt], min_answerable, **settings)
+        told = ask_skills(
+            llm.spring_model, given[question], texts, min_answerable, said_of_layout(llm), llm._arguments()
+        )
         facts = {
             "answerable": told.answerable,
             "citations": told.citations,
@@ -53,6 +53,7 @@ def with_skills(
         }
         message = AIMessage(
             content=told.text,
+            additional_kwargs={} if told.reasoning is None else {REASONING: told.reasoning},
             usage_metadata=usage_metadata(told),
             response_metadata={
                 "finish_reason": told.finish_reason,

@@ -1,11 +1,13 @@
-"""Prompts with tools on a real server: every step of an agent gives there what it gives here."""
+"""Prompts with tools on a real server: every step of an agent gives there what it gives here, and agents of both frameworks run."""
 
 import copy
 
 import pytest
+from agent_parts import check_agents, save_agents_backbone
 from questions import same
 from servers import vllm_server
 from tiny import save_tiny
+from tool_parts import scripted  # noqa: F401 - a fixture
 from tool_templates import TEMPLATE
 
 from spring_rag import SpringModel
@@ -51,3 +53,9 @@ def test_every_step_is_the_same_as_here(tmp_path, tokenizer, logs):
         assert same(found, expected) is None
         streams = [remote.stream(step, max_new_tokens=12) for step in STEPS]
         assert ["".join(stream) for stream in streams] == [each.text for each in expected]
+
+
+async def test_agents_answer_from_what_their_tool_found(scripted, tmp_path, logs):  # noqa: F811
+    tokens = await save_agents_backbone(tmp_path, scripted())
+    with vllm_server(tmp_path, logs / "agents.log") as server:
+        await check_agents(SpringModel.from_pretrained(tmp_path, tokens=tokens, base_url=server.url))

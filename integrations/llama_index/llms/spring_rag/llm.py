@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
@@ -27,44 +26,39 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 
 from llama_index.llms.spring_rag.counting import saying_how_it_counts
-from llama_index.llms.spring_rag.messages import (
-    THOUGHTS,
-    TOOL_CALLS,
+from llama_index.llms.spring_rag.messages import Layout, to_prompt
+from llama_index.llms.spring_rag.responses import (
     chat_response,
+    chat_responses,
+    completion,
+    completions,
     single_call,
-    to_prompt,
     tool_selections,
 )
 from spring_rag.bridge.loading import load_shared, not_pickled
-from spring_rag.bridge.marks import join, split
+from spring_rag.bridge.marks import split
+from spring_rag.bridge.parameters import SETTINGS, AnswerParameters, ChatParameters
 from spring_rag.bridge.settings import in_our_words
 from spring_rag.bridge.threads import in_thread, iterate_in_thread
 from spring_rag.bridge.tools import forbids_tools, tool_choice
-from spring_rag.bridge.usage import token_counts
 from spring_rag.calls import check_takes_tools, takes_tools
 from spring_rag.encoding import warn_of_control_strings
 from spring_rag.model import EngineName, SpringModel, TokensLike
 from spring_rag.prompt import ANY_TOOL, Prompt
-from spring_rag.stream import Stream, Thought
 
 if TYPE_CHECKING:
     import torch
     from llama_index.core.tools.types import BaseTool
 
     from spring_rag.backends.base import Generation
-    from spring_rag.stream import Stream
 
-_SETTINGS = ("tokens", "num_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
-_IN_PROMPTS = ("thinking", "chat_template_kwargs")
-
-_THOUGHT = "thinking_delta"
-"""Where LlamaIndex's own models put what was thought so far, and the latest piece of it."""
+_PER_CALL = (*SETTINGS, *ChatParameters.LAYOUT)
 
 # Of one process: the loaded model, and callbacks with their queues and files.
 _NOT_PICKLED = {"model", "callback_manager"}
 
 
-class SpringLLM(FunctionCallingLLM):
+class SpringLLM(AnswerParameters, ChatParameters, FunctionCallingLLM):
     """A backbone that you run yourself, with virtual tokens in the slots of its prompts.
 
     Prompts get their slot from `with_virtual_tokens` or `upgrade_engine`. One without a slot (a refine step, say, or the rephrasing
@@ -95,25 +89,6 @@ class SpringLLM(FunctionCallingLLM):
     """
 
     model: SpringModel = Field(description="Backbone and virtual tokens.", exclude=True)
-    tokens: str | None = Field(default=None, description="Name of the token set; None is the default set.")
-    num_tokens: int | None = Field(
-        default=None, description="k, how many virtual tokens to use; None is all of the set.", ge=0
-    )
-    max_tokens: int = Field(default=128, description="Most tokens of one answer.", ge=1)
-    temperature: float = Field(default=0.0, description="0 decodes greedily.", ge=0.0)
-    top_p: float = Field(
-        default=1.0, description="Share of probability that is sampled from.", gt=0.0, le=1.0
-    )
-    top_k: int = Field(default=0, description="Number of tokens that are sampled from; 0 is all.", ge=0)
-    stop: list[str] | None = Field(default=None, description="Strings that end an answer.")
-    seed: int | None = Field(default=None, description="Makes sampling repeat.")
-    thinking: bool | None = Field(
-        default=False,
-        description="Whether the backbone of a chat is to think before it answers; None leaves it to the chat template.",
-    )
-    chat_template_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="What else the chat template is given; wins over `thinking`."
-    )
     is_chat_model: bool | None = Field(
         default=None,
         description=(
@@ -187,7 +162,7 @@ class SpringLLM(FunctionCallingLLM):
         # LlamaIndex drops what it doesn't know without a word.
         if unknown := sorted(set(found) - set(cls.model_fields) - {"class_name"}):
             msg = (
-                f"SpringLLM takes no {', '.join(unknown)}; its settings are {', '.join((*_SETTINGS, *_IN_PROMPTS))}. What loads a backbone goes to "
+                f"SpringLLM takes no {', '.join(unknown)}; its settings are {', '.join(_PER_CALL)}. What loads a backbone goes to "
                 "SpringLLM.from_pretrained"
             )
             raise ValueError(msg)
@@ -195,12 +170,13 @@ class SpringLLM(FunctionCallingLLM):
 
     @model_validator(mode="after")
     def _check(self) -> SpringLLM:
+        self._generation_settings()
         # LlamaIndex lays chats out by itself for models that take texts; the slot has to be in its place before.
-        if not isinstance(self.messages_to_prompt, _Layout):
-            self.messages_to_prompt = _Layout(self.messages_to_prompt or generic_messages_to_prompt)
+        if not isinstance(self.messages_to_prompt, Layout):
+            self.messages_to_prompt = Layout(self.messages_to_prompt or generic_messages_to_prompt)
         # An unknown set or too large a k should be found out here, not at the first question.
         available = self._available(self.tokens)
-        if self.num_tokens is not None and self.num_tokens > available:
+        if self.num_tokens is not None and not 0 <= self.num_tokens <= available:
             msg = f"num_tokens is {self.num_tokens}; expected a number from 0 to {available}"
             raise ValueError(msg)
         if self.is_chat_model and not (self._has_own_layout or self.model.tokenizer.chat_template):
@@ -244,7 +220,7 @@ class SpringLLM(FunctionCallingLLM):
             TokensError: an unknown set, or more virtual tokens than it has.
             ValueError: an unknown setting, or one out of its range.
         """
-        return _completion(self._generate(self._text_prompt(prompt, formatted), kwargs))
+        return completion(self._generate(self._text_prompt(prompt, formatted), kwargs))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
@@ -255,7 +231,7 @@ class SpringLLM(FunctionCallingLLM):
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """What `complete` does, in another thread."""
         generation = await in_thread(self._generate, self._text_prompt(prompt, formatted), kwargs)
-        return _completion(generation)
+        return completion(generation)
 
     @llm_completion_callback()
     async def astream_complete(
@@ -275,24 +251,24 @@ class SpringLLM(FunctionCallingLLM):
         Raises:
             PromptError: a message with something else than text, or one that the chat template refuses.
         """
-        return chat_response(_completion(self._generate(self._chat_prompt(messages), kwargs)))
+        return chat_response(completion(self._generate(self._chat_prompt(messages), kwargs)))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Answer a chat piece by piece; takes and raises what `chat` does. Closing the generator stops the backbone."""
-        return _chats(self._stream(self._chat_prompt(messages), kwargs))
+        return chat_responses(self._stream(self._chat_prompt(messages), kwargs))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """What `chat` does, in another thread."""
         generation = await in_thread(self._generate, self._chat_prompt(messages), kwargs)
-        return chat_response(_completion(generation))
+        return chat_response(completion(generation))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """What `stream_chat` does, in another thread. Cancelling it stops the backbone."""
         prompt = self._chat_prompt(messages)
-        return iterate_in_thread(_chats(await in_thread(self._stream, prompt, kwargs)))
+        return iterate_in_thread(chat_responses(await in_thread(self._stream, prompt, kwargs)))
 
     def get_tool_calls_from_response(
         self,
@@ -353,7 +329,7 @@ class SpringLLM(FunctionCallingLLM):
 
     @property
     def _has_own_layout(self) -> bool:
-        return self.messages_to_prompt != _Layout(generic_messages_to_prompt)
+        return self.messages_to_prompt != Layout(generic_messages_to_prompt)
 
     def _available(self, tokens: str | None) -> int:
         attached = self.model.backend.tokens(tokens)
@@ -379,88 +355,29 @@ class SpringLLM(FunctionCallingLLM):
         return Prompt(parts=split(text))
 
     def _generate(self, prompt: Prompt, overrides: Mapping[str, Any]) -> Generation:
-        settings = self._settings(overrides)
+        prompt, settings = self._asked(prompt, overrides)
         with saying_how_it_counts(self.model.tokenizer):
-            return self.model.generate([_asked(prompt, settings)], **settings)[0]
+            return self.model.generate([prompt], **settings)[0]
 
     def _stream(self, prompt: Prompt, overrides: Mapping[str, Any]) -> CompletionResponseGen:
-        settings = self._settings(overrides)
+        prompt, settings = self._asked(prompt, overrides)
         with saying_how_it_counts(self.model.tokenizer):
-            return _completions(self.model.stream(_asked(prompt, settings), **settings))
+            return completions(self.model.stream(prompt, **settings))
 
-    def _settings(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    def _asked(self, prompt: Prompt, overrides: Mapping[str, Any]) -> tuple[Prompt, dict[str, Any]]:
+        """The prompt with what a call says of it, and how to answer it."""
         overrides = in_our_words(overrides)
         choice = overrides.pop("tool_choice", None)
         tools = overrides.pop("tools", None) or ()
-        per_call = (*_SETTINGS, *_IN_PROMPTS)
-        if unknown := sorted(set(overrides) - set(per_call)):
-            msg = f"SpringLLM has no setting {', '.join(unknown)}; a call can set {', '.join(per_call)}"
+        if unknown := sorted(set(overrides) - set(_PER_CALL)):
+            msg = f"SpringLLM has no setting {', '.join(unknown)}; a call can set {', '.join(_PER_CALL)}"
             raise ValueError(msg)
-        settings = {name: overrides.get(name, getattr(self, name)) for name in per_call}
-        settings["max_new_tokens"] = settings.pop("max_tokens")
-        settings["tools"] = () if forbids_tools(choice) else tuple(tools)
-        settings["tool_choice"] = tool_choice(choice)
-        return settings
-
-
-def _asked(prompt: Prompt, settings: dict[str, Any]) -> Prompt:
-    """The prompt of a chat with those of the settings that are its own, which are taken out of them."""
-    own = {name: settings.pop(name) for name in (*_IN_PROMPTS, "tools", "tool_choice")}
-    return replace(prompt, **own) if prompt.messages or own["tools"] else prompt
+        tools = () if forbids_tools(choice) else tuple(tools)
+        if prompt.messages or tools:
+            own = {name: overrides.get(name, getattr(self, name)) for name in self.LAYOUT}
+            prompt = replace(prompt, **own, tools=tools, tool_choice=tool_choice(choice))
+        return prompt, self._arguments(overrides)
 
 
 def _unpickled(kind: type[SpringLLM], source: dict[str, Any], fields: dict[str, Any]) -> SpringLLM:
     return kind.from_pretrained(**source, **fields)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """A chat as text by some function, the slot right before the question."""
-
-    lay_out: Callable[[Sequence[ChatMessage]], str]
-
-    def __call__(self, messages: Sequence[ChatMessage]) -> str:
-        prompt = to_prompt(messages)
-        if not prompt.has_slot:
-            return self.lay_out(messages)
-        texts = [join(message.parts) for message in prompt.messages]
-        pairs = zip(messages, texts, strict=True)
-        return self.lay_out([ChatMessage(role=message.role, content=text) for message, text in pairs])
-
-
-def _completion(
-    generation: Generation, text: str | None = None, delta: str | None = None
-) -> CompletionResponse:
-    # In the places and under the names where LlamaIndex's token counter looks for them.
-    usage = token_counts([generation.usage])
-    told: dict[str, Any] = {} if generation.reasoning is None else {THOUGHTS: generation.reasoning}
-    if generation.tool_calls:
-        told[TOOL_CALLS] = generation.tool_calls
-    return CompletionResponse(
-        text=generation.text.strip() if text is None else text,
-        delta=delta,
-        raw={"finish_reason": generation.finish_reason, "usage": usage},
-        additional_kwargs={"finish_reason": generation.finish_reason, **usage, **told},
-    )
-
-
-def _completions(pieces: Stream) -> CompletionResponseGen:
-    """One response per piece, and a last one without new text that knows how the answer ended."""
-    text, thoughts = "", ""
-    with closing(pieces.stripped()) as deltas:
-        for delta in deltas.with_thoughts():
-            if isinstance(delta, Thought):
-                thoughts += delta
-                told = {THOUGHTS: thoughts, _THOUGHT: str(delta)}
-                yield CompletionResponse(text=text, delta="", additional_kwargs=told)
-            else:
-                text += delta
-                told = {THOUGHTS: thoughts} if thoughts else {}
-                yield CompletionResponse(text=text, delta=delta, additional_kwargs=told)
-        yield _completion(deltas.generation, text, delta="")
-
-
-def _chats(responses: CompletionResponseGen) -> ChatResponseGen:
-    with closing(responses):
-        for response in responses:
-            yield chat_response(response)

@@ -17,11 +17,12 @@ from llama_index.llms.openai_like import OpenAILike
 
 from llama_index.llms.spring_rag.messages import to_prompt
 from spring_rag.bridge.marks import is_marked
+from spring_rag.bridge.parameters import ChatParameters
 from spring_rag.bridge.served import served_messages
 from spring_rag.model import SpringModel
 
 
-class SpringOpenAILike(OpenAILike):
+class SpringOpenAILike(ChatParameters, OpenAILike):
     """`OpenAILike` that sends the virtual tokens of prompts with a slot, and leaves everything else as it is.
 
     LlamaIndex's converter has no content part for embeddings, so this puts them into the body of the request. Prompts get their
@@ -44,13 +45,6 @@ class SpringOpenAILike(OpenAILike):
     )
     num_virtual: int | None = Field(default=None, description="k, how many of them; None is all of the set.")
     virtual_set: str | None = Field(default=None, description="Name of the set; None is the default set.")
-    thinking: bool | None = Field(
-        default=False,
-        description="Whether the backbone is to think first; None leaves it to the chat template.",
-    )
-    chat_template_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="What else the chat template is given; wins over `thinking`."
-    )
 
     @classmethod
     def class_name(cls) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -13,8 +12,8 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
 from llama_index.llms.spring_rag.llm import SpringLLM
+from spring_rag.bridge.skills import ask_skills, said_of_layout
 from spring_rag.bridge.threads import in_thread
-from spring_rag.prompt import RagPrompt
 
 
 class SkillQueryEngine(BaseQueryEngine):
@@ -67,18 +66,14 @@ class SkillQueryEngine(BaseQueryEngine):
 
     def _answer(self, query: QueryBundle, nodes: list[NodeWithScore]) -> Response:
         texts = [node.get_content(metadata_mode=MetadataMode.LLM) for node in nodes]
-        settings = self._llm._settings({})
-        thinking, extra, *_ = (
-            settings.pop(name) for name in ("thinking", "chat_template_kwargs", "tools", "tool_choice")
+        told = ask_skills(
+            self._llm.model,
+            query.query_str,
+            texts,
+            self._least,
+            said_of_layout(self._llm),
+            self._llm._arguments(),
         )
-        layout = self._llm.model.template(settings["tokens"])
-        layout = replace(
-            layout,
-            thinking=layout.thinking if thinking is None else thinking,
-            chat_template_kwargs={**layout.chat_template_kwargs, **extra},
-        )
-        prompt = RagPrompt(query.query_str, texts, layout)
-        (told,) = self._llm.model.ask_many([prompt], self._least, **settings)
         metadata: dict[str, Any] = {
             "answerable": told.answerable,
             "citations": told.citations,
