@@ -1,4 +1,4 @@
-"""How good the rows of a skill that chooses are while they are being trained, and the calibration of what it says."""
+"""Score the rows of a skill that chooses while they are being trained, and calibrate its probabilities."""
 
 from collections.abc import Sequence
 
@@ -20,14 +20,14 @@ from spring_rag.training.heldout import check_ks
 
 
 class HeldOutChoices:
-    """Held-out examples of a skill, as a retriever would bring them. What it offers is what `HeldOut` offers for answers.
+    """Held-out examples of a skill, with passages in the order of retrieval. It has the methods that `HeldOut` has for answers.
 
     Args:
         hf_model: the backbone.
-        tokenizer: its tokenizer.
-        examples: not trained on.
-        recipe: of the run.
-        ks: numbers of virtual tokens to choose with; all n if not given.
+        tokenizer: the backbone's tokenizer.
+        examples: examples that the run isn't trained on.
+        recipe: the run's recipe.
+        ks: numbers of virtual tokens to choose with; only n if not given.
 
     Raises:
         TrainingError: a k outside 0…n.
@@ -49,7 +49,7 @@ class HeldOutChoices:
         self._backbone = BackboneRecord.of(hf_model)
         asked = samples(self._skill, examples, recipe.max_passages, recipe.seed)
         budget = room(self._backend.context_length, recipe.num_tokens, 1)
-        # Here, so that a question doesn't turn out too long after hours of training.
+        # Fitted before training, so that a question that is too long doesn't fail after hours.
         self._fitted = [
             fit(RagPrompt(one.question, one.passages, recipe.answer_template), budget, tokenizer)
             for one in asked
@@ -57,14 +57,14 @@ class HeldOutChoices:
         self._targets = [one.target for one in asked]
 
     def scores(self, matrix: Tensor) -> dict[str, float]:
-        """What these rows reach.
+        """Score these rows.
 
         Args:
             matrix: `[n, hidden_size]`.
 
         Returns:
-            `accuracy_k{k}` for every k, and of a skill that says yes or no `auroc_k{k}`; and the mean over the ks of that which
-            decides, under its own name.
+            `accuracy_k{k}` for every k, and `auroc_k{k}` if the skill says yes or no; and the mean over the ks of the score that decides,
+            under the name in `best`.
         """
         found: dict[str, float] = {}
         for k in self.ks:
@@ -83,7 +83,7 @@ class HeldOutChoices:
         return found
 
     def calibration(self, matrix: Tensor) -> tuple[float, float] | None:
-        """Slope and intercept for all rows; None for a skill that doesn't say yes or no."""
+        """Return the calibration's slope and intercept with all rows; None for a skill that doesn't say yes or no."""
         if self._skill.yes is None:
             return None
         return fit_calibration(*self._judged(self._probabilities(matrix, len(matrix))))
@@ -94,7 +94,7 @@ class HeldOutChoices:
         return [one[yes] for one in chosen], [target == yes for target in self._targets]
 
     def _probabilities(self, matrix: Tensor, k: int) -> list[dict[str, float]]:
-        """For each sample the probability of each target."""
+        """Return for each sample the probability of each target."""
         self._backend.add_tokens("default", VirtualTokens(matrix, backbone=self._backbone))
         found = ask_in_batches(
             self._backend, self._skill, self._fitted, self._recipe.batch_size, num_tokens=k
