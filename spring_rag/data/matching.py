@@ -1,4 +1,4 @@
-"""Whether an accepted answer stands in a text: one rule for data, training, scores and benchmarks."""
+"""Find accepted answers in texts: one rule for data, training, scores and benchmarks."""
 
 import re
 import string
@@ -8,7 +8,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _JUDGEMENTS = frozenset(("yes", "no", "true", "false"))
 
-# Thai to Khmer, East Asia, Hangul: scripts that don't part words, or join particles to them.
+# Thai to Khmer, East Asia, Hangul: scripts that don't separate words, or join particles to them.
 _JOINED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 )
@@ -17,15 +17,15 @@ _PARTED_LETTER = rf"[^\W{_JOINED}]"
 
 
 def normalise(text: str) -> str:
-    """Lower case, no ASCII punctuation, no English articles, single spaces: as SQuAD compares texts (`evaluate-v1.1.py`)."""
+    """Return a text as SQuAD compares it (`evaluate-v1.1.py`): lower case, single spaces, no ASCII punctuation, no English articles."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def stands_in(text: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers stands in a text as whole words, normalised or as it is written, in whatever case.
+    """Return whether one of the answers occurs in a text as whole words, normalised or as written, in any case.
 
-    "1" isn't in "1811", but "US" is in "a U.S. ship" and "Ada" in "ADA's bridge". In scripts that don't part words, "東京" is in
-    "首都は東京です". What normalising leaves nothing of, as "A", stands nowhere.
+    "1" isn't in "1811", but "US" is in "a U.S. ship" and "Ada" in "ADA's bridge". In scripts that don't separate words, "東京" is in
+    "首都は東京です". An answer of which normalising leaves nothing, such as "A", is in no text.
     """
     wanted = [answer for answer in answers if normalise(answer)]
     for form in (normalise, str.casefold):
@@ -36,12 +36,12 @@ def stands_in(text: str, answers: Sequence[str]) -> bool:
 
 
 def readable(answers: Sequence[str]) -> list[str]:
-    """The answers that a passage can hold: not yes and no, which follow from a passage whatever words it has."""
+    """Return the answers that a passage can hold: all but yes and no, true and false, which follow from passages without these words."""
     return [answer for answer in answers if normalise(answer) not in _JUDGEMENTS]
 
 
 def holds(passage: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers can be read in a passage."""
+    """Return whether a passage holds one of the answers, other than yes and no, true and false."""
     return stands_in(passage, readable(answers))
 
 
