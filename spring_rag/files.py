@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, files of others that are read, and the user's cache folder."""
+"""Replace files in one step, read other people's files, and find the user's cache folder."""
 
 import json
 import os
@@ -13,18 +13,18 @@ from typing import Any
 def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files into a folder so that each is, at any moment, wholly old or wholly new.
 
-    All are written and flushed aside first, so a full disk changes nothing; then they take their places in
-    the order given.
+    First all are written and flushed to a temporary folder, so that a full disk changes nothing. Then they are moved into place, in the
+    order given.
 
     Raises:
-        OSError: they can't be written; names the folder at least.
+        OSError: they can't be written; the error names at least the folder.
     """
     try:
         _replace_files(folder, contents)
     except OSError as error:
         if error.filename is not None:
             raise
-        # As when the disk is full.
+        # A full disk is reported without a file name.
         raise type(error)(error.errno, error.strerror, str(folder)) from error
 
 
@@ -54,7 +54,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Raises:
         ValueError: it isn't JSON, or is nested too deeply.
@@ -67,5 +67,5 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def cache_folder(name: str) -> Path:
-    """The part of the user's cache folder that has this name; what lies there can be made again."""
+    """Return the folder of this name in the user's cache, for what can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spring-rag" / name
