@@ -1,4 +1,4 @@
-"""`spring-rag data`: passages for questions, and questions for passages, on real collections and the toy's backbone."""
+"""Test `spring-rag data`: passages for questions, and questions for passages, on real collections and the toy's backbone."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Virtual tokens in prompts of another layout than they were trained in."""
+"""Test virtual tokens in prompts of another layout than they were trained in."""
 
 import warnings
 from zlib import crc32

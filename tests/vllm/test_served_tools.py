@@ -1,4 +1,4 @@
-"""Prompts with tools on a real server: every step of an agent gives there what it gives here."""
+"""Test prompts with tools on a real server: every step of an agent gives the same there as here."""
 
 import copy
 
