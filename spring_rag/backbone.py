@@ -207,8 +207,8 @@ class BackboneRecord:
     def check(self, embedding_table: Table, model_id: str | None, quantization: str | None = None) -> None:
         """Check that a model is this backbone, a quantised form of it, or the model that this backbone is a quantised form of.
 
-        If there is a fingerprint and the table can be read, they decide, whatever the model's name. If one of the two models is
-        known to be quantised, similar tables are accepted with a warning. Otherwise they are refused, because a
+        If there is a fingerprint and the table can be read, the fingerprint decides, and names don't matter. If one of the two models
+        is known to be quantised, similar tables are accepted with a warning. If neither is, similar tables are refused, because a
         fine-tuned copy's table is as similar to the original's as a quantised one's.
         Without fingerprint or table the names decide: two different Hub ids are an error, and names that prove
         nothing (a local folder, a quantised copy) are a warning.

@@ -35,7 +35,7 @@ def position_switch(config: PreTrainedConfig) -> int | None:
     """Return the length beyond which a model changes the positions of all tokens, including those it has already read; None if there is none.
 
     Phi-3 and its kin have such a length: with longrope, since their factors change there, and with plain positions too, since
-    transformers then begins anew in any case.
+    transformers then starts again in any case.
     """
     text = config.get_text_config(decoder=True)
     ropes = _ropes(config)

@@ -285,12 +285,15 @@ class TokenBank:
         with self._turn:
             with self._embedding.table() as table:
                 tokens.check(table, self._model_id, self._quantization)
-            sets = {known: one for known, (one, _) in self._sets.items()} | {name: tokens}
-            matrix = torch.cat([one.in_table_space(self._embedding.scale) for one in sets.values()])
+            sets = {known: each for known, (each, _) in self._sets.items()} | {name: tokens}
+            matrix = torch.cat([each.in_table_space(self._embedding.scale) for each in sets.values()])
             parts = torch.split(
-                matrix.to(self._embedding.device, self._embedding.dtype), [len(one) for one in sets.values()]
+                matrix.to(self._embedding.device, self._embedding.dtype),
+                [len(each) for each in sets.values()],
             )
-            self._sets = {known: (one, rows) for (known, one), rows in zip(sets.items(), parts, strict=True)}
+            self._sets = {
+                known: (each, rows) for (known, each), rows in zip(sets.items(), parts, strict=True)
+            }
 
     def rows(self, name: str, k: int | None = None) -> Tensor:
         """Return the first k rows of a set (all for None): a view, shape `[k, hidden_size]`, before any scaling.
@@ -309,7 +312,7 @@ class TokenBank:
 
 @dataclass(frozen=True, slots=True)
 class SplicedBatch:
-    """What a backbone's forward takes, on the device of its input embeddings. All three are padded on the left.
+    """The inputs of a backbone's forward, on the device of its input embeddings, all padded on the left.
 
     Attributes:
         inputs_embeds: shape `[B, L, hidden_size]`, in the backbone's dtype.
@@ -352,7 +355,7 @@ def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequenc
     inputs_embeds = embedding.embed(torch.tensor(ids))
     if places:
         index = torch.tensor(places, device=embedding.device).unbind(dim=1)
-        virtual_rows = torch.cat([embedding.virtual(one) for one in rows if len(one)])
+        virtual_rows = torch.cat([embedding.virtual(virtual) for virtual in rows if len(virtual)])
         inputs_embeds = inputs_embeds.index_put(index, virtual_rows)
     attention_mask = torch.tensor(mask, device=embedding.device)
     position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)  # as transformers' generate derives them

@@ -69,7 +69,7 @@ class Loaded:
         shown = "\n".join(f"  {what} {bad.number}: {bad.reason}" for bad in self.bad[:_SHOWN_PROBLEMS])
         more = len(self.bad) - _SHOWN_PROBLEMS
         rest = f"\n  and {more} more" if more > 0 else ""
-        msg = f"{path} has {counted(len(self.bad), f'bad {what}')}; mend what is wrong, or skip it (--skip-bad):\n{shown}{rest}"
+        msg = f"{path} has {counted(len(self.bad), f'bad {what}')}; correct what is wrong, or skip it (--skip-bad):\n{shown}{rest}"
         raise DataError(msg)
 
 

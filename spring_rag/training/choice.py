@@ -81,7 +81,7 @@ def proven_way(model: PreTrainedModel, embedding: InputEmbedding, examples: Sequ
 
 
 def _whole_numbers(value: object) -> Iterator[int]:
-    """Yield the numbers in a config that may be lengths, whatever they mean."""
+    """Yield the numbers in a config that may be lengths, whatever their keys."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):

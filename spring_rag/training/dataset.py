@@ -115,7 +115,7 @@ class RagExamples(Dataset[Item]):
         return self.recipe.skill.claim(self.examples[index], self._mates[self.groups[index]], passages, rng)
 
     def accepted(self, index: int, passages: Sequence[str]) -> tuple[str, ...]:
-        """Return the accepted answers to an example beside some of its passages: that there is none, if only its other passages hold it."""
+        """Return the accepted answers to an example with some of its passages: that there is none, if only its other passages hold one."""
         example = self.examples[index]
         if (
             self.recipe.unanswerable == 0
@@ -178,8 +178,8 @@ class RagExamples(Dataset[Item]):
     def too_long(self) -> str:
         """The reason for which `over_long` returns an example."""
         return (
-            f"question and answer are too long for max_length = {self.recipe.max_length} beside "
-            f"{self.recipe.num_tokens} virtual tokens; raise it, or leave them out"
+            f"question and answer are too long for max_length = {self.recipe.max_length} with "
+            f"{self.recipe.num_tokens} virtual tokens; raise max_length, or leave these examples out"
         )
 
     def over_long(self) -> list[int]:

@@ -59,7 +59,7 @@ class ProgressReport(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the loss of the last steps, and the held-out scores of the last evaluation beside it."""
+        """Show the loss of the last steps, and the held-out scores of the last evaluation."""
         logs = logs or {}
         self._latest |= {name: value for name, value in logs.items() if name in _SHOWN}
         self._move_on(state)

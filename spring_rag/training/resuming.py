@@ -87,7 +87,7 @@ class CheckpointFolder:
         return None
 
     def finish(self) -> None:
-        """Mark the run as finished, so that the next one may begin anew in this folder."""
+        """Mark the run as finished, so that the next one may start again in this folder."""
         self._write(finished=True)
         shutil.rmtree(self.folder / _BEFORE, ignore_errors=True)
 
@@ -143,13 +143,13 @@ class CheckpointFolder:
     def _refuse_another(self, recorded: Mapping[str, Any]) -> None:
         before = recorded.get("run")
         if not isinstance(before, Mapping):
-            msg = f"{self.folder} holds checkpoints, but {_RUN_FILE}, which says what run they belong to, is missing or damaged; begin anew in another folder"
+            msg = f"{self.folder} holds checkpoints, but {_RUN_FILE}, which says what run they belong to, is missing or damaged; start again in another folder"
             raise TrainingError(msg)
         differences = list(_differences(before, self._as_json()))
         if differences:
             msg = (
                 f"the run in {self.folder.parent} can't go on with other settings than it began with: {'; '.join(differences)}. "
-                "Give the settings it began with along with --resume, or begin anew in another folder"
+                "Give the settings it began with along with --resume, or start again in another folder"
             )
             raise TrainingError(msg)
 
