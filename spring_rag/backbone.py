@@ -47,25 +47,20 @@ class Table(Protocol):
     @property
     def shape(self) -> Sequence[int]:
         """Rows and columns."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where indices are expected."""
-        ...
 
     @property
     def is_meta(self) -> bool:
         """Whether the table's numbers aren't loaded."""
-        ...
 
     def is_floating_point(self) -> bool:
         """Return whether the table's numbers are floats, not packed integers."""
-        ...
 
     def __getitem__(self, index: Tensor, /) -> Tensor:
         """Return the rows of these numbers, shape `[rows, hidden_size]`."""
-        ...
 
 
 def _is_readable(table: Table) -> bool:

@@ -34,34 +34,27 @@ class Embedding(Protocol):
     @property
     def vocab_size(self) -> int:
         """Number of rows of the table; all ids are below it."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where embeddings are computed."""
-        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the embeddings."""
-        ...
 
     @property
     def scale(self) -> float:
         """Factor from a row of the table to an embedding."""
-        ...
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed ids of shape `[...]`; returns shape `[..., hidden_size]`."""
-        ...
 
     def virtual(self, rows: Tensor) -> Tensor:
         """Embed rows in the space of the table, shape `[..., hidden_size]`; returns the same shape."""
-        ...
 
     def table(self) -> AbstractContextManager[Table]:
         """Open the embedding table, shape `[vocab, hidden_size]`, for use inside the block."""
-        ...
 
 
 class InputEmbedding:

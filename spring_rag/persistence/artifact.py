@@ -1,4 +1,4 @@
-"""What is saved of virtual tokens, as checked plain data."""
+"""What is saved of virtual tokens, as plain data that is checked."""
 
 import copy
 import hashlib
@@ -25,13 +25,13 @@ class Artifact:
         backbone: the model that it was trained on.
         template: layout of the prompts that it was trained with.
         training: how it was trained, as JSON.
-        after_scaling: whether the rows are to be used after the scaling of the backbone's embedding layer.
+        after_scaling: whether the rows stand behind the scaling of the backbone's embedding layer.
         chat_template: digest of the chat template that it was trained with, if it was trained in chats.
         task: name of the skill that it was trained for.
-        calibration: slope and intercept that turn a skill's scores into probabilities.
+        calibration: slope and intercept that make a probability of what a skill's scores say.
 
     Raises:
-        TokensError: the matrix can't be virtual tokens, its width isn't the backbone's hidden size, `training` isn't JSON, or
+        TokensError: the matrix isn't fit to be virtual tokens, its width isn't the backbone's hidden size, `training` isn't JSON, or
             the calibration isn't made of finite numbers.
     """
 
@@ -77,17 +77,17 @@ class Artifact:
         return sha.hexdigest()[:16]
 
     def first(self, k: int) -> "Artifact":
-        """Return the first k rows; with k = 0 an artifact that can be used but not saved."""
+        """The first k rows, also none of them, which can be used but not saved."""
         prefix = copy.copy(self)
         object.__setattr__(prefix, "matrix", self.matrix[:k])
         return prefix
 
 
 def _checked(matrix: object) -> Tensor:
-    """Check that a matrix can be virtual tokens, and return a float32 copy on the CPU.
+    """A float32 copy on the CPU of `matrix`, if it is fit to be virtual tokens.
 
     Raises:
-        TokensError: it can't.
+        TokensError: it isn't.
     """
     if not isinstance(matrix, Tensor):
         msg = f"virtual tokens must be a float tensor of shape [n, hidden_size], not {type(matrix).__name__}"
@@ -115,7 +115,7 @@ def _checked(matrix: object) -> Tensor:
 
 
 def _as_json(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of `training` as it is read back from JSON, so that what is kept equals what is saved."""
+    """A copy of `training` as JSON gives it back, so that what is kept equals what is saved."""
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(training), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:

@@ -156,9 +156,7 @@ def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> Artifact:
         training = config["training"]
         after_scaling = bool(config.get("after_scaling", False))
         chat_template = config.get("chat_template")
-        task = str(
-            config.get("task", "answer")
-        )  # artifacts from before there were other tasks don't name one
+        task = str(config.get("task", "answer"))  # which artifacts from before there were others don't say
         told = config.get("calibration")
         calibration = None if told is None else (float(told["slope"]), float(told["intercept"]))
     except TokensError:

@@ -36,7 +36,7 @@ class SampleIndex:
 class Item:
     """One encoded example, with the epoch and step that it was drawn for, and the number of drawn passages that didn't fit.
 
-    `among`: for each target id the ids that it is chosen from; None if any text may be written.
+    `among`: for each target id those that it is chosen from; None where anything may be written.
     """
 
     example: Example

@@ -63,8 +63,8 @@ class HeldOutChoices:
             matrix: `[n, hidden_size]`.
 
         Returns:
-            `accuracy_k{k}` for every k, and `auroc_k{k}` if the skill says yes or no; and the mean over the ks of the score that decides,
-            under the name in `best`.
+            `accuracy_k{k}` for every k, and of a skill that says yes or no `auroc_k{k}`; and the mean over the ks of that which
+            decides, under its own name.
         """
         found: dict[str, float] = {}
         for k in self.ks:
@@ -83,7 +83,7 @@ class HeldOutChoices:
         return found
 
     def calibration(self, matrix: Tensor) -> tuple[float, float] | None:
-        """Return the calibration's slope and intercept with all rows; None for a skill that doesn't say yes or no."""
+        """Slope and intercept for all rows; None for a skill that doesn't say yes or no."""
         if self._skill.yes is None:
             return None
         return fit_calibration(*self._judged(self._probabilities(matrix, len(matrix))))
@@ -94,7 +94,7 @@ class HeldOutChoices:
         return [one[yes] for one in chosen], [target == yes for target in self._targets]
 
     def _probabilities(self, matrix: Tensor, k: int) -> list[dict[str, float]]:
-        """Return for each sample the probability of each target."""
+        """For each sample the probability of each target."""
         self._backend.add_tokens("default", VirtualTokens(matrix, backbone=self._backbone))
         found = ask_in_batches(
             self._backend, self._skill, self._fitted, self._recipe.batch_size, num_tokens=k

@@ -66,8 +66,8 @@ def objectives(
         matrix: `[n, hidden_size]`, in the space of the backbone's embedding table; the losses are differentiable in it.
         num_tokens: the ks; each is one for all examples, or a sequence of one per example.
         embedding: the backbone's `InputEmbedding`, for callers that keep one.
-        among: for each target id of all examples the ids that it is chosen from, if it is one of a few. The loss is then that of the
-            choice, and doesn't train which words there are to choose from.
+        among: for each target id of all examples the ids that it is chosen from, if it is one of a few; the loss is that of the
+            choice then, and nothing is spent on teaching which words there are to choose from.
 
     Returns:
         Losses, float32 `[len(num_tokens)]`, on the matrix's device.
@@ -91,7 +91,7 @@ def objectives(
 
 
 def _loss(logits: Tensor, wanted: Tensor, among: Sequence[Sequence[int]] | None) -> Tensor:
-    """Return the mean cross-entropy of ids `[count]` by logits `[count, vocab]`, counting only the logits of the ids in `among`, if given."""
+    """Mean cross-entropy of ids `[count]` by logits `[count, vocab]`, of which only those in `among` count."""
     if among is not None:
         outside = torch.ones_like(logits, dtype=torch.bool)
         for row, ids in enumerate(among):

@@ -1,4 +1,4 @@
-"""Test prompts with tools on a real server: every step of an agent gives the same there as here."""
+"""Prompts with tools on a real server: every step of an agent gives there what it gives here."""
 
 import copy
 
