@@ -1,6 +1,6 @@
-"""Attach 50 virtual tokens: our small bank beside a new table of vocab + 50 rows, as the authors' README does it.
+"""Attach 50 virtual tokens in our small bank, or in a new table of vocab + 50 rows, as in the authors' README: `python benchmarks/attach.py`
 
-Time and extra resident memory, each in a process of its own: `python benchmarks/attach.py`
+Measures time and extra resident memory, each in a separate process.
 """
 
 import json
@@ -23,7 +23,7 @@ VOCABULARIES = {"32k": 32_000, "256k": 256_000}
 
 
 def _backbone(vocab: int) -> LlamaForCausalLM:
-    """A bf16 model with a real table and next to nothing behind it: only the table matters here."""
+    """Make a bf16 model with a table of real size and almost nothing after it, since only the table matters here."""
     config = LlamaConfig(
         vocab_size=8,
         hidden_size=HIDDEN,
@@ -46,7 +46,7 @@ def _ours(model: LlamaForCausalLM, matrix: torch.Tensor) -> object:
 
 
 def _new_table(model: LlamaForCausalLM, matrix: torch.Tensor) -> object:
-    """The steps of the authors' README, in the backbone's dtype (theirs makes the table float32)."""
+    """Take the steps of the authors' README, in the backbone's dtype (theirs makes the table float32)."""
     layer = model.get_input_embeddings()
     old = layer.weight
     table = torch.zeros(len(old) + len(matrix), old.shape[1], dtype=old.dtype)

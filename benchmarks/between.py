@@ -1,7 +1,7 @@
-"""What words between virtual tokens and question cost: `python benchmarks/between.py --model SMOLLM2 --data QUESTIONS.jsonl`
+"""Measure what words between virtual tokens and question cost: `python benchmarks/between.py --model SMOLLM2 --data QUESTIONS.jsonl`
 
-The same sentence stands behind the virtual tokens, before them, or nowhere; with all virtual tokens and with none. The questions bring
-their retrieved passages.
+The same sentence comes after the virtual tokens, before them, or not at all, with all virtual tokens and with none. QUESTIONS.jsonl holds the
+retrieved passages too.
 """
 
 import argparse

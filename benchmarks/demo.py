@@ -1,6 +1,6 @@
-"""All of the demo's questions, and what the virtual tokens gain: `python benchmarks/demo.py [--questions N] [--dtype bfloat16]`
+"""Answer all of the demo's questions, and compare the answers: `python benchmarks/demo.py [--questions N] [--dtype bfloat16]`
 
-What `spring-rag demo --all --json` prints, and beside it the gain of all virtual tokens over worked examples in words, and of one token over none,
+Gives what `spring-rag demo --all --json` prints, and the gain of all virtual tokens over worked examples in words, and of one token over none,
 with 95 % intervals and paired tests. The answers go into `results/demo-answers.jsonl`, by the questions' ids.
 """
 
@@ -26,7 +26,7 @@ SCORES = ("exact_match", "f1")
 
 
 def gains(found: Sweep) -> dict[str, Any]:
-    """By pair of ways and score, on the questions that all ways answered."""
+    """Return the gains by pair of ways and score, on the questions that all ways answered."""
     plain, one, *_, most = found.runs
     assert found.instructed is not None
     pairs: dict[str, tuple[Run, Run]] = {

@@ -1,9 +1,9 @@
-"""Every causal family of the installed transformers: how it answers with virtual tokens, how it trains, and why not faster.
+"""Try virtual tokens on every causal family of the installed transformers: how it answers, how it trains, and why not faster.
 
 `python benchmarks/families.py [family …]` makes a tiny random model of each family and writes `results/families.json`
-and `docs/families.md`; with names it replaces their rows. Answers in batches and one by one are compared with greedy decoding by hand,
-without a cache; the training gradient with that of the plain loss over one whole sequence per example. A family has a process and two
-minutes of a processor for itself, so one that hangs stops nothing.
+and `docs/families.md`; with names it replaces only their rows. Answers in batches and one by one are compared with greedy decoding by hand,
+without a cache. The training gradient is compared with that of the plain loss over one whole sequence per example. Each family has its own process and
+two minutes of processor time, so that one that hangs doesn't stop the others.
 """
 
 import argparse
@@ -50,7 +50,7 @@ REFUSED, WRONG, UNBUILT = "refused", "WRONG", "not built"
 
 
 def examine(family: str) -> dict[str, str]:
-    """The family's row of the table: `inference`, `training` and `reason` (empty where both are as fast as can be)."""
+    """Return the family's row of the table: `inference`, `training` and `reason` (empty if both are in the fastest way)."""
     try:
         model = tiny(family)
     except Exception as error:
@@ -108,14 +108,14 @@ def _inference(model: PreTrainedModel) -> tuple[str, str]:
 
 
 def _same(found: Sequence[Sequence[int]], expected: Sequence[Sequence[int]]) -> bool:
-    """An end of sequence, which decoding by hand doesn't know, ends an answer."""
+    """Compare two answers up to an end of sequence, which decoding by hand ignores."""
     return all(one == other[: len(one)] for one, other in zip(found, expected, strict=True))
 
 
 def _by_transformers(
     model: PreTrainedModel, embedding: InputEmbedding, prompt: Encoded, rows: Tensor
 ) -> list[int]:
-    """Greedy answer ids of transformers' own `generate` from the same embeddings."""
+    """Return the greedy answer ids of transformers' own `generate`, given embeddings."""
     before, after = (embedding.embed(torch.tensor(ids)) for ids in (prompt.context_ids, prompt.suffix_ids))
     embeds = torch.cat([before, embedding.virtual(rows), after])[None]
     with torch.no_grad():
@@ -129,7 +129,7 @@ def _by_transformers(
 
 
 def _by_hand(model: PreTrainedModel, embedding: InputEmbedding, prompt: Encoded, rows: Tensor) -> list[int]:
-    """Greedy answer ids, each from the whole sequence so far."""
+    """Return greedy answer ids, each computed from the whole sequence so far."""
     before, after = (embedding.embed(torch.tensor(ids)) for ids in (prompt.context_ids, prompt.suffix_ids))
     sequence = torch.cat([before, embedding.virtual(rows), after])
     found: list[int] = []
@@ -206,7 +206,7 @@ def _line(message: object) -> str:
 
 
 def examine_apart(family: str) -> dict[str, str]:
-    """`examine` in a process of its own that is ended when its time is up: that of a processor, for the machine may be busy."""
+    """Run `examine` in a separate process with a limit on processor time, since the machine may be busy."""
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
     process = fork.Process(target=_send, args=(family, theirs), daemon=True)
@@ -240,14 +240,14 @@ def _send(family: str, connection: Connection) -> None:
 
 
 def write(families: dict[str, dict[str, str]]) -> None:
-    """Both files, from the same rows."""
+    """Write the results and the page, from the same rows."""
     table = {"transformers": transformers.__version__, "families": dict(sorted(families.items()))}
     RESULTS.write_text(json.dumps(table, indent=1) + "\n")
     PAGE.write_text(page(table))
 
 
 def page(table: dict[str, Any]) -> str:
-    """The table as a page of the documentation."""
+    """Return the table as a page of the documentation."""
     families: dict[str, dict[str, str]] = table["families"]
 
     def count(column: str, *values: str) -> int:

@@ -1,6 +1,6 @@
-"""How far a backbone's fingerprint agrees with quantised, fine-tuned and other embedding tables: what `Fingerprint.likeness` tells apart.
+"""Measure `Fingerprint.likeness` with quantised, fine-tuned and other embedding tables: `python benchmarks/fingerprints.py BACKBONE [ANOTHER]`
 
-Tables of two models, the second only to compare with: `python benchmarks/fingerprints.py BACKBONE [ANOTHER]`
+ANOTHER is a second model, only for comparison.
 """
 
 import sys
@@ -44,7 +44,7 @@ def main(backbone: str, another: str | None) -> None:
     rows = list(fingerprint.rows)
 
     def like(change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float | bool]:
-        """Of a table whose recorded rows are changed; no other row is looked at."""
+        """Return the likeness of a table whose recorded rows are changed; other rows don't matter."""
         changed = table.clone()
         changed[rows] = change(table[rows])
         return found(changed)

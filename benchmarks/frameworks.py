@@ -1,8 +1,8 @@
-"""64 questions through LangChain and LlamaIndex, beside one `model.generate` on the same prompts: `python benchmarks/frameworks.py`
+"""Time 64 questions through LangChain and LlamaIndex, compared with one `model.generate` on the same prompts: `python benchmarks/frameworks.py`
 
-Passages are retrieved before, so that what is measured is the way to the backbone and back. Bars: `llm.batch` may take 1.15 times as
+Passages are retrieved beforehand, so that only the way to the backbone and back is measured. Bars: `llm.batch` may take 1.15 times as
 long, `chain.batch(max_concurrency=64)` and `abatch` 1.3 times. A chat model has no batch in LangChain: its prompts come one by one
-from 64 threads or tasks and are gathered in front of the backbone, as are LlamaIndex's.
+from 64 threads or tasks, and are gathered in front of the backbone, like those of LlamaIndex.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ Answers = list[str]
 
 
 def measure(runs: dict[str, Callable[[], Answers]]) -> dict[str, Any]:
-    """Seconds and ratios to the first of these runs, which must all give the same answers."""
+    """Return seconds, and ratios to the first of these runs, which must all give the same answers."""
     baseline, *others = runs
     answers = runs[baseline]()
     for name in others:

@@ -1,4 +1,4 @@
-"""Generation with 50 virtual tokens beside plain `generate` on prompts 50 tokens longer: `python benchmarks/generation.py`
+"""Time generation with 50 virtual tokens, compared with plain `generate` on prompts 50 tokens longer: `python benchmarks/generation.py`
 
 Both write the same number of tokens. The bar is a ratio of at most 1.05.
 """

@@ -1,4 +1,4 @@
-"""What all benchmarks share: medians of alternated runs, and result files that name the machine."""
+"""The common part of all benchmarks: medians of alternated runs, and result files that name the machine."""
 
 import json
 import os
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, Any]:
-    """Size of the machine and versions of what was measured."""
+    """Return the size of the machine and the versions of what was measured."""
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": _processor(),
@@ -39,7 +39,7 @@ def _processor() -> str:
 
 
 def alternate(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run, taken in turns so that whatever else the machine does hits all alike; one unmeasured round first."""
+    """Time runs in turns, so that other work of the machine affects all alike, after one unmeasured round; return each run's seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(rounds + 1):
         for name, run in runs.items():
@@ -58,7 +58,7 @@ def _synchronize() -> None:
 
 
 def ratio(above: list[float], below: list[float]) -> float:
-    """Ratio of the medians."""
+    """Return the ratio of the medians."""
     return statistics.median(above) / statistics.median(below)
 
 

@@ -1,9 +1,9 @@
-"""The paper's table on FlashRAG's files, for whoever has the models.
+"""Make the paper's table on FlashRAG's files, for anyone who has the models.
 
 `python benchmarks/paper.py --backbone meta-llama/Llama-2-7b-chat-hf --tokens llama-2-7b-chat --dataset nq --dataset hotpotqa`
 
-A dataset is a folder `name/{train,dev,test}.jsonl` whose lines carry `golden_answers` and, from a retriever of yours, `ret_passages`. The numbers
-under "published" are FlashRAG's own (arXiv 2405.13576; Llama-2-7B-chat, the authors' tokens, E5 and Wikipedia): for orientation, not ours.
+A dataset is a folder `name/{train,dev,test}.jsonl` whose lines have `golden_answers` and, from your own retriever, `ret_passages`. The numbers
+under "published" are FlashRAG's own (arXiv 2405.13576; Llama-2-7B-chat, the authors' tokens, E5 and Wikipedia), for orientation.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PUBLISHED = {
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: a line per set, with the score that FlashRAG gives for it (F1 for sets that it doesn't have)."""
+    """Return a Markdown table with a line per data set, in the score that FlashRAG gives for it (F1 if it gives none)."""
     ways = [f"k = {row['k']}" for row in result["results"]]
     lines = [f"| set | score | n | {' | '.join(ways)} | published |", "| --- " * (len(ways) + 4) + "|"]
     for part in result["datasets"]:

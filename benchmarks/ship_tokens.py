@@ -1,7 +1,7 @@
-"""Put freshly trained tokens where the package ships them: `python benchmarks/ship_tokens.py FIRST SECOND SHIPPED`
+"""Put newly trained tokens where the package ships them: `python benchmarks/ship_tokens.py FIRST SECOND SHIPPED`
 
-Trained on the file that a package installed, they name that file as their backbone; on another machine it is the Hub's name that says which
-model is meant. The data and its licences go into the record and so into the card, the logs of both runs beside the other results.
+Tokens name the file that they were trained on as their backbone. Here this is replaced by the Hub id, which other machines know.
+The data and its licences go into the record, and so into the card; the logs of both runs go to the other results.
 """
 
 import json
@@ -23,7 +23,7 @@ DATA = [
 
 
 def history(trained: Path) -> list[dict[str, Any]]:
-    """What a run logged."""
+    """Return what a run logged."""
     last = max((trained / "checkpoints").glob("checkpoint-*"), key=lambda one: int(one.name.split("-")[1]))
     logged: list[dict[str, Any]] = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))[
         "log_history"
@@ -32,7 +32,7 @@ def history(trained: Path) -> list[dict[str, Any]]:
 
 
 def named_by_the_hub(tokens: VirtualTokens, **told: Any) -> VirtualTokens:
-    """The same tokens, of the backbone by its Hub's name, with more in the record of how they were trained."""
+    """Return the tokens with the backbone's Hub id, and more in the record of their training."""
     assert tokens.backbone is not None
     return VirtualTokens(
         tokens.matrix,

@@ -1,6 +1,6 @@
-"""A sweep over six numbers of virtual tokens beside one of them: `python benchmarks/sweep.py`
+"""Time a sweep over six numbers of virtual tokens, compared with one of them: `python benchmarks/sweep.py`
 
-The sweep answers every question with k = 0, 1, 5, 10, 25 and 50; all rows of a question share their context. Every row writes all its tokens.
+The sweep answers every question with k = 0, 1, 5, 10, 25 and 50; all rows of a question share their context. No row ends early.
 The bar is a ratio of at most 1.6.
 """
 

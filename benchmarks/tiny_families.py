@@ -1,6 +1,6 @@
-"""A tiny random model of every causal family that the installed transformers has, made from its config class.
+"""Make a tiny random model of any causal family of the installed transformers, from its config class.
 
-Numbers that say how large a model is are known by their names; what a family needs beside that stands in `SPECIAL`.
+Settings of size are recognised by their names; `SPECIAL` has what else a family needs.
 """
 
 import re
@@ -99,7 +99,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 
 def tiny(family: str) -> PreTrainedModel:
-    """A float32 model with random weights, the same every time, large enough that a wrong mask shows."""
+    """Make a float32 model with random weights, always the same ones, large enough that a wrong mask shows."""
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(tiny_config(CONFIG_MAPPING[family], SPECIAL.get(family, {})))
     for parameter in model.parameters():
@@ -109,7 +109,7 @@ def tiny(family: str) -> PreTrainedModel:
 
 
 def tiny_config(kind: type[PreTrainedConfig], special: dict[str, Any] | None = None) -> PreTrainedConfig:
-    """A config of that class with small sizes, its parts' too."""
+    """Make a config of this class with small sizes, also in its parts."""
     chosen: dict[str, Any] = {}
     for one in fields(kind):  # type: ignore[arg-type]
         default = None if one.default is MISSING else one.default

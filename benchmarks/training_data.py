@@ -1,12 +1,12 @@
 """Write the training data of the shipped tokens: NQ's and SQuADshifts' training questions with retrieved passages, and invented documents.
 
-Usage: python benchmarks/training_data.py DATA FOLDER, where DATA holds `nq/` and `squadshifts-wiki/`. FOLDER gets `first.jsonl`, all
-questions on public passages, and `second.jsonl`, as many of them as there are on invented documents, and those.
+Usage: python benchmarks/training_data.py DATA FOLDER, where DATA holds `nq/` and `squadshifts-wiki/`. FOLDER gets `first.jsonl`, with all
+questions on public passages, and `second.jsonl`, with the questions on invented documents and as many on public passages.
 
-NQ's questions get the five passages that BM25 finds for them. SQuADshifts asks some five questions about each paragraph: they share
-one list of passages, the paragraph and those that BM25 finds for its questions, so that training computes it once for all of them.
-The passage with the answer stands first of the five, so that an example of one passage holds it, too; training shuffles what it draws.
-The others come from the same training passages: what dev and test questions are asked about is never seen.
+NQ's questions get the five passages that BM25 finds for them. SQuADshifts asks about five questions about each paragraph. These share
+one list of passages, the paragraph and those that BM25 finds for its questions, so that training computes the list once for all of them.
+The passage with the answer is the first of the five, so that an example with one passage holds it too; training shuffles what it draws.
+All passages come from the training parts, so the passages of dev and test questions are never seen.
 """
 
 import json

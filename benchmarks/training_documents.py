@@ -1,7 +1,7 @@
-"""Training examples whose passages are chunks of invented workaday documents: price lists, manuals, notes, timetables.
+"""Make training examples whose passages are chunks of invented everyday documents: price lists, manuals, notes, timetables.
 
-Wikipedia's prose teaches little about tables, bullet lists and `key: value` lines, of which people's own files are full. Each list of five
-passages holds the chunk that answers first, then four chunks of the same document or of resembling ones; four to six questions share a list.
+Wikipedia's prose teaches little about tables, bullet lists and `key: value` lines, which people's own files are full of. Each list of five
+passages holds first the chunk with the answer, then four chunks of the same document or of similar ones. Four to six questions share a list.
 Training shuffles what it draws.
 """
 
@@ -81,7 +81,7 @@ class Kind:
 
 @dataclass
 class Asked:
-    """Something that a chunk says: `name` is the row's, or empty for a fact."""
+    """A statement of a chunk; `name` is the name of the row, or empty for a fact."""
 
     line: Line
     value: str
@@ -121,7 +121,7 @@ def read_kinds() -> list[Kind]:
 
 
 class Writer:
-    """Fill patterns with values, in one list's habits: few names that resemble each other, one clock, one currency."""
+    """Fills patterns with values in the style of one list: a few similar names, one clock, one currency."""
 
     pools = {  # noqa: RUF012
         name: values.split(", ")
@@ -139,7 +139,7 @@ class Writer:
         return re.sub(r"\{(\w\w+|n)(?::([\d:-]+))?\}", lambda m: self._value(m[1], m[2] or ""), pattern)
 
     def name(self, pattern: str) -> str:
-        """Fill until no word stands twice: a team doesn't play against its own town."""
+        """Fill until no word occurs twice, since a team doesn't play against its own town."""
         while len(words := (text := self.fill(pattern)).split()) > len(set(words)):
             pass
         return text
@@ -252,12 +252,12 @@ def write_chunk(
 
 
 def holds(text: str, words: str) -> int:
-    """How often `words` stand in `text` as whole words."""
+    """Return how often `words` occur in `text` as whole words."""
     return len(re.findall(rf"(?<![\w.,:]){re.escape(words)}(?!\w|[.,:]\d)", text, re.IGNORECASE))
 
 
 def write_list(writer: Writer, kind: Kind) -> list[Chunk]:
-    """Write five chunks, of one document or of five that resemble each other; none where a draw gives too short ones."""
+    """Write five chunks, of one document or of five similar ones; return none if the draw makes them too short."""
     random, days = writer.random, writer.pools["day"]
     one_document = bool(kind.row) and "apart" not in kind.flags and random.random() < 0.5
     pattern = random.choice(kind.subjects)
@@ -302,7 +302,7 @@ def write_list(writer: Writer, kind: Kind) -> list[Chunk]:
 
 
 def ask(writer: Writer, pattern: str, subject: str, inside: bool) -> str:
-    """Word a question: with its brackets' words unless the reader is `inside` the document, in one of several hands."""
+    """Word a question in one of several styles; leave out the words in brackets if the reader is `inside` the document."""
     random = writer.random
     text = re.sub(r"\[(.*?)\]", "" if inside else r"\1", pattern).replace("{s}", subject).strip()
     hand = random.random()
@@ -314,7 +314,7 @@ def ask(writer: Writer, pattern: str, subject: str, inside: bool) -> str:
 
 
 def spellings(answer: str) -> list[str]:
-    """The answer as it stands in the passage, then how else people write it."""
+    """Return the answer as written in the passage, and then its other spellings."""
     others = [
         re.sub(r"^(\d+) (am|pm)$", r"\1:00 \2", answer),
         re.sub(r"^(\d+) ([A-Z]\w+) (\d{4})$", r"\2 \1, \3", answer),
@@ -327,7 +327,7 @@ def spellings(answer: str) -> list[str]:
 
 
 def write_questions(writer: Writer, chunks: list[Chunk]) -> list[tuple[str, list[str]]]:
-    """Ask what the first chunk alone answers; a row that other chunks have too is asked for with its document's name."""
+    """Ask what only the first chunk answers; if other chunks have the row too, the question names the document."""
     random = writer.random
     right, others = chunks[0], "\n\n".join(chunk.text for chunk in chunks[1:])
     one_document = right.subject == chunks[1].subject
@@ -347,7 +347,7 @@ def write_questions(writer: Writer, chunks: list[Chunk]) -> list[tuple[str, list
 
 
 def examples(lists: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Training examples on so many lists of passages; the same each time."""
+    """Make training examples on this many lists of passages, always the same ones."""
     random, kinds = Random(seed), read_kinds()
     made: list[dict[str, Any]] = []
     for number in range(lists):

@@ -1,14 +1,14 @@
-"""A training step: our frozen-prefix objective beside the usual one over the whole sequence.
+"""Measure a training step with our frozen-prefix objective, compared with the usual one over the whole sequence.
 
-`python benchmarks/training_step.py` measures time, counted operations, and the bytes that are kept for the backward
-pass (weights not counted; our context's keys and values are), in two settings:
+`python benchmarks/training_step.py` measures time, counted operations, and the bytes kept for the backward
+pass (without weights, but with our context's keys and values), in two settings:
 
 - *long*: four rows of 700 context tokens. The bars: at least 2 times faster, at most 0.25 of the bytes.
-- *authors*: one to five short passages a row, against the loop that SPRING's authors published, which pads every row to 800
+- *authors*: one to five short passages a row, compared with the loop that SPRING's authors published, which pads every row to 800
   tokens. The bar: at least 2.5 times faster.
 
-And what the sandwich's further ks cost, beside a step of one k. `--shapes 7B --dtypes bfloat16` is for a GPU with some 40 GB free;
-it wasn't run yet. A processor without bfloat16 instructions takes minutes for a step in it.
+It also measures what the sandwich's further ks cost, compared with a step of one k. `--shapes 7B --dtypes bfloat16` is for a GPU with about 40 GB free;
+it wasn't run yet. A processor without bfloat16 instructions takes minutes for a step in bfloat16.
 """
 
 import argparse
@@ -98,7 +98,7 @@ class Step:
         return loss
 
     def context(self) -> None:
-        """The context alone, as `frozen_prefix` computes it."""
+        """Compute the context alone, in the way of `frozen_prefix`."""
         longest = max(len(encoded.context_ids) for encoded, _ in self.examples)
         ids = torch.zeros(len(self.examples), longest, dtype=torch.long)
         with torch.no_grad():
@@ -116,9 +116,9 @@ class Step:
         return counter.get_total_flops()
 
     def kept_bytes(self, way: str) -> int:
-        """Bytes that stand ready when the backward pass begins: what the graph keeps and what else lives, a context cache for one.
+        """Return the bytes in memory when the backward pass begins: those that the graph keeps, and others such as a context cache.
 
-        Each storage once; the model's own weights and what was there before are left out.
+        Each storage counts once; the model's weights and what was there before are left out.
         """
         before = {storage.data_ptr() for storage in _living()}
         kept: dict[int, int] = {}
@@ -152,7 +152,7 @@ class Step:
         }
 
     def sandwich(self, rounds: int) -> dict[str, object]:
-        """A step of one k, of three, and what a suffix takes by itself: the step without its context."""
+        """Time a step of one k, a step of three, and a suffix by itself, which is a step without its context."""
         seconds = alternate(
             {
                 "context": self.context,

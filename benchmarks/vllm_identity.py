@@ -1,7 +1,7 @@
-"""The questions of the tests' toy through a vLLM server and in this process, token by token: `python benchmarks/vllm_identity.py`
+"""Compare answers of a vLLM server and of this process, token by token: `python benchmarks/vllm_identity.py`
 
-Light and exact form, k = 0, 1, 10 and 50, two token sets whose requests stand side by side, prefix cache on, all requests in flight
-together. The same on a tiny random Llama with the real Llama-2 tokenizer, where SPRING_RAG_DATA has it.
+The questions of the tests' toy are asked in light and exact form, with k = 0, 1, 10 and 50 and two token sets side by side, with the prefix cache on and all
+requests in flight together. A tiny random Llama with the real Llama-2 tokenizer is asked too, if SPRING_RAG_DATA has that tokenizer.
 """
 
 import itertools

@@ -1,6 +1,6 @@
-"""What models and requests weigh on servers: `python benchmarks/vllm_sizing.py`
+"""Compute how large models and requests are on servers: `python benchmarks/vllm_sizing.py`
 
-Nothing is run: parameters are counted on a model without values, a request is packed as the client packs it. docs/serving.md shows the
+Nothing is run: parameters are counted on a model without values, and a request is packed as the client packs it. docs/serving.md shows the
 table that this prints.
 """
 

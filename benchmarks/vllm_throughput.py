@@ -1,8 +1,8 @@
-"""Throughput of virtual tokens on vLLM beside plain text, and what a second question on one context costs: `python benchmarks/vllm_throughput.py`
+"""Measure the throughput of virtual tokens on vLLM, and the cost of a second question on one context: `python benchmarks/vllm_throughput.py`
 
-Throughput: the same questions in the light form through our client; the same requests, made beforehand, through the openai library alone, which
-is what they cost the server; and plain prompts of equal length in tokens through that library. They take turns against one server, and all
-write the same number of tokens. The bar is 0.95 of the plain ones' throughput. Client and server share the machine.
+Throughput is measured for questions in the light form through our client; for the same requests, made beforehand, through the openai library alone, which
+shows their cost on the server; and for plain prompts of equal length in tokens through that library. They take turns on one server, and all
+write the same number of tokens. The bar is 0.95 of the plain prompts' throughput. Client and server share the machine.
 
 Time to first token: a context of 800 tokens that the server hasn't seen, then another question on it, streamed one at a time.
 
@@ -66,7 +66,7 @@ def text(seed: int, words: int) -> str:
 
 
 def longer(model: SpringModel, prompt: RagPrompt) -> str:
-    """A prompt's text with words in front, up to the length that it has with virtual tokens."""
+    """Return a prompt's text with words in front, as long in tokens as the prompt with virtual tokens."""
     wanted = len(encode(prompt, model.tokenizer).ids) + TOKENS
     body, front = prompt.to_prompt().text, ""
     while len(encode(front + body, model.tokenizer).ids) < wanted:
@@ -75,7 +75,7 @@ def longer(model: SpringModel, prompt: RagPrompt) -> str:
 
 
 async def send(url: str, create: Callable[[openai.AsyncOpenAI], Any], requests: list[dict[str, Any]]) -> None:
-    """The openai library alone, as many requests in flight."""
+    """Send requests by the openai library alone, with as many in flight as our client has."""
     settings = endless(GenerationSettings(max_new_tokens=NEW), [])
     slots = asyncio.Semaphore(CONCURRENCY)
     async with openai.AsyncOpenAI(base_url=url, api_key="none") as openai_client:
@@ -90,7 +90,7 @@ async def send(url: str, create: Callable[[openai.AsyncOpenAI], Any], requests: 
 
 
 def endless(settings: GenerationSettings, _: Sequence[int]) -> dict[str, Any]:
-    """Settings with which every answer has all its tokens."""
+    """Return settings with which no answer ends early."""
     told = server_settings(settings, [])
     return told | {"extra_body": told["extra_body"] | {"ignore_eos": True}}
 
@@ -137,13 +137,13 @@ def measure_one(backbone: Path, tokens: VirtualTokens, server: RunningServer) ->
 
 
 def prepared(model: SpringModel, name: str, prompt: RagPrompt) -> dict[str, Any]:
-    """The request that our client would send."""
+    """Return the request that our client would send."""
     request = Request(encode(prompt, model.tokenizer), None, TOKENS, prompt.to_prompt())
     return {"model": name, "messages": model.backend.messages(request)}
 
 
 def save_llama(folder: Path, tokenizer_folder: Path) -> tuple[Path, VirtualTokens]:
-    """A Llama with random weights that isn't so small that the server has nothing to do, and 50 random virtual tokens."""
+    """Save a Llama with random weights, large enough to give the server work, and 50 random virtual tokens."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -51,7 +51,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":  # it stands in the distribution's metadata, which takes a moment to read
+    if name == "__version__":  # read from the distribution's metadata, which takes a moment
         return import_module("importlib.metadata").version("spring-rag")
     if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"

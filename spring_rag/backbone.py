@@ -1,4 +1,4 @@
-"""Which backbone a set of virtual tokens belongs to, and how to tell it from another of the same size."""
+"""Record which backbone virtual tokens belong to, and tell it from another of the same size."""
 
 import base64
 import binascii
@@ -22,27 +22,27 @@ FINGERPRINT_ROWS = 16
 FINGERPRINT_COLUMNS = 32
 
 # bfloat16 rounds a value by up to 2^-9 of it, and the record and the loaded model may each have been rounded
-# once, so twice that is forgiven. The absolute part covers float16, which loses values below 2^-24.
+# once, so twice that is allowed. The absolute part covers float16, which loses values below 2^-24.
 _RELATIVE_TOLERANCE = 2.0**-8
 _ABSOLUTE_TOLERANCE = 2.0**-23
 
 QUANTIZED_LIKENESS = 0.8
-"""Least correlation of a model's fingerprint with a quantised form of it; see `Fingerprint.likeness`."""
+"""Least correlation of a model's fingerprint with the table of a quantised form; see `Fingerprint.likeness`."""
 
 QUANTIZATION_KEY = "gguf_quantization"
-"""In the config of a model that was unpacked from a GGUF: how that was quantised, as "Q4_1"."""
+"""Key in the config of a model that was unpacked from a GGUF; its value is the GGUF's quantisation, such as "Q4_1"."""
 
 
 def _spread(size: int, count: int) -> tuple[int, ...]:
-    """Return the middles of `count` equal stretches of `range(size)`, each once.
+    """Return the middles of `count` equal parts of `range(size)`, each once.
 
-    The ends are avoided: `<unk>` and padding rows are often zero in every model.
+    The ends are avoided, because `<unk>` and padding rows are often zero in every model.
     """
     return tuple(sorted({(2 * i + 1) * size // (2 * count) for i in range(count)}))
 
 
 class Table(Protocol):
-    """An embedding table of shape `[vocab, hidden_size]`: a tensor, or whatever reads rows when it is asked for them."""
+    """What a check needs of an embedding table, shape `[vocab, hidden_size]`. A tensor has it; other tables may read rows on demand."""
 
     @property
     def shape(self) -> Sequence[int]:
@@ -54,17 +54,17 @@ class Table(Protocol):
 
     @property
     def is_meta(self) -> bool:
-        """Whether its numbers aren't here."""
+        """Whether the table's numbers aren't loaded."""
 
     def is_floating_point(self) -> bool:
-        """Whether its numbers are floats, not packed integers."""
+        """Return whether the table's numbers are floats, not packed integers."""
 
     def __getitem__(self, index: Tensor, /) -> Tensor:
-        """The rows of these numbers, shape `[rows, hidden_size]`."""
+        """Return the rows of these numbers, shape `[rows, hidden_size]`."""
 
 
 def _is_readable(table: Table) -> bool:
-    """Return whether a table's numbers are here (not offloaded to the meta device) and are floats (not packed integers)."""
+    """Return False for a table whose numbers aren't loaded (offloaded to the meta device) or are packed integers."""
     return not table.is_meta and table.is_floating_point()
 
 
@@ -72,7 +72,7 @@ def _is_readable(table: Table) -> bool:
 class Fingerprint:
     """Some numbers of an embedding table, taken at fixed rows and columns.
 
-    The positions are kept beside the values, so a table that grew by a few added tokens is still recognised.
+    The positions are kept with the values, so that a table that grew by a few added tokens is still recognised.
 
     Args:
         rows: ids of the vocabulary, ascending.
@@ -92,7 +92,7 @@ class Fingerprint:
         return cls(rows, columns, tuple(_sample(table, rows, columns).flatten().tolist()))
 
     def matches(self, table: Table) -> bool:
-        """Return whether `table`, `[vocab, hidden_size]`, holds these values, allowing for a change of dtype."""
+        """Return whether `table`, `[vocab, hidden_size]`, holds these values, up to a change of dtype."""
         if not self._fits(table):
             return False
         found = _sample(table, self.rows, self.columns).flatten()
@@ -101,11 +101,11 @@ class Fingerprint:
         return bool(((found - recorded).abs() <= allowed).all())
 
     def likeness(self, table: Table) -> float:
-        """Return the correlation, at most 1, of `table`, `[vocab, hidden_size]`, with these values.
+        """Return the correlation of these values with those of `table`, `[vocab, hidden_size]`; at most 1.
 
-        What all rows have in common is taken out first, or the rows of one table would resemble each other. Measured on
-        SmolLM2-135M, a table in four bits has .99 and one in two bits .89; shuffled, shifted, rotated and random ones have .15
-        at most; one that fine-tuning changed by a tenth has .99 too (`benchmarks/fingerprints.py`).
+        The mean of all rows is subtracted first, because rows of one table resemble each other. Measured on
+        SmolLM2-135M, a table in four bits has .99 and one in two bits .89. Shuffled, shifted, rotated and random ones have .15
+        at most. One that fine-tuning changed by a tenth has .99 too (`benchmarks/fingerprints.py`).
         """
         if not self._fits(table):
             return 0.0
@@ -157,7 +157,7 @@ def _ascending_from_zero(positions: tuple[int, ...]) -> bool:
 
 
 def _sample(table: Table, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:
-    """`table[rows][:, columns]` as float32 on the CPU; only these rows leave the table's device."""
+    """Return `table[rows][:, columns]` as float32 on the CPU; only these rows leave the table's device."""
     picked = table[torch.tensor(rows, device=table.device)].detach().to("cpu", torch.float32)
     return picked[:, list(columns)]
 
@@ -167,11 +167,11 @@ class BackboneRecord:
     """The backbone that virtual tokens were trained on.
 
     Args:
-        model_id: Hub id or path it was loaded from; None if it was never named.
+        model_id: Hub id or path that it was loaded from; None if unknown.
         hidden_size: width of its embedding table.
         fingerprint: part of its embedding table; None if the table couldn't be read (offloaded or packed
             weights) or was never seen (the published tables).
-        quantization: how the GGUF that it was unpacked from is quantised, as "Q4_1"; None if it wasn't.
+        quantization: quantisation of the GGUF that it was unpacked from, such as "Q4_1"; None for other models.
     """
 
     model_id: str | None
@@ -181,14 +181,14 @@ class BackboneRecord:
 
     @classmethod
     def of(cls, model: PreTrainedModel, model_id: str | None = None) -> "BackboneRecord":
-        """Record a loaded model, which is only read.
+        """Record a loaded model.
 
-        A table that lies on the meta device (offloaded by `device_map`) or holds packed integers can't be
-        read: the record then names the model without a fingerprint, and later checks go by name.
+        A table that is on the meta device (offloaded by `device_map`) or holds packed integers can't be
+        read. The record then names the model without a fingerprint, and later checks compare names.
 
         Args:
-            model: any Hugging Face causal language model, also quantised or sharded.
-            model_id: its name, where it differs from the one in the model's config.
+            model: any Hugging Face causal language model, also quantised or sharded; it is only read.
+            model_id: the model's name, if it differs from the one in its config.
         """
         table = model.get_input_embeddings().weight
         assert isinstance(table, Tensor)
@@ -202,20 +202,20 @@ class BackboneRecord:
     def check(self, embedding_table: Table, model_id: str | None, quantization: str | None = None) -> None:
         """Check that a model is this backbone, a quantised form of it, or the model that this backbone is a quantised form of.
 
-        The fingerprint decides where there is one and the table can be read; the model may then have any
-        name. Where one of the two is known to be quantised, and only there, tables that are alike will do,
-        with a warning: a fine-tuned copy's table is as much like the original's as a quantised one's.
-        Without fingerprint or table the names decide: two different Hub ids are an error; names that prove
+        If there is a fingerprint and the table can be read, the fingerprint decides, and names don't matter. If one of the two models
+        is known to be quantised, similar tables are accepted with a warning. If neither is, similar tables are refused, because a
+        fine-tuned copy's table is as similar to the original's as a quantised one's.
+        Without fingerprint or table the names decide: two different Hub ids are an error, and names that prove
         nothing (a local folder, a quantised copy) are a warning.
 
         Args:
-            embedding_table: the model's input embeddings, shape `[vocab, hidden_size]`; may lie on the meta
+            embedding_table: the model's input embeddings, shape `[vocab, hidden_size]`; may be on the meta
                 device.
             model_id: the model's Hub id or path.
-            quantization: how the model is quantised, if `quantization_of` its config says so.
+            quantization: how the model is quantised, if `quantization_of` finds it in its config.
 
         Raises:
-            BackboneMismatchError: it is another backbone; names both.
+            BackboneMismatchError: it is another backbone; the error names both.
         """
         if self.hidden_size != embedding_table.shape[-1]:
             raise self._mismatch(
@@ -301,13 +301,13 @@ class BackboneRecord:
 
 
 def quantization_of(config: PreTrainedConfig) -> str | None:
-    """Return how the GGUF was quantised from which a model was unpacked, such as "Q4_1"; None if its config names none."""
+    """Return the quantisation of the GGUF that a model was unpacked from, such as "Q4_1"; None if its config names none."""
     found = getattr(config, QUANTIZATION_KEY, None)
     return found if isinstance(found, str) else None
 
 
 def _lasting(name: str | None) -> str | None:
-    """Return a name that means the same from every folder."""
+    """Return a name that means the same in every working directory."""
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 
 
@@ -317,15 +317,15 @@ def _named(model_id: str | None, quantization: str | None = None) -> str:
 
 
 def is_hub_id(model_id: str) -> bool:
-    """Return whether a name can only mean a Hub repository: `owner/name`, with no such folder here."""
+    """Return whether a name can only mean a Hub repository: `owner/name`, and no such folder here."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model_id) is not None and not Path(model_id).exists()
 
 
 def _same_model(recorded: str | None, found: str | None) -> bool | None:
-    """Compare two names: True if they mean one model, False if they can't, None if they don't tell.
+    """Return True if two names mean one model, False if they can't, None if that is unknown.
 
-    Owners are ignored: mirrors keep a model's own name. A name that goes on where the other ends
-    (`…-v0.1-AWQ`) is mostly a quantised copy, but not surely.
+    Owners are ignored, because mirrors keep a model's own name. A name that continues the other
+    (`…-v0.1-AWQ`) is usually a quantised copy, but not always.
     """
     if recorded is None or found is None:
         return None
@@ -339,6 +339,6 @@ def _same_model(recorded: str | None, found: str | None) -> bool | None:
 
 
 def _hub_id_in_cache_path(model_id: str) -> str:
-    """Turn a path into the Hub's cache into the repository's id; return any other name as it is."""
+    """Return the Hub id of the repository that a path into the Hub's cache is a copy of; return any other name unchanged."""
     cached = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", model_id)
     return f"{cached[1]}/{cached[2]}" if cached else model_id

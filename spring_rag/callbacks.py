@@ -1,6 +1,6 @@
-"""What callers may pass in, to hear how far something has come."""
+"""The type of functions that callers pass in to follow progress."""
 
 from collections.abc import Callable
 
 OnProgress = Callable[[int, int], None]
-"""Called with how many are done, and of how many."""
+"""Called with the number done, and the number of all."""

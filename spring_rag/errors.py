@@ -1,16 +1,16 @@
 """Every error that spring-rag raises on purpose.
 
-All derive from `SpringError`, so one `except` clause catches them; each also derives from the built-in
-that fits, so code that knows nothing of this package still behaves.
+All derive from `SpringError`, so that one `except` clause catches them. Each also derives from the built-in error
+that fits, so that code without knowledge of this package can handle it.
 """
 
 
 class SpringError(Exception):
-    """Base of all errors of this package. Its text is meant to be shown to a user as it is."""
+    """Base of all errors of this package. Its text can be shown to a user unchanged."""
 
 
 class TokensError(SpringError, ValueError):
-    """Virtual tokens that can't be read, or whose values or shape are not usable."""
+    """Virtual tokens that can't be read, or whose values or shape can't be used."""
 
 
 class BackboneMismatchError(TokensError):
@@ -22,7 +22,7 @@ class UnsupportedBackboneError(SpringError, ValueError):
 
 
 class PromptError(SpringError, ValueError):
-    """An invalid prompt: two slots, an empty message list, a control string where none may stand."""
+    """A malformed prompt: two slots, no messages, a control string where none is allowed."""
 
 
 class PromptTooLongError(PromptError):
@@ -30,7 +30,7 @@ class PromptTooLongError(PromptError):
 
 
 class ToolsError(PromptError, NotImplementedError):
-    """Tools for a backbone whose chat template has none."""
+    """Tools for a backbone whose chat template doesn't support them."""
 
 
 class DataError(SpringError, ValueError):
@@ -38,7 +38,7 @@ class DataError(SpringError, ValueError):
 
 
 class TrainingError(SpringError, ValueError):
-    """A recipe or a call that training can't follow."""
+    """A recipe, or a call to train, that can't be carried out."""
 
 
 class BackendError(SpringError, RuntimeError):
@@ -50,5 +50,5 @@ class MissingExtraError(SpringError, ImportError):
 
 
 def counted(number: int, what: str) -> str:
-    """Count in words, as messages do: `1 file`, `2 files`."""
+    """Return a number with its noun, as messages count: `1 file`, `2 files`."""
     return f"{number} {what}{'' if number == 1 else 's'}"

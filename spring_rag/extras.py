@@ -1,4 +1,4 @@
-"""Optional dependencies: one clear message where one isn't installed."""
+"""Import optional dependencies, with one clear message if one isn't installed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ _OWN_PACKAGES = {"spring_rag", "chroma_spring_rag", "langchain_spring_rag"}
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Import an optional dependency inside this block; where it is missing, the error says which extra brings it.
+    """Turn a failed import inside the block into an error that names the extra to install.
 
     Args:
-        name: the extra of the distribution, as in `pip install 'spring-rag[name]'`.
+        name: the distribution's extra, as in `pip install 'spring-rag[name]'`.
 
     Raises:
         MissingExtraError: an import in the block found no such package.
@@ -22,7 +22,7 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        # A module of our own that can't be found is a bug or a broken installation, which no extra mends.
+        # If a module of our own is missing, that is a bug or a broken installation, which no extra mends.
         if not missing or missing in _OWN_PACKAGES:
             raise
         msg = f"this needs the package {missing!r}, which isn't installed: pip install 'spring-rag[{name}]'"

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, files of others that are read, and the user's cache folder."""
+"""Replace files in one step, read other people's files, and find the user's cache folder."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from typing import Any
 def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files into a folder so that each is, at any moment, wholly old or wholly new.
 
-    All are written and flushed aside first, so a full disk changes nothing; then they take their places in
-    the order given.
+    First all are written and flushed to a temporary folder, so that a full disk changes nothing. Then they are moved into place, in the
+    order given.
 
     Raises:
-        OSError: they can't be written; names the folder at least.
+        OSError: they can't be written; the error names at least the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     except OSError as error:
         if error.filename is not None:
             raise
-        # Such an error, as of a full disk, names no file.
+        # A full disk is reported without a file name.
         raise type(error)(error.errno, error.strerror, str(folder)) from error
 
 
@@ -77,5 +77,5 @@ def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cache_folder(name: str) -> Path:
-    """Return the part of the user's cache folder that has this name; whatever lies there can be made again."""
+    """Return the folder of this name in the user's cache, for what can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spring-rag" / name

@@ -1,8 +1,8 @@
-"""A GGUF file as a backbone: what names one, and the transformers folder that is made of it once.
+"""Use a GGUF file as a backbone: recognise its name, and convert it once into a transformers folder.
 
-transformers reads a GGUF by unpacking it, which takes minutes where loading takes seconds. So the unpacked weights are kept in the
-user's cache folder, in float32. llama.cpp reads the file itself: then only the tokenizer is kept there, and what the file's header says.
-That folder may be deleted at any time.
+transformers reads a GGUF by unpacking it, which takes minutes, while loading takes seconds. So the unpacked weights are kept in the
+user's cache folder, in float32. llama.cpp reads the file itself, so for it only the tokenizer and the facts in the file's header are
+kept there. That folder may be deleted at any time.
 """
 
 import hashlib
@@ -30,43 +30,43 @@ from spring_rag.files import cache_folder
 
 SUFFIX = ".gguf"
 ORIGIN = "origin.json"
-"""Written last into a converted folder: what it was made of, and which files it has."""
+"""File that is written last into a converted folder, and says what it was made of and which files it has."""
 
 _VERSION = 1
-"""Of what this module writes; another one doesn't use what an older one left."""
+"""Version of the converted folders; a folder of another version is not used."""
 
 _ON_THE_HUB = re.compile(r"([\w-][\w.-]*/[\w.-]+):(.+\.gguf)", re.IGNORECASE)
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
 _UNQUANTIZED = (0, 1, 32)
-"""`general.file_type` of float32, float16 and bfloat16."""
+"""Values of `general.file_type` for float32, float16 and bfloat16."""
 
 _DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
-"""Pre-tokenizers of byte-level vocabularies that cut numbers into digits first; transformers takes them for GPT-2's, which
-reads white space before a digit in other pieces."""
+"""Pre-tokenizers of byte-level vocabularies that first split numbers into digits; transformers treats them like GPT-2's, which
+splits white space before a digit differently."""
 
 _ABANDONED_SECONDS = 24 * 3600
 
 _HEADER_BYTES = 1 << 26
-"""More than the largest header: vocabularies of 262144 tokens with their merges take 16 MB."""
+"""Number of bytes that hold any header: vocabularies of 262144 tokens with their merges take 16 MB."""
 
 _TABLE = "token_embd.weight"
-"""What llama.cpp calls the embedding table."""
+"""llama.cpp's name for the embedding table."""
 
 _LONG_FACTORS = "rope_factors_long.weight"
-"""What it calls the factors by which positions beyond the short form's are rotated."""
+"""llama.cpp's name for the factors that rotate positions in prompts beyond the short context length."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class GgufName:
-    """A GGUF that somebody named.
+    """The place of a GGUF.
 
     Args:
-        file: on disk, or inside the repository.
-        repo_id: the Hub's repository; None is the disk.
+        file: path on disk, or inside the repository.
+        repo_id: the Hub's repository; None for a file on disk.
     """
 
     file: str
@@ -75,17 +75,17 @@ class GgufName:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a GGUF says of itself, beside its weights.
+    """The facts in a GGUF's header, and its tokenizer.
 
     Args:
-        tokenizer: transformers' folder of its tokenizer.
-        architecture: llama.cpp's name for the family, as "llama" or "gemma3".
+        tokenizer: folder of its tokenizer, in transformers' format.
+        architecture: llama.cpp's name for the family, such as "llama" or "gemma3".
         ends: ids that end an answer.
-        quantization: how its weights are stored, as "Q4_1" or "Q4_K_M"; None for plain floats.
+        quantization: how its weights are stored, such as "Q4_1" or "Q4_K_M"; None for plain floats.
         table_offset: where in the file the embedding table begins, in bytes.
-        table_type: number of ggml's type of its rows.
+        table_type: ggml's number for the type of the table's rows.
         table_shape: `[vocab, hidden_size]`.
-        longrope_length: the length from which on Phi-3's kin have other positions; None where there is none.
+        longrope_length: the length beyond which models such as Phi-3 change their positions; None for all others.
     """
 
     tokenizer: str
@@ -99,15 +99,15 @@ class GgufHeader:
 
 
 def gguf_name(backbone: str, gguf_file: str | None = None, subfolder: str | None = None) -> GgufName | None:
-    """What a backbone's name says, if it means a GGUF.
+    """Return the place of the GGUF that a backbone's name means; None if it means none.
 
     Args:
         backbone: a file, a folder, `owner/name:file.gguf`, or any other name.
         gguf_file: transformers' argument: the file in that folder or repository.
-        subfolder: of that folder or repository.
+        subfolder: folder in that folder or repository.
 
     Raises:
-        BackendError: a folder has several, or there is no such file.
+        BackendError: a folder has several GGUFs, or there is no such file.
     """
     path = Path(os.path.expanduser(backbone))
     inner = Path(subfolder or "")
@@ -123,7 +123,7 @@ def gguf_name(backbone: str, gguf_file: str | None = None, subfolder: str | None
 
 
 def _only_one(folder: Path) -> Path | None:
-    """The one GGUF of a folder that has no weights of transformers' kind; None if it has none."""
+    """Return a folder's only GGUF; None if it has none, or has weights of transformers too."""
     if any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         return None
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() == SUFFIX)
@@ -142,31 +142,31 @@ def _existing(path: Path) -> Path:
 
 
 def converted(file: Path, name: str) -> Path:
-    """The transformers folder of a GGUF, which is made unless the cache has it.
+    """Return the transformers folder of a GGUF; make it if the cache doesn't have it.
 
-    Several processes may ask at once: each converts aside, the first one's folder is kept.
+    Several processes may do this at once: each converts into a folder of its own, and the first one's is kept.
 
     Args:
         file: the GGUF.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
         MissingExtraError: the package `gguf` isn't installed.
-        BackendError: it isn't a GGUF that transformers reads, or the cache can't be written; says why.
+        BackendError: it isn't a GGUF that transformers reads, or the cache can't be written; the error says why.
     """
     return _made(file, name, _convert)
 
 
 def header(file: Path, name: str) -> GgufHeader:
-    """What a GGUF says of itself; read once, and its tokenizer converted, unless the cache has it.
+    """Return a GGUF's header; read it and convert the tokenizer if the cache doesn't have them.
 
     Args:
         file: the GGUF.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
         MissingExtraError: the package `gguf` isn't installed.
-        BackendError: it isn't a GGUF whose tokenizer transformers reads, or the cache can't be written; says why.
+        BackendError: it isn't a GGUF whose tokenizer transformers reads, or the cache can't be written; the error says why.
     """
     folder = _made(file, name, _convert_header, read=_HEADER_BYTES, suffix="-header")
     told = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["header"]
@@ -184,7 +184,7 @@ def _made(
     read: int | None = None,
     suffix: str = "",
 ) -> Path:
-    """The folder in the cache that `make` makes of a file, which is known by its first `read` bytes."""
+    """Return the folder in the cache that `make` makes of a file, which is identified by its first `read` bytes."""
     if _PART.search(file.name):
         msg = (
             f"{name!r} is one part of a GGUF that was split; join them first: "
@@ -207,14 +207,14 @@ def _made(
             _publish(aside / "made", folder)
     except BackendError:
         raise
-    except Exception as error:  # a damaged file fails anywhere in the reader, with any exception
+    except Exception as error:  # a damaged file can fail anywhere in the reader, with any exception
         msg = f"can't read the GGUF {name!r}: {' '.join(str(error).split()) or type(error).__name__}"
         raise BackendError(msg) from error
     return folder
 
 
 def _digest(file: Path, read: int | None) -> str:
-    """16 hex digits that change with the file's name, size and first `read` bytes (all for None), and with what is made of it."""
+    """Return 16 hex digits that depend on the file's name, size and first `read` bytes (all for None), and on `_VERSION`."""
     sha = hashlib.sha256(f"{_VERSION}\0{file.name}\0{file.stat().st_size}\0".encode())
     with file.open("rb") as stream:
         part = stream if read is None else BytesIO(stream.read(read))
@@ -223,7 +223,7 @@ def _digest(file: Path, read: int | None) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder has all that was written into it; somebody may be deleting it."""
+    """Return whether a folder still has all that was written into it, since anyone may delete it at any time."""
     try:
         sizes = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["files"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -238,7 +238,7 @@ def _aside(cache: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(cache: Path) -> None:
-    """Delete what conversions left that were killed."""
+    """Delete what killed conversions left."""
     for left in cache.glob(".converting-*"):
         if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
@@ -256,7 +256,7 @@ def _publish(made: Path, folder: Path) -> None:
 
 
 def _convert(file: Path, folder: Path, name: str) -> None:
-    """Write a GGUF's model, in float32, and its tokenizer as transformers does."""
+    """Write a GGUF's model, in float32, and its tokenizer in transformers' format."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
     metadata, tokenizer = _metadata_and_tokenizer(file)
@@ -280,7 +280,7 @@ def _convert(file: Path, folder: Path, name: str) -> None:
 
 
 def _convert_header(file: Path, folder: Path, name: str) -> None:
-    """Write a GGUF's tokenizer as transformers does, and what else is to be known of the file."""
+    """Write a GGUF's tokenizer in transformers' format, and the facts in its header."""
     from gguf import GGUFReader
 
     metadata, tokenizer = _metadata_and_tokenizer(file)
@@ -320,7 +320,7 @@ def _metadata_and_tokenizer(file: Path) -> tuple[dict[str, Any], Any]:
 
 
 def _in_file(file: Path) -> dict[str, Any]:
-    """How transformers is told to read a GGUF."""
+    """Return the arguments by which transformers reads a GGUF."""
     return {
         "pretrained_model_name_or_path": file.parent,
         "gguf_file": file.name,
@@ -341,7 +341,7 @@ def _split_digits(tokenizer: Any) -> None:
 
 
 def _ends(metadata: Mapping[str, Any], known: int | list[int] | None) -> int | list[int] | None:
-    """The ids that end an answer: with the end of a text, that of a turn, which transformers doesn't look for."""
+    """Return the ids that end an answer: the end of a text, and the end of a turn, which transformers doesn't look for."""
     ids = [known] if isinstance(known, int) else list(known or [])
     turn = metadata.get("tokenizer.ggml.eot_token_id")
     if isinstance(turn, int) and turn not in ids:
@@ -350,7 +350,7 @@ def _ends(metadata: Mapping[str, Any], known: int | list[int] | None) -> int | l
 
 
 def _quantization(metadata: Mapping[str, Any]) -> str | None:
-    """What a GGUF says of itself, as "Q4_1" or "Q4_K_M"; None where its weights are plain floats."""
+    """Return a GGUF's quantisation, such as "Q4_1" or "Q4_K_M"; None if its weights are plain floats."""
     from gguf import LlamaFileType
 
     number = metadata.get("general.file_type", -1)
@@ -358,12 +358,12 @@ def _quantization(metadata: Mapping[str, Any]) -> str | None:
         return None
     try:
         return LlamaFileType(number).name.removeprefix("MOSTLY_")
-    except ValueError:  # newer than the package, or not said
+    except ValueError:  # newer than the package, or not recorded
         return "GGUF"
 
 
 def _seal(folder: Path, origin: Mapping[str, Any]) -> None:
-    """Say what a folder was made of, once its files are surely on the disk."""
+    """Flush a folder's files to the disk, then record what the folder was made of."""
     sizes = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""How long a prompt a backbone can read, as its config tells; inference and training ask here."""
+"""Read from a backbone's config how long a prompt may be; used by inference and training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LENGTH_NAMES = (
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
-    """Most tokens that a model was built for, if its config says so."""
+    """Return the number of tokens that a model was built for; None if its config doesn't say."""
     text = config.get_text_config(decoder=True)
     lengths = [value for name in _LENGTH_NAMES if isinstance(value := getattr(text, name, None), int)]
     if not lengths:
         return None
-    # YaRN checkpoints state the length before stretching; others the length after it.
+    # YaRN checkpoints give the length before stretching, others the length after it.
     stretched = [
         (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 1)
         for rope in _ropes(config)
@@ -35,7 +35,7 @@ def position_switch(config: PreTrainedConfig) -> int | None:
     """Return the length beyond which a model changes the positions of all tokens, including those it has already read; None if there is none.
 
     Phi-3 and its kin have such a length: with longrope, since their factors change there, and with plain positions too, since
-    transformers then begins anew in any case.
+    transformers then starts again in any case.
     """
     text = config.get_text_config(decoder=True)
     ropes = _ropes(config)
@@ -48,7 +48,7 @@ def position_switch(config: PreTrainedConfig) -> int | None:
 
 
 def longest_decides_positions(config: PreTrainedConfig) -> bool:
-    """Whether beyond some length the longest row of a batch says how positions are rotated in all of them, as in Phi-3's long variants."""
+    """Return whether a batch's longest row can decide how positions are rotated in all rows, as in Phi-3's long variants."""
     return bool(_ropes_by_length(config))
 
 
@@ -65,7 +65,7 @@ def batch_switch(config: PreTrainedConfig) -> int | None:
 
 
 def positions_settle(config: PreTrainedConfig) -> bool:
-    """Whether all lengths beyond the batch's switch are treated alike."""
+    """Return whether positions are rotated alike for all lengths beyond `batch_switch`."""
     return all(rope["rope_type"] == "longrope" for rope in _ropes_by_length(config))
 
 
@@ -74,6 +74,6 @@ def _ropes_by_length(config: PreTrainedConfig) -> list[dict[str, Any]]:
 
 
 def _ropes(config: PreTrainedConfig) -> list[dict[str, Any]]:
-    """The rotary embeddings' parameters: those of all layers, or one for each type of layer."""
+    """Return the rotary embeddings' parameters: one set for all layers, or one for each type of layer."""
     rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
     return [kind for kind in rope.values() if isinstance(kind, dict)] or [rope]

@@ -1,4 +1,4 @@
-"""Loading a backbone from a folder, a GGUF or the Hub: the model and its tokenizer by the same arguments."""
+"""Load a backbone from a folder, a GGUF or the Hub: the model and its tokenizer by the same arguments."""
 
 import os
 from collections.abc import Mapping
@@ -36,20 +36,20 @@ SHARED = frozenset(
         "trust_remote_code",
     }
 )
-"""Arguments of transformers that say where a backbone is found: model, config and tokenizer get all of them."""
+"""Arguments of transformers that say where to find a backbone; model, config and tokenizer get all of them."""
 
 _DOWNLOAD = frozenset({"cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token"})
-"""Those of them that the Hub's own client takes."""
+"""The arguments in `SHARED` that the Hub's own client takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneSource:
-    """Where a backbone's files lie, in transformers' own format.
+    """Where a backbone's files are, in transformers' own format.
 
     Args:
         place: folder or Hub id.
-        model_id: what the backbone is called: as it was named, or a GGUF's resolved path or `owner/name:file.gguf`.
-        arguments: what finds the files there, for model, config and tokenizer alike.
+        model_id: the backbone's name: as it was given, or a GGUF's resolved path or `owner/name:file.gguf`.
+        arguments: arguments that find the files there, for model, config and tokenizer alike.
         is_gguf: whether the folder was made of a GGUF.
     """
 
@@ -59,26 +59,26 @@ class BackboneSource:
     is_gguf: bool = False
 
     def config(self) -> PreTrainedConfig:
-        """The backbone's config. Raises whatever transformers does."""
+        """Load the backbone's config. Raises the errors of transformers."""
         config: PreTrainedConfig = AutoConfig.from_pretrained(self.place, **self.arguments)
         return self._named(config)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The backbone's tokenizer. Raises whatever transformers does."""
+        """Load the backbone's tokenizer. Raises the errors of transformers."""
         tokenizer = AutoTokenizer.from_pretrained(self.place, **self.arguments)
         assert isinstance(tokenizer, PreTrainedTokenizerBase)
         return tokenizer
 
     def download(self, name: str) -> Path:
-        """Fetch one file of a Hub repository. Raises whatever the Hub's client does."""
+        """Download one file of a Hub repository. Raises the errors of the Hub's client."""
         return _download(self.place, name, self.arguments)
 
     def model(self, **model_kwargs: Any) -> tuple[PreTrainedModel, Mapping[str, Any]]:
-        """The backbone, and transformers' report on its weights.
+        """Load the backbone; return it with transformers' report on its weights.
 
         Raises:
             UnsupportedBackboneError: it is no causal language model, nor one with an image encoder.
-            Exception: whatever transformers raises.
+            Exception: any error of transformers.
         """
         auto = _auto_class(self.config())
         if self.is_gguf and isinstance(model_kwargs.get("quantization_config"), GgufConfig):
@@ -91,14 +91,14 @@ class BackboneSource:
         return hf_model, report
 
     def _named(self, config: PreTrainedConfig) -> PreTrainedConfig:
-        """Let a config go by the GGUF's name, which says more than that of a folder in the cache."""
+        """Name a config after the GGUF, and not after a folder in the cache."""
         if self.is_gguf:
             config.name_or_path = self.model_id
         return config
 
 
 def _auto_class(config: PreTrainedConfig) -> Any:
-    """What loads a model: some language models with an image encoder (Llava, Mistral 3) are no causal language models to transformers.
+    """Return the class that loads a model: for some with an image encoder (Llava, Mistral 3) it isn't that of causal language models.
 
     Raises:
         UnsupportedBackboneError: the model is neither.
@@ -117,7 +117,7 @@ def _auto_class(config: PreTrainedConfig) -> Any:
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divide keyword arguments into those that say where a backbone is found, which `find` takes, and all others."""
+    """Divide keyword arguments into those that say where to find a backbone, which `find` takes, and all others."""
     where = {key: value for key, value in arguments.items() if key in SHARED or key == "gguf_file"}
     return where, {key: value for key, value in arguments.items() if key not in where}
 
@@ -128,12 +128,12 @@ def find(backbone: str | Path, arguments: Mapping[str, Any] | None = None) -> Ba
     Args:
         backbone: folder, Hub id, `model.gguf`, a folder that holds exactly one GGUF and no other weights, or
             `owner/name:file.gguf`.
-        arguments: those of `SHARED`, and transformers' `gguf_file`; the ones that are None count as not given. Code that a backbone
-            brings is run with `trust_remote_code=True` only, and transformers never asks.
+        arguments: those of `SHARED`, and transformers' `gguf_file`; None counts as not given. Code in a backbone's files
+            is run only with `trust_remote_code=True`, and transformers never asks.
 
     Raises:
         MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
-        BackendError: a folder that isn't there, or a GGUF that isn't or can't be read; says why.
+        BackendError: the folder or GGUF doesn't exist, or can't be read; the error says why.
     """
     name, given = _named(backbone, arguments)
     gguf = gguf_name(name, given.pop("gguf_file", None), given.get("subfolder"))
@@ -147,14 +147,14 @@ def find_gguf(backbone: str | Path, arguments: Mapping[str, Any] | None = None) 
     """Find a backbone that is a GGUF; one on the Hub is downloaded.
 
     Args:
-        backbone: as `find` takes it.
-        arguments: as `find` takes them.
+        backbone: `model.gguf`, a folder that holds exactly one GGUF and no other weights, or `owner/name:file.gguf`.
+        arguments: those that `find` takes.
 
     Returns:
-        The file, and what the backbone is called.
+        The file, and the backbone's name.
 
     Raises:
-        BackendError: it is no GGUF, or isn't there; says why.
+        BackendError: it is no GGUF, or doesn't exist; the error says why.
     """
     name, given = _named(backbone, arguments)
     gguf = gguf_name(name, given.pop("gguf_file", None), given.get("subfolder"))
@@ -168,14 +168,14 @@ def find_gguf(backbone: str | Path, arguments: Mapping[str, Any] | None = None) 
 
 
 def _named(backbone: str | Path, arguments: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """A backbone's name as it means the same everywhere, and the arguments that were given.
+    """Return a backbone's name, with folders resolved, and the arguments that were given.
 
     Raises:
-        BackendError: a folder or file that isn't there.
+        BackendError: the folder or file doesn't exist.
     """
     name = os.fspath(backbone)
     if os.path.isdir(name):
-        # Recorded like this it is found from every folder, and never taken for a name on the Hub.
+        # A resolved path is found from every working directory, and is never taken for a name on the Hub.
         name = str(Path(name).resolve())
     elif (os.path.isabs(name) or name.startswith((".", "~"))) and not os.path.exists(
         os.path.expanduser(name)
@@ -188,7 +188,7 @@ def _named(backbone: str | Path, arguments: Mapping[str, Any] | None) -> tuple[s
 
 
 def _on_disk(gguf: GgufName, arguments: Mapping[str, Any]) -> tuple[Path, str]:
-    """A GGUF's file, downloaded if need be, and what it is called."""
+    """Return a GGUF's file, downloaded if necessary, and its name."""
     if gguf.repo_id is None:
         return Path(gguf.file), gguf.file
     model_id = f"{gguf.repo_id}:{gguf.file}"
@@ -198,21 +198,21 @@ def _on_disk(gguf: GgufName, arguments: Mapping[str, Any]) -> tuple[Path, str]:
 def load_tokenizer(
     backbone: str | Path, arguments: Mapping[str, Any] | None = None
 ) -> PreTrainedTokenizerBase:
-    """A backbone's tokenizer alone.
+    """Load a backbone's tokenizer without its model.
 
     Args:
-        backbone: as `find` takes it.
-        arguments: as `find` takes them.
+        backbone: folder, Hub id or GGUF, as for `find`.
+        arguments: those that `find` takes.
 
     Raises:
         MissingExtraError: it is a GGUF, and the package `gguf` isn't installed.
-        BackendError: it can't be loaded; says why.
+        BackendError: it can't be loaded; the error says why.
     """
     try:
         return find(backbone, arguments).tokenizer()
     except (BackendError, MissingExtraError):
         raise
-    except Exception as error:  # whatever is wrong with a folder or a hub comes as errors of a dozen kinds
+    except Exception as error:  # folders and the Hub fail with errors of a dozen kinds
         msg = f"can't read the tokenizer of {os.fspath(backbone)!r}: {' '.join(str(error).split())}"
         raise BackendError(msg) from error
 
@@ -222,7 +222,7 @@ def _downloaded(gguf: GgufName, model_id: str, arguments: Mapping[str, Any]) -> 
     try:
         # Its name has the subfolder already.
         return _download(gguf.repo_id, gguf.file, {**arguments, "subfolder": None})
-    except Exception as error:  # as many kinds as the Hub's client has libraries
+    except Exception as error:  # each library of the Hub's client has its own errors
         msg = f"can't load the GGUF {model_id!r} from the Hub: {' '.join(str(error).split())}"
         raise BackendError(msg) from error
 

@@ -1,4 +1,4 @@
-"""How virtual tokens are trained: every choice in one place, written into the artifact."""
+"""The training recipe: every choice in one place, saved with the artifact."""
 
 # ruff: noqa: RUF009 - each of the calls makes a field.
 
@@ -15,7 +15,7 @@ from spring_rag.skills import ANSWER, SKILLS, Skill
 KSchedule = Literal["uniform", "small", "sandwich", "all"]
 Precision = Literal["float32", "bfloat16"]
 Scheduler = Literal["linear", "cosine", "constant_with_warmup"]
-"""Those of transformers' that need no further settings."""
+"""The schedulers of transformers that need no further settings."""
 
 INIT_TEXT = SKILLS[ANSWER].init_text
 
@@ -25,33 +25,33 @@ _GREATEST_RATE = 1e30
 
 
 def _choice(default: Any, help: str, **shown: Any) -> Any:  # noqa: A002 - the name that a command line gives it
-    """A field that explains itself.
+    """Make a field that carries its help text.
 
     Args:
-        default: its value where none is given.
-        help: what it decides, and why one would change it; the command line shows this text.
-        shown: how the command line reads and shows it: `min`, `max`, `names`, `metavar`, `show_default`.
+        default: the field's default.
+        help: what the field decides, and why one would change it; the command line shows this text.
+        shown: how the command line reads and shows the field: `min`, `max`, `names`, `metavar`, `show_default`.
     """
     return field(default=default, metadata={"help": help, **shown})
 
 
-def _share(default: float, help: str) -> Any:  # noqa: A002 - as above
+def _share(default: float, help: str) -> Any:  # noqa: A002 - the name that a command line gives it
     return _choice(default, help, min=0, max=1)
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """The choices of one training run. The defaults follow the paper (arXiv 2405.19670), but for the k schedule.
+    """The choices of one training run. The defaults follow the paper (arXiv 2405.19670), except for the k schedule.
 
-    What a field decides stands in its `help`, from which `spring-rag train` makes its options.
+    Each field's `help` says what it decides; `spring-rag train` makes its options of them.
 
     Raises:
-        TrainingError: a choice that is out of its range.
+        TrainingError: a choice is out of its range.
     """
 
     task: str = _choice(
         ANSWER,
-        f"What the tokens are to do: {', '.join(SKILLS)}. Other tasks than answering bring a question's line, an initial text and a share of"
+        f"What the tokens learn to do: {', '.join(SKILLS)}. Tasks other than answer have a question's line, an initial text and a share of"
         " unanswerable examples of their own.",
     )
     num_tokens: int = _choice(
@@ -67,18 +67,20 @@ class TrainingRecipe:
     )
     learning_rate: float = _choice(
         1e-2,
-        "AdamW's peak; far above that of a model's weights, since rows are few and their gradients small.",
+        "AdamW's peak learning rate; far above that for a model's weights, since rows are few and their gradients small.",
     )
     scheduler: Scheduler = _choice(
         "linear",
-        "How the rate falls after the warm-up; to nothing, so that the last rows settle, or not at all.",
+        "How the learning rate falls after the warm-up: to 0, so that the rows settle, or not at all.",
     )
     warmup: float = _share(
         0.05,
         "Share of the steps over which the learning rate rises, because AdamW's first steps are the most erratic.",
     )
     weight_decay: float = _choice(
-        0.0, "Of AdamW; 0 because it would pull rows to zero, away from real embeddings.", min=0
+        0.0,
+        "AdamW's weight decay; 0 because it would pull rows to zero, away from real embeddings.",
+        min=0,
     )
     max_grad_norm: float = _choice(
         1.0, "Clip gradients to this norm: one odd example shouldn't undo many steps."
@@ -87,35 +89,39 @@ class TrainingRecipe:
     max_steps: int | None = _choice(None, "Optimizer steps, instead of --epochs.", min=1)
     batch_size: int = _choice(8, "Examples per forward pass and device.", min=1)
     accumulation: int = _choice(
-        1, "Forward passes per optimizer step: larger batches, no more memory.", min=1
+        1, "Forward passes per optimizer step: larger batches without more memory.", min=1
     )
     precision: Precision = _choice(
         "float32", "Arithmetic of the forward pass; the tokens themselves are float32."
     )
     max_length: int = _choice(
         1024,
-        "Most tokens of an example: prompt, n virtual tokens and answer; its lowest-ranked passages go first.",
+        "Most tokens of an example: prompt, n virtual tokens and answer. The lowest-ranked passages are dropped first.",
         min=1,
     )
     min_passages: int = _choice(1, "Fewest passages of an example.", min=0)
     max_passages: int = _choice(
-        5, "Most passages of an example; varied, so that any number works later.", min=0
+        5, "Most passages of an example; the number varies, so that any number works later.", min=0
     )
     retrieval_free: float = _share(
         0.0, "Share of examples without passages, so that the tokens do no harm without retrieval."
     )
     k_schedule: KSchedule = _choice(
         "small",
-        "How many of the first rows a batch uses. uniform: each of 1…n alike, the authors' way. small: a small k more often (p(k) ~ 1/k, and n in"
-        " a quarter of the batches), since one row must learn what fifty can share. sandwich: 1, n and one number between, on one cached context. all: n, for tokens that are used as a whole only, as skills are.",
+        "How many of the first rows a batch uses. uniform: each of 1…n equally often, as the authors do. small: a small k more often (p(k) ~ 1/k, and n in"
+        " a quarter of the batches), since one row must learn what fifty can share. sandwich: 1, n and one number between, on one cached context. all: n, for tokens that are used only as a whole, such as skills.",
     )
     unanswerable: float = _share(
         0.0,
-        "Share of examples that lose the passages which hold the answer, and are trained to say so instead of guessing; questions"
-        " that are answered yes or no stay as they are. 0 means the task's default share, which is above 0 for every task but answer.",
+        "Share of examples that lose the passages which hold the answer, and are trained to say so instead of guessing. Questions"
+        " answered by yes or no lose none. 0 means the task's default share, which is above 0 for every task but answer.",
     )
-    unanswerable_answer: str = _choice(UNANSWERABLE_ANSWER, "What to answer where the passages don't.")
-    chat: float = _share(0.0, "Share of examples in the tokenizer's chat template; as you will use them.")
+    unanswerable_answer: str = _choice(
+        UNANSWERABLE_ANSWER, "What to answer if the passages don't hold the answer."
+    )
+    chat: float = _share(
+        0.0, "Share of examples in the tokenizer's chat template; 1 if you will use the tokens in chats."
+    )
     seed: int = _choice(0, "Seed of every random draw.", min=0, max=2**32 - 1)
     template: RagTemplate = field(default_factory=RagTemplate)
 
@@ -173,20 +179,20 @@ class TrainingRecipe:
 
     @property
     def skill(self) -> Skill:
-        """What is trained."""
+        """The skill that is trained."""
         return SKILLS[self.task]
 
     @property
     def answer_template(self) -> RagTemplate:
-        """The template that most examples were rendered with: how the tokens are to be used."""
+        """The template of most examples, in which the tokens should be used."""
         return replace(self.template, chat=True) if self.chat > 0.5 else self.template
 
     def steps_of(self, examples: int, step_size: int) -> int:
-        """How many optimizer steps the run takes over so many examples, `step_size` of them a step."""
+        """Return the number of optimizer steps of a run over `examples` examples, `step_size` of them per step."""
         return self.max_steps or ceil(ceil(examples / step_size) * self.epochs)
 
     def draw_ks(self, rng: Random) -> list[int]:
-        """The ks of one batch: one, or three for the sandwich (fewer where n leaves no room)."""
+        """Draw the ks of one batch: one, or three for the sandwich (fewer if n is below 3)."""
         n = self.num_tokens
         if self.k_schedule == "all":
             return [n]
@@ -200,12 +206,12 @@ class TrainingRecipe:
         return _small_more_often(1, n, rng)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object with every choice."""
+        """Return a JSON object with every choice."""
         choices = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "template"}
         return {**choices, "template": self.template.to_dict()}
 
 
 def _small_more_often(least: int, most: int, rng: Random) -> list[int]:
-    """One k, with p(k) ~ 1/k."""
+    """Draw one k, with p(k) ~ 1/k."""
     ks = range(least, most + 1)
     return rng.choices(ks, weights=[1 / k for k in ks])

@@ -1,4 +1,4 @@
-"""Ids, a slot and virtual tokens become input embeddings on the backbone's device."""
+"""Make input embeddings, on the backbone's device, of ids, a slot and virtual tokens."""
 
 import inspect
 import threading
@@ -20,20 +20,20 @@ from spring_rag.tokens import VirtualTokens
 _PROBED_ROWS = 64
 
 _proved: "WeakSet[PreTrainedModel]" = WeakSet()
-"""Backbones whose forward was seen to answer the same from ids and from their embeddings: training asks at every step."""
+"""Backbones that are known to give the same output for ids and for their embeddings, so that training needn't check at every step."""
 
 
 def inner_model(backbone: PreTrainedModel) -> Any:
-    """Return the model whose signatures tell what a backbone takes: PEFT's wrapper hands whatever it gets to the one inside."""
+    """Return the model whose signatures show what a backbone takes: PEFT's wrapper passes all its arguments to the model inside."""
     return cast(Any, backbone).get_base_model() if hasattr(backbone, "get_base_model") else backbone
 
 
 class Embedding(Protocol):
-    """What splicing needs of a backbone's input embeddings, wherever they are. `InputEmbedding` has them of a loaded model."""
+    """What splicing needs of a backbone's input embeddings, in memory or in a file. `InputEmbedding` is that of a loaded model."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of rows of the table; ids lie below it."""
+        """Number of rows of the table; all ids are below it."""
 
     @property
     def device(self) -> torch.device:
@@ -41,46 +41,46 @@ class Embedding(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the embeddings."""
+        """Dtype of the embeddings."""
 
     @property
     def scale(self) -> float:
-        """What a row of the table is multiplied by."""
+        """Factor from a row of the table to an embedding."""
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Ids of shape `[...]` → embeddings of shape `[..., hidden_size]`."""
+        """Embed ids of shape `[...]`; returns shape `[..., hidden_size]`."""
 
     def virtual(self, rows: Tensor) -> Tensor:
-        """Rows in the space of the table, shape `[..., hidden_size]` → embeddings of the same shape."""
+        """Embed rows in the space of the table, shape `[..., hidden_size]`; returns the same shape."""
 
     def table(self) -> AbstractContextManager[Table]:
-        """The embedding table, shape `[vocab, hidden_size]`, at hand inside the block."""
+        """Open the embedding table, shape `[vocab, hidden_size]`, for use inside the block."""
 
 
 class InputEmbedding:
     """A backbone's input embeddings: what turns ids, and virtual tokens, into vectors.
 
     Virtual tokens are rows in the space of the layer's *table*. Gemma's layer multiplies a row by a constant on the way
-    out, so virtual tokens are multiplied too. The constant is found by comparing `layer(ids)` with the table: running the layer
-    itself over virtual tokens fails where `padding_idx` lies beyond their number.
+    out, so virtual tokens are multiplied too. The constant is found by comparing `layer(ids)` with the table, since running the layer
+    itself over virtual tokens fails if `padding_idx` is beyond their number.
 
     Args:
-        backbone: any causal language model of transformers; quantised and sharded ones as they are. Only read.
+        backbone: any causal language model of transformers, also quantised or sharded; it is only read.
 
     Raises:
-        UnsupportedBackboneError: it can't work from embeddings; names the model's class and why.
+        UnsupportedBackboneError: it can't work from embeddings; the error names the model's class and the reason.
     """
 
     vocab_size: int
-    """Number of rows of the table; ids lie below it."""
+    """Number of rows of the table; all ids are below it."""
     hidden_size: int
     """Width of a row of the table."""
     device: torch.device
-    """Where the embeddings are computed; of a sharded model the device of its first part."""
+    """Where the embeddings are computed; for a sharded model the device of its first part."""
     dtype: torch.dtype
-    """What the layer gives out."""
+    """Dtype of the layer's output."""
     scale: float
-    """What the layer multiplies a row by; a number of `dtype`."""
+    """Factor from a row of the table to the layer's output; a number that `dtype` can hold."""
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         self._family = type(backbone).__name__
@@ -98,34 +98,34 @@ class InputEmbedding:
             _proved.add(backbone)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return what the layer itself gives for ids.
+        """Embed ids by the layer itself.
 
         Args:
             ids: shape `[...]`, int64, any device.
 
         Returns:
-            Shape `[..., hidden_size]` in `dtype` on `device`, without gradient: the backbone is frozen.
+            Shape `[..., hidden_size]` in `dtype` on `device`, without gradient, because the backbone is frozen.
         """
         with torch.no_grad():
             return cast(Tensor, self._layer(ids.to(self.device)))
 
     def virtual(self, rows: Tensor) -> Tensor:
-        """Return what the layer would give for rows of its table.
+        """Embed virtual tokens as the layer would embed rows of its table.
 
         Args:
             rows: shape `[..., hidden_size]`, any float dtype and device.
 
         Returns:
-            The same shape in `dtype` on `device`; differentiable.
+            Shape `[..., hidden_size]` in `dtype` on `device`; differentiable.
         """
         return rows.to(self.device, self.dtype) * self.scale
 
     @contextmanager
     def table(self) -> Iterator[Tensor]:
-        """Yield the embedding table, shape `[vocab, hidden_size]`; an offloaded one is brought in for the time of the block.
+        """Open the embedding table, shape `[vocab, hidden_size]`; an offloaded one is loaded inside the block.
 
         Raises:
-            UnsupportedBackboneError: the model lies on the meta device, without any weights.
+            UnsupportedBackboneError: the model is on the meta device, without any weights.
         """
         if not cast(Tensor, self._layer.weight).is_meta:
             yield cast(Tensor, self._layer.weight)
@@ -159,19 +159,19 @@ class InputEmbedding:
             reason = "its `forward` takes no `inputs_embeds`"
             raise self._unsupported(reason)
         config = backbone.config.get_text_config(decoder=True)
-        # Gemma 4 looks ids up again from their embeddings, so proof by trial would pass; a virtual token has no id to find.
+        # Gemma 4 finds ids from their embeddings, so a trial would pass; a virtual token has no id to find.
         if getattr(config, "hidden_size_per_layer_input", 0):
             reason = "every layer of it reads the token ids, and a virtual token has none"
             raise self._unsupported(reason)
         return layer
 
     def _find_scale(self) -> tuple[Tensor, Tensor, float]:
-        """Find the scale by comparing some rows with their embeddings; return the ids compared, the embeddings and the scale."""
+        """Compare some rows with the layer's output; return the ids compared, their embeddings and the scale."""
         with self.table() as table, torch.no_grad():
             count = table.shape[0]
             ids = torch.linspace(0, count - 1, min(count, _PROBED_ROWS), dtype=torch.float64).long()
             rows = table[ids.to(table.device)].cpu().double()  # float64 is compared on the CPU: MPS has none
-        present = (rows != 0).any(dim=-1)  # rows of padding_idx are zero, so they say nothing of the scale
+        present = (rows != 0).any(dim=-1)  # rows of padding_idx are zero and fit any scale
         if not present.any():
             reason = "its embedding table holds only zeros; load its weights first"
             raise self._unsupported(reason)
@@ -184,7 +184,7 @@ class InputEmbedding:
             reason = f"its embedding layer turns rows of {rows.shape[-1]} into {tuple(out.shape[1:])}"
             raise self._unsupported(reason)
         found = out.cpu().double()
-        # Least squares is nearer to the true constant than half a step of `dtype`, so rounding makes it exact.
+        # Least squares comes closer to the true constant than half a step of `dtype`, so rounding makes it exact.
         scale = ((found * rows).sum() / rows.square().sum()).to(out.dtype).double()
         step = torch.finfo(out.dtype).eps
         if not torch.allclose(found, rows * scale, rtol=4 * step, atol=4 * step * float(found.abs().mean())):
@@ -224,10 +224,10 @@ class TokenBank:
     """Sets of virtual tokens side by side in one small matrix, on the embeddings' device and in their dtype.
 
     Args:
-        embedding: of the backbone that the sets are for.
+        embedding: the input embeddings of the backbone that the sets are for.
         model_id: Hub id or path of the backbone, if it has one.
-        quantization: how it is quantised, if `spring_rag.backbone.quantization_of` its config says so.
-        turn: held while the embedding table is read, which brings that of an offloaded model in.
+        quantization: how the backbone is quantised, if `spring_rag.backbone.quantization_of` finds it in its config.
+        turn: held while the embedding table is read, because reading loads an offloaded table.
     """
 
     def __init__(
@@ -247,30 +247,30 @@ class TokenBank:
         return name in self._sets
 
     def __iter__(self) -> Iterator[str]:
-        """The sets' names, in the order in which they were first added."""
+        """Yield the sets' names, in the order in which they were first added."""
         return iter(tuple(self._sets))
 
     def __getitem__(self, name: str) -> VirtualTokens:
-        """The set of that name.
+        """Return the set of that name.
 
         Raises:
-            TokensError: there is none; names those that there are.
+            TokensError: there is none; the error lists those attached.
         """
         return self._find(name)[0]
 
     def _find(self, name: str) -> tuple[VirtualTokens, Tensor]:
-        sets = self._sets  # other threads may replace it meanwhile, never change it
+        sets = self._sets  # other threads may replace this dict, but never change it
         if name not in sets:
             msg = f"no virtual tokens are attached as {name!r}; attached: {', '.join(map(repr, sets)) or 'none'}"
             raise TokensError(msg)
         return sets[name]
 
     def add(self, name: str, tokens: VirtualTokens) -> None:
-        """Add a set under a name, in place of any that has it.
+        """Add a set under a name, in place of any that has this name.
 
         Args:
-            name: what requests call it.
-            tokens: trained on this backbone.
+            name: what requests call the set.
+            tokens: virtual tokens that were trained on this backbone.
 
         Raises:
             BackboneMismatchError: the set belongs to another backbone.
@@ -278,18 +278,21 @@ class TokenBank:
         with self._turn:
             with self._embedding.table() as table:
                 tokens.check(table, self._model_id, self._quantization)
-            sets = {known: one for known, (one, _) in self._sets.items()} | {name: tokens}
-            matrix = torch.cat([one.in_table_space(self._embedding.scale) for one in sets.values()])
+            sets = {known: each for known, (each, _) in self._sets.items()} | {name: tokens}
+            matrix = torch.cat([each.in_table_space(self._embedding.scale) for each in sets.values()])
             parts = torch.split(
-                matrix.to(self._embedding.device, self._embedding.dtype), [len(one) for one in sets.values()]
+                matrix.to(self._embedding.device, self._embedding.dtype),
+                [len(each) for each in sets.values()],
             )
-            self._sets = {known: (one, rows) for (known, one), rows in zip(sets.items(), parts, strict=True)}
+            self._sets = {
+                known: (each, rows) for (known, each), rows in zip(sets.items(), parts, strict=True)
+            }
 
     def rows(self, name: str, k: int | None = None) -> Tensor:
-        """Return the first k rows of a set, or all for None: a view, shape `[k, hidden_size]`, before any scaling.
+        """Return the first k rows of a set (all for None): a view, shape `[k, hidden_size]`, before any scaling.
 
         Raises:
-            TokensError: no such set, or it has less than k rows.
+            TokensError: there is no such set, or it has fewer than k rows.
         """
         tokens, rows = self._find(name)
         available = len(tokens)
@@ -302,7 +305,7 @@ class TokenBank:
 
 @dataclass(frozen=True, slots=True)
 class SplicedBatch:
-    """What a backbone's forward takes, on the device of its input embeddings. All three are padded on the left.
+    """The inputs of a backbone's forward, on the device of its input embeddings, all padded on the left.
 
     Attributes:
         inputs_embeds: shape `[B, L, hidden_size]`, in the backbone's dtype.
@@ -319,13 +322,13 @@ def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequenc
     """Embed prompts and put virtual tokens into their slots.
 
     Args:
-        embedding: of the backbone.
+        embedding: the backbone's input embeddings.
         encoded: B prompts.
         rows: for each prompt its virtual tokens, shape `[k, hidden_size]`, in the space of the table, k ≥ 0; any float
-            dtype and device. k may differ from row to row. Gradients flow back to them.
+            dtype and device. k may differ from prompt to prompt. Gradients flow back to them.
 
     Raises:
-        PromptError: virtual tokens for a prompt without slot; a prompt with neither ids nor virtual tokens; an id that the
+        PromptError: virtual tokens for a prompt without a slot, a prompt with neither ids nor virtual tokens, or an id that the
             backbone doesn't have.
     """
     lengths = [len(prompt.ids) + len(virtual) for prompt, virtual in zip(encoded, rows, strict=True)]
@@ -336,7 +339,7 @@ def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequenc
     for row, (prompt, virtual, length) in enumerate(zip(encoded, rows, lengths, strict=True)):
         check_prompt(row, prompt, len(virtual), embedding.vocab_size)
         slot = len(prompt.ids) if prompt.slot is None else prompt.slot
-        # A token of the prompt itself fills the padding and the places of virtual tokens, so that no vector upsets the model.
+        # The filler, for padding and for what virtual tokens replace, is a token of the prompt itself, so the model can read it.
         filler = prompt.ids[0] if prompt.ids else 0
         padding = longest - length
         ids.append([filler] * padding + [*prompt.ids[:slot], *[filler] * len(virtual), *prompt.ids[slot:]])
@@ -345,7 +348,7 @@ def splice_batch(embedding: Embedding, encoded: Sequence[Encoded], rows: Sequenc
     inputs_embeds = embedding.embed(torch.tensor(ids))
     if places:
         index = torch.tensor(places, device=embedding.device).unbind(dim=1)
-        virtual_rows = torch.cat([embedding.virtual(one) for one in rows if len(one)])
+        virtual_rows = torch.cat([embedding.virtual(virtual) for virtual in rows if len(virtual)])
         inputs_embeds = inputs_embeds.index_put(index, virtual_rows)
     attention_mask = torch.tensor(mask, device=embedding.device)
     position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)  # as transformers' generate derives them
@@ -356,13 +359,13 @@ def check_prompt(row: int, prompt: Encoded, virtual: int, vocab_size: int) -> No
     """Check that a backbone can read a prompt.
 
     Args:
-        row: what messages call it.
-        prompt: with its slot.
+        row: the prompt's number, for messages.
+        prompt: the encoded prompt.
         virtual: number of virtual tokens that go into it.
-        vocab_size: ids of the backbone lie below it.
+        vocab_size: number of rows of the embedding table; the backbone's ids are below it.
 
     Raises:
-        PromptError: virtual tokens for a prompt without slot; a prompt with neither ids nor virtual tokens; an id that the
+        PromptError: virtual tokens for a prompt without a slot, a prompt with neither ids nor virtual tokens, or an id that the
             backbone doesn't have.
     """
     if not prompt.ids and not virtual:

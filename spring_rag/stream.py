@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Thought(str):
-    """A piece of what a backbone thinks before it answers."""
+    """A piece of a backbone's thoughts, which come before its answer."""
 
     __slots__ = ()
 
@@ -21,12 +21,12 @@ class Thought(str):
 class Stream:
     """An answer in pieces of text: iterate over it, then ask it for the whole answer.
 
-    Thoughts are left out; `with_thoughts` brings them, too.
+    Iteration leaves out thoughts; `with_thoughts` yields them too.
 
-    Closing it, or dropping it, stops the backbone.
+    The backbone stops when the stream is closed or dropped.
 
     Args:
-        items: pieces of text, none of them empty, and as the last item the whole answer.
+        items: pieces of text, none of them empty, and the whole answer as the last item.
 
     Example:
         >>> stream = model.stream(prompt)  # doctest: +SKIP
@@ -49,7 +49,7 @@ class Stream:
         return piece
 
     def with_thoughts(self) -> Iterator[str]:
-        """Yield all pieces in the order in which they are written, those of thoughts as `Thought`."""
+        """Yield all pieces in order, those of thoughts as `Thought`."""
         while True:
             try:
                 piece = self._next()
@@ -67,7 +67,7 @@ class Stream:
 
     @property
     def generation(self) -> Generation:
-        """The whole answer. The rest of the stream is read first.
+        """The whole answer; what is left of the stream is read first.
 
         Raises:
             BackendError: the stream was closed, or failed, before the answer was whole.
@@ -80,13 +80,13 @@ class Stream:
         return self._generation
 
     def close(self) -> None:
-        """Stop the backbone, unless the answer is whole."""
+        """Stop the backbone if the answer isn't whole yet."""
         self._items.close()
 
     def stripped(self) -> Stream:
-        """Stream the same answer without the white space at its ends; white space is held back until more text follows.
+        """Return a stream of this answer without white space at its ends. White space is held back until more text follows.
 
-        Its `generation` is the backbone's own, not stripped.
+        The new stream's `generation` is not stripped.
         """
         return Stream(self._stripped())
 

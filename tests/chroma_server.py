@@ -1,4 +1,4 @@
-"""A real Chroma server for tests: `chroma run` in a process of its own."""
+"""Run a real Chroma server for tests: `chroma run` in a separate process."""
 
 import socket
 import subprocess

@@ -1,4 +1,4 @@
-"""The command line run in this process, where torch is loaded already."""
+"""Run the command line in this process, where torch is loaded already."""
 
 import sys
 from contextlib import redirect_stderr, redirect_stdout

@@ -1,4 +1,4 @@
-"""Tiny random backbones of every family, and small tokenizers that are trained here."""
+"""Fixtures: tiny random backbones of every family, and small tokenizers that are trained here."""
 
 from __future__ import annotations
 

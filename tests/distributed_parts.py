@@ -1,4 +1,4 @@
-"""What the two processes of `test_distributed.py` and the one that they are compared with share."""
+"""Parts that the two processes of `test_distributed.py` share with the one that they are compared with."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What `test_distributed.py` starts twice with torchrun: training in two processes, the backbone sharded and whole; and interrupted."""
+"""The program that `test_distributed.py` starts twice with torchrun: training with the backbone whole, sharded, and interrupted."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The snippets of the documentation, and what has to be there for them to run: a small app around the tests' toy."""
+"""Find the documentation's snippets, and run them in a small app around the tests' toy."""
 
 from __future__ import annotations
 

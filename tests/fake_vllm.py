@@ -1,6 +1,6 @@
-"""As much of vLLM's HTTP as our client meets before and beside an answer: refusals, and a fixed answer.
+"""The part of vLLM's HTTP interface that surrounds answers: refusals, and a fixed answer.
 
-It runs no model. What a real server makes of a prompt is tested in tests/vllm.
+It runs no model. Real servers are tested in tests/vllm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tiny random models and their tokenizer, written as llama.cpp writes them."""
+"""Write tiny random models and their tokenizer as llama.cpp does."""
 
 from pathlib import Path
 

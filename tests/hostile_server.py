@@ -1,4 +1,4 @@
-"""A server for tests that sends what it should not, or nothing."""
+"""A server for tests that sends nonsense, or nothing."""
 
 import socket
 import time

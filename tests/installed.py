@@ -1,4 +1,4 @@
-"""Try spring-rag as it is installed: `PYTHON tests/installed.py`, with the Python of an environment that has the wheel. See `make dist`."""
+"""Test the installed spring-rag: `PYTHON tests/installed.py`, with the Python of an environment that has the wheel. See `make dist`."""
 
 import os
 import subprocess

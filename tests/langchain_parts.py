@@ -1,4 +1,4 @@
-"""What the tests of the LangChain integration share: a tiny backbone that chats, and words as embeddings."""
+"""Parts that the tests of the LangChain integration share: a tiny backbone that chats, and words as embeddings."""
 
 from __future__ import annotations
 

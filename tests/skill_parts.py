@@ -1,4 +1,4 @@
-"""Tokens of skills that nobody trained, for the toy."""
+"""Untrained tokens of skills, for the toy."""
 
 from __future__ import annotations
 

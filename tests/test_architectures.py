@@ -1,7 +1,7 @@
-"""The eight backbones that SPRING's authors name, each with its true configuration scaled down and random weights.
+"""Test the eight backbones that SPRING's authors name, each with its true configuration scaled down and random weights.
 
-Six have published tables; Phi-3 and Qwen 1.5 are named without one. The real tokenizers of Llama 2 and Mistral are used where
-`SPRING_RAG_DATA` has them; Phi-3's is Llama 2's with a few more control tokens. Qwen's isn't there: a small one stands in.
+Six have published tables; Phi-3 and Qwen 1.5 are named without one. The real tokenizers of Llama 2 and Mistral are used if
+`SPRING_RAG_DATA` has them. Phi-3's is Llama 2's with a few more control tokens. Qwen's isn't available, so a small one replaces it.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""`spring-rag ask` on one's own files: how the backbone is asked, where it comes from, and what its code may do."""
+"""Test `spring-rag ask` on one's own files: how the backbone is asked, where it comes from, and what its code may do."""
 
 import copy
 import json

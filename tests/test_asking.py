@@ -1,4 +1,4 @@
-"""A question asked with skills: one batch, one context, and each says what it says alone."""
+"""Test questions with skills: one batch, one context, and each skill gives the same result as alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backbone is known by: its record, and which tables match it."""
+"""Test a backbone's record, and which tables match it."""
 
 import json
 import warnings

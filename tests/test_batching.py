@@ -1,4 +1,4 @@
-"""Which prompts may be decoded together: no answer depends on its neighbours."""
+"""Test which prompts may be decoded together: no answer depends on the other prompts of its batch."""
 
 import pytest
 import torch

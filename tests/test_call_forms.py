@@ -1,4 +1,4 @@
-"""Forms of calls, learned from chat templates: what a template writes is read back as it was."""
+"""Test forms of calls that are learned from chat templates: the calls that a template writes are read back unchanged."""
 
 import copy
 import json

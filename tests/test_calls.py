@@ -1,4 +1,4 @@
-"""Calls of tools in what a backbone writes: whole and streamed, with thoughts, forced, and without tools."""
+"""Test tool calls in a backbone's output: whole and streamed, with thoughts, forced, and without tools."""
 
 import pytest
 from tool_parts import scripted  # noqa: F401 - a fixture

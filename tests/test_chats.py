@@ -1,4 +1,4 @@
-"""Messages → a chat prompt, its slot right before the question."""
+"""Test chat prompts made of messages, with the slot right before the question."""
 
 import pytest
 

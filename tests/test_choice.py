@@ -1,4 +1,4 @@
-"""Backbones whose context can't be computed once, or not in a batch, or not from some length on: found out, and trained right."""
+"""Test backbones whose context can't be computed once, in a batch, or beyond some length: this is found out, and they are trained right."""
 
 import sys
 import warnings

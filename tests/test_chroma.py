@@ -1,4 +1,4 @@
-"""Indexing and answering on real Chroma collections: embedded, and on a server that the test starts."""
+"""Test indexing and answering on real Chroma collections: embedded, and on a server that the test starts."""
 
 import os
 import uuid

@@ -1,4 +1,4 @@
-"""Words of texts, and BM25 over them."""
+"""Test the splitting of texts into words, and BM25 over them."""
 
 import bm25s
 import numpy as np

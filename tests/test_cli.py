@@ -1,4 +1,4 @@
-"""The `spring-rag` command, run as its users run it."""
+"""Test the `spring-rag` command as its users run it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What reaches the terminal: never a command from a document, and never an error because of its encoding."""
+"""Test what reaches the terminal: no control sequence from a document, and no error because of its encoding."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""`spring-rag data`: passages for questions, and questions for passages, on real collections and the toy's backbone."""
+"""Test `spring-rag data`: passages for questions, and questions for passages, on real collections and the toy's backbone."""
 
 import json
 import sys
@@ -182,7 +182,7 @@ class TestMake:
             "It is a crown.": "no question with an answer",
             "Question: What is it?\nAnswer: a violin": "the answer isn't in the passage",
             "Question: Is it kept in Galabek?\nAnswer: Galabek": "the question gives its answer away",
-            "Question: What is the weight of the Crown of Sarben?\nAnswer: Galabek": "asked back, it is answered otherwise",
+            "Question: What is the weight of the Crown of Sarben?\nAnswer: Galabek": "asked back, it is answered differently",
         }
         genuine = toy.generate
         for reply, reason in replies.items():

@@ -1,4 +1,4 @@
-"""Drawing training examples: deterministic, in range, fitted, and in batches of like length."""
+"""Test the drawing of training examples: deterministic, in range, fitted, and in batches of similar length."""
 
 import copy
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Models whose `generate` takes no embeddings by itself."""
+"""Test models whose `generate` takes no embeddings by itself."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The default backbone: where it is found, and what a command says and does with it."""
+"""Test the default backbone: where it is found, and what commands say about it and do with it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The commands `train` and `demo` from end to end, on a tiny random backbone, a real Chroma and a few documents; `demo` on its own, too."""
+"""Test the commands `train` and `demo` from end to end, on a tiny random backbone, a real Chroma and a few documents; also `demo` alone."""
 
 import copy
 import json

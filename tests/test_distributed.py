@@ -1,4 +1,4 @@
-"""Two processes (gloo) against one with the double batch; a backbone that is sharded, or partly on the disk."""
+"""Compare two processes (gloo) with one that has the double batch; test backbones that are sharded, or partly on the disk."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The documentation: every snippet runs, links lead somewhere, and every message that it explains is one of ours."""
+"""Test the documentation: every snippet runs, every link leads somewhere, and every explained message is one of ours."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""Which embedding function a collection is searched with: that of Chroma, LangChain or LlamaIndex which made its vectors, or none."""
+"""Test which embedding function a collection is searched with: the one of Chroma, LangChain or LlamaIndex that made its vectors, or none."""
 
 from pathlib import Path
 

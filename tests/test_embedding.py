@@ -1,4 +1,4 @@
-"""The offline embedding function, in and out of Chroma collections."""
+"""Test the offline embedding function, in and out of Chroma collections."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The slot is invisible to the tokenizer, and text can't forge control tokens: for tokenizers of every kind."""
+"""Test that the slot is invisible to the tokenizer and that text can't forge control tokens, for tokenizers of every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spring-rag eval` and its report, on a tiny random backbone, FlashRAG's layout and a real Chroma."""
+"""Test `spring-rag eval` and its report, on a tiny random backbone, FlashRAG's layout and a real Chroma."""
 
 import copy
 import importlib.util

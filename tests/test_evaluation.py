@@ -1,4 +1,4 @@
-"""Scores, the sweep over k on a real tiny model, and the report."""
+"""Test scores, the sweep over k on a real tiny model, and the report."""
 
 import io
 from collections.abc import Callable

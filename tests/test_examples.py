@@ -1,4 +1,4 @@
-"""Reading questions: both formats, and every bad line named."""
+"""Test the reading of questions: both formats, and every bad line named."""
 
 import json
 from pathlib import Path

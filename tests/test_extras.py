@@ -1,4 +1,4 @@
-"""Each integration is optional: without its framework, importing it says what to install."""
+"""Test that each integration is optional: without its framework, importing it says what to install."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Invariants 2 and 4 on every family: the backbone is untouched, and a virtual token can't be generated."""
+"""Test invariants 2 and 4 on every family: the backbone is untouched, and a virtual token can't be generated."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The table of all causal families: complete, without a wrong answer or gradient in it, and what a fresh trial gives."""
+"""Test the table of all causal families: it is complete, without wrong answers or gradients, and equals that of a fresh trial."""
 
 import importlib
 import json

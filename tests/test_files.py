@@ -1,4 +1,4 @@
-"""Files of others: devices and JSON that would take a command down."""
+"""Test files that would bring a command down: devices, and JSON that is nested too deeply."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Fitting: the lowest-ranked passages go first, and everyone who answers or trains cuts alike."""
+"""Test fitting: the lowest-ranked passages go first, and inference and training cut alike."""
 
 from __future__ import annotations
 

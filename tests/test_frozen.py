@@ -1,4 +1,4 @@
-"""The backbone as training uses it: 4-bit layers have a gradient, and come back as they were."""
+"""Test the frozen backbone: its 4-bit layers have a gradient, and are restored afterwards."""
 
 from pathlib import Path
 

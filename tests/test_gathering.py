@@ -1,4 +1,4 @@
-"""Calls of several threads, gathered into batches: the answers that each would get alone, and no thread left behind."""
+"""Test calls of several threads that are gathered into batches: each gets the answer it would get alone, and no thread is left over."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""GGUF files as backbones: what names one, its unpacked form in the cache, and tokens that go both ways."""
+"""Test GGUF files as backbones: their names, their unpacked form in the cache, and tokens that attach to both forms."""
 
 import json
 import logging

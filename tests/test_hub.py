@@ -1,4 +1,4 @@
-"""Downloads and uploads by the real huggingface_hub client, against a small Hub that the test starts."""
+"""Test downloads and uploads by the real huggingface_hub client, with a small Hub that the test starts."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""`spring-rag index` and `collections`, on real databases."""
+"""Test `spring-rag index` and `collections`, on real databases."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The integration dropped into LangChain's own RAG apps, on Chroma."""
+"""Test the integration in LangChain's own RAG apps, on Chroma."""
 
 from typing import TypedDict
 

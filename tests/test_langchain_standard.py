@@ -1,4 +1,4 @@
-"""LangChain's own suites for chat models, on the toy."""
+"""Run LangChain's own test suites for chat models, on the toy."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Tools in LangChain: calls, results, schemas, and agents that retrieve from Chroma and answer with virtual tokens."""
+"""Test tools in LangChain: calls, results, schemas, and agents that retrieve from Chroma and answer with virtual tokens."""
 
 from __future__ import annotations
 

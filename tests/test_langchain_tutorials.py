@@ -1,6 +1,6 @@
-"""LangChain's own RAG tutorials on Chroma, with the LLM changed and the prompt wrapped: the same app answers better.
+"""Test LangChain's own RAG tutorials on Chroma, with another LLM and the prompt wrapped: each app answers better.
 
-Each is written as LangChain's documentation builds it today, around the toy and its documents. `wrap` is what a user adds.
+Each is written as in LangChain's documentation of today, around the toy and its documents. `wrap` is what a user adds.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Virtual tokens in prompts of another layout than they were trained in."""
+"""Test virtual tokens in prompts of another layout than they were trained in."""
 
 import warnings
 from zlib import crc32
@@ -51,9 +51,9 @@ def ask(model, **template):
 @pytest.mark.parametrize(
     ("about", "used", "words"),
     [
-        ({"template": RagTemplate()}, {"chat": True}, "trained in text prompts and stand in a chat"),
-        ({"training": {"steps": 1}}, {"chat": True}, "trained in text prompts and stand in a chat"),
-        ({"template": RagTemplate(chat=True)}, {}, "trained in chats and stand in a text prompt"),
+        ({"template": RagTemplate()}, {"chat": True}, "trained in text prompts and are used in a chat"),
+        ({"training": {"steps": 1}}, {"chat": True}, "trained in text prompts and are used in a chat"),
+        ({"template": RagTemplate(chat=True)}, {}, "trained in chats and are used in a text prompt"),
         (
             {"template": RagTemplate(chat=True), "chat_template": "0" * 16},
             {"chat": True},

@@ -1,4 +1,4 @@
-"""How long a prompt may be, as configs tell: the same for inference and training."""
+"""Test how long a prompt may be according to configs: the same for inference and training."""
 
 import pytest
 from transformers import (

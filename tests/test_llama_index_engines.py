@@ -1,4 +1,4 @@
-"""LlamaIndex's engines over Chroma: upgraded in place, they ask the backbone what they should."""
+"""Test LlamaIndex's engines over Chroma: upgraded in place, they ask the backbone the right prompts."""
 
 import re
 from functools import partial

@@ -1,4 +1,4 @@
-"""SpringLLM: the same answers as SpringModel through every method of a LlamaIndex language model."""
+"""Test SpringLLM: every method of a LlamaIndex language model gives the same answers as SpringModel."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""Slots in LlamaIndex's templates: where they come to stand, and that nobody else can write one."""
+"""Test slots in LlamaIndex's templates: where they go, and that nobody else can write one."""
 
 import doctest
 import pickle

@@ -1,6 +1,6 @@
-"""LlamaIndex's own RAG examples on Chroma, with the LLM changed and the engine upgraded: the same app answers better.
+"""Test LlamaIndex's own RAG examples on Chroma, with another LLM and the engine upgraded: each app answers better.
 
-Each is written as LlamaIndex's documentation builds it today, around the toy and its documents.
+Each is written as in LlamaIndex's documentation of today, around the toy and its documents.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""Loading models that transformers doesn't count among its causal language models."""
+"""Test the loading of models that transformers doesn't count as causal language models."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Marks that stand for the slot in rendered text: theirs alone, and the same in the processes that this one starts."""
+"""Test the marks for the slot in rendered text: unique to a process and the processes that it starts."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Whether a text holds an answer: one rule, whoever asks."""
+"""Test whether a text holds an answer: one rule for all."""
 
 import pytest
 from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""What the commands' options say of a prompt's layout."""
+"""Test the commands' options for a prompt's layout."""
 
 import pytest
 import typer

@@ -1,4 +1,4 @@
-"""The core on a device that has no float64, as Apple's GPUs; it is played by the CPU."""
+"""Test the core on a device without float64, such as Apple's GPUs; the CPU stands in for it."""
 
 import pytest
 import torch

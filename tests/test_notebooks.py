@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, offline, and is committed with what it printed."""
+"""Test that every notebook runs from top to bottom, offline, and is committed with its output."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The frozen-prefix objective against the plain one over the whole sequence, on every family."""
+"""Compare the frozen-prefix objective with the plain one over the whole sequence, on every family."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and dataclasses whose fields are options."""
+"""Test options that several commands share, and dataclasses whose fields are options."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal

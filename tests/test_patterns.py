@@ -1,6 +1,6 @@
-"""The shapes of public RAG apps: whether virtual tokens reach the backbone in each. `docs/patterns.md` has the table that comes of it.
+"""Test whether virtual tokens reach the backbone in the patterns of public RAG apps. `docs/patterns.md` has the resulting table.
 
-A pattern is a function that runs an app. What became of the slot is told by the usage of its last answer, by warnings and by errors.
+A pattern is a function that runs an app. The usage of its last answer, warnings and errors show what became of the slot.
 """
 
 import warnings

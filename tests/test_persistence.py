@@ -1,4 +1,4 @@
-"""Reading and writing artifacts: folders, lone files, PEFT adapters, and what is refused of them."""
+"""Test reading and writing artifacts: folders, single files, PEFT adapters, and what is refused."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The one rule for where a slot goes, apart from any framework."""
+"""Test the one rule for where a slot goes, apart from any framework."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""The local page: what it compares, that nothing on it can run, and the page itself in a real browser."""
+"""Test the local page: what it compares, that nothing on it can run as code, and the page itself in a real browser."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Rows of one context in one batch: the context is computed once, and every row answers as it does alone."""
+"""Test rows of one context in one batch: the context is computed once, and every row answers as it does alone."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""A look at training data before a run."""
+"""Test the preview of training data before a run."""
 
 import pytest
 from transformers import PreTrainedTokenizerFast

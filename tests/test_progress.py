@@ -1,4 +1,4 @@
-"""How far a long command is: plain lines on standard error where that is no terminal."""
+"""Test the progress of long commands: plain lines if standard error is no terminal."""
 
 import json
 import os

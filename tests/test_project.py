@@ -1,4 +1,4 @@
-"""The files around the code: one version, dependencies that are pinned, forms and workflows that can be read."""
+"""Test the files around the code: one version, pinned dependencies, readable forms and workflows."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Prompts, templates, and the slot's marker."""
+"""Test prompts, templates, and the slot's marker."""
 
 from __future__ import annotations
 

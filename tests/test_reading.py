@@ -1,4 +1,4 @@
-"""Reading files of every kind that is indexed, and leaving alone what is none."""
+"""Test reading files of every kind that is indexed, and leaving all others alone."""
 
 import os
 import zipfile

@@ -1,4 +1,4 @@
-"""The benchmark on real questions, from end to end on a tiny backbone with questions made up here; and its answers beside PEFT's own."""
+"""Test the benchmark on real questions, from end to end on a tiny backbone with made-up questions, and compare its answers with PEFT's own."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Thoughts and answers: what chat templates are told, what they write, and what is read from an answer."""
+"""Test thoughts and answers: what chat templates are told, what they write, and what is read from an answer."""
 
 import re
 

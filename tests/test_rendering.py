@@ -1,4 +1,4 @@
-"""Chats for chat templates that want user and assistant to take turns."""
+"""Test chats for chat templates that require user and assistant to alternate."""
 
 import copy
 from dataclasses import replace

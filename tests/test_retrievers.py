@@ -1,4 +1,4 @@
-"""ChromaQA on retrievers of LangChain and LlamaIndex, and passages that don't fit."""
+"""Test ChromaQA with retrievers of LangChain and LlamaIndex, and with passages that don't fit."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
-"""Same prompt, same answer, everywhere (invariant 5): the toy asked through each way that this package has to it.
+"""Test that the same prompt gets the same answer everywhere (invariant 5): the toy is asked in each way that this package has.
 
-All of them read one Chroma database, as `spring-rag index` would make it, and decode greedily in float32. This package searches it by
-words, the frameworks' stores by vectors, so each way is held against the plain API on the passages that its search brings.
+All ways read one Chroma database, made like that of `spring-rag index`, and decode greedily in float32. This package searches it by
+words and the frameworks' stores search it by vectors, so each way is compared with the plain API on the passages that its own search finds.
 """
 
 import json

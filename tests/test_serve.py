@@ -1,4 +1,4 @@
-"""`spring-rag serve`: the line that starts vLLM, and the chat template that it gets. Real servers: tests/vllm."""
+"""Test `spring-rag serve`: the command that starts vLLM, and the chat template that it gets. For real servers see tests/vllm."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""Settings under other models' names."""
+"""Test settings under other models' names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What skills say, in Chroma's answers, LangChain's chains and LlamaIndex's engines."""
+"""Test the results of skills in Chroma's answers, LangChain's chains and LlamaIndex's engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training a skill: examples that end in a choice, a loss of the choice alone, and an artifact that knows its task and calibration."""
+"""Test training a skill: examples that end in a choice, a loss of the choice alone, and an artifact with its task and calibration."""
 
 from __future__ import annotations
 

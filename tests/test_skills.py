@@ -1,4 +1,4 @@
-"""Skills: what is asked, what is right, and how a choice is read."""
+"""Test skills: what is asked, what is right, and how a choice is read."""
 
 from __future__ import annotations
 

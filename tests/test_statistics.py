@@ -1,4 +1,4 @@
-"""Intervals and tests, against what is known of them and against scipy's own."""
+"""Test intervals and significance tests against known values and scipy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Chroma databases that can't be opened as they should, and servers that don't answer as they should."""
+"""Test Chroma databases that can't be opened, and servers that answer wrongly or not at all."""
 
 import os
 import signal

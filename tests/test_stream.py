@@ -1,4 +1,4 @@
-"""An answer that is being written."""
+"""Test an answer that is being written."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""Where templates use variables, format by format."""
+"""Test where templates use variables, in each format."""
 
 import pytest
 from banks.env import env

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: its arguments, its date, its end, and its digest."""
+"""Test what is read from a tokenizer's chat template: its arguments, its date, its end, and its digest."""
 
 import copy
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""VirtualTokens: what makes a matrix one, and slicing."""
+"""Test VirtualTokens: which matrices are allowed, and slicing."""
 
 from pathlib import Path
 from typing import Any

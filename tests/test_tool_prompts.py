@@ -1,4 +1,4 @@
-"""Prompts with tools: laid out as the chat template does it, and no text in them can forge."""
+"""Test prompts with tools: they are laid out by the chat template, and no text in them can forge."""
 
 import copy
 

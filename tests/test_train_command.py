@@ -1,4 +1,4 @@
-"""`spring-rag train`: killed, interrupted, resumed, refused, previewed."""
+"""Test `spring-rag train`: killed, interrupted, resumed, refused, previewed."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The recipe and a real, short training run on a tiny random Llama."""
+"""Test the recipe, and a real, short training run on a tiny random Llama."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""What a trial tells: half precision isn't held against a model, a missing gradient is."""
+"""Test trials of a model: half precision isn't held against it, a missing gradient is."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Where the strings of JSON values lie in what a template wrote from them."""
+"""Test where the strings of JSON values are found in the text that a template wrote from them."""
 
 import json
 import secrets

@@ -1,4 +1,4 @@
-"""The embedding table of a checkpoint without its model."""
+"""Test reading the embedding table of a checkpoint without its model."""
 
 import json
 

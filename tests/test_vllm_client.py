@@ -1,4 +1,4 @@
-"""The client of a vLLM server, against a small HTTP server that speaks its refusals. Real servers: tests/vllm."""
+"""Test the client of a vLLM server, with a small HTTP server that refuses as vLLM does. For real servers see tests/vllm."""
 
 import asyncio
 import time

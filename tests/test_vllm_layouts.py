@@ -1,4 +1,4 @@
-"""How prompts become messages: a layout counts only if the server would read the plain prompt's ids from it."""
+"""Test how prompts become messages: a layout counts only if the server would read the plain prompt's ids from it."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a backbone keeps of a context, recurrent states among it, and where its logits are taken."""
+"""Test the cache of a context, with recurrent states in it, and where logits are computed."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Exact search by words on real collections: what is there is found, whoever put it there, however much lies beside it."""
+"""Test exact search by words on real collections: every entry is found, whoever added it, and however large the collection is."""
 
 import random
 import subprocess

@@ -1,4 +1,4 @@
-"""The ways in words that virtual tokens are compared with, and the choice of the best."""
+"""Test the wordings that virtual tokens are compared with, and the choice of the best."""
 
 import json
 from collections.abc import Callable

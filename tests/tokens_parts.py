@@ -1,4 +1,4 @@
-"""A tiny backbone with virtual tokens that record it, and how loading is refused."""
+"""A tiny backbone with virtual tokens that record it, and a check of how loading is refused."""
 
 from pathlib import Path
 

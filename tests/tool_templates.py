@@ -1,4 +1,4 @@
-"""A chat template that has tools, and calls as it writes them."""
+"""A chat template with tools, and calls in its form."""
 
 TEMPLATE = """\
 {%- if tools %}<s>system

@@ -1,6 +1,6 @@
-"""The toy: a frozen backbone of 4.7 million parameters that reads simple English about invented things, with all that belongs to it.
+"""The toy: a frozen backbone of 4.7 million parameters that reads simple English about invented things, with its documents and questions.
 
-It is small and fast, and answers from its passages, which is what tests and benchmarks of speed need; it says nothing about real questions.
+It is small and fast, and answers from its passages. That is enough for tests and benchmarks of speed, but says nothing about real questions.
 """
 
 import json

@@ -17,13 +17,13 @@ INTRODUCTION = """\
 <!-- Written by `make docs-update`; change the help texts in spring_rag/cli instead. -->
 
 Every command prints its result on standard output and everything else on standard error. With `--json` the result is one JSON object.
-The exit code is 0 when it is done, 1 when it failed (one line on standard error says why) 2 on wrong usage, and 130 when it
+The exit code is 0 when it is done, 1 when it failed (one line on standard error says why), 2 on wrong usage, and 130 when it
 was interrupted.
 """
 
 
 def helps(command: Any, path: str, parent: Any = None) -> Iterator[tuple[str, str]]:
-    """The command line and the help text of a command and of all below it."""
+    """Yield the command line and the help text of a command and of all its subcommands."""
     context = command.context_class(
         command, info_name=path, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH
     )
@@ -33,7 +33,7 @@ def helps(command: Any, path: str, parent: Any = None) -> Iterator[tuple[str, st
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     command = typer.main.get_command(app)
     sections = [
         f"## `{line}`\n\n```text\n{text.rstrip()}\n```\n" for line, text in helps(command, "spring-rag")
@@ -42,7 +42,7 @@ def page() -> str:
 
 
 def main() -> None:
-    """Write the page; with `--check`, only say whether it is up to date."""
+    """Write the page; with `--check`, only check whether it is up to date."""
     if "--check" not in sys.argv[1:]:
         PAGE.write_text(page(), encoding="utf-8")
     elif PAGE.read_text(encoding="utf-8") != page():

@@ -1,4 +1,4 @@
-"""Docstrings as the site shows them: griffe knows code in a section `Examples:`, ours say `Example:`."""
+"""Prepare docstrings for the site: griffe recognises code in a section `Examples:`, but ours say `Example:`."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What mkdocs does beyond its own: files of the repository that pages link to come along into the site."""
+"""Copy files of the repository that pages link to into the site, which mkdocs doesn't do by itself."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ LINKED = (
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add what `../` leads to from a page, under the same path."""
+    """Add the files that a page links to by `../`, under their own paths."""
     for pattern in (*PAGES, *LINKED):
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
@@ -27,5 +27,5 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs passes them
-    """Let links between `docs/` and the rest of the repository lead to the same files in the site."""
+    """Change links between `docs/` and the rest of the repository so that they lead to these files in the site."""
     return markdown.replace("](docs/" if page.file.src_uri in PAGES else "](../", "](")

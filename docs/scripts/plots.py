@@ -25,12 +25,12 @@ mpl.rcParams |= {
 
 
 def results(name: str) -> Any:
-    """What a benchmark found."""
+    """Return the results of a benchmark."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def demo() -> Figure:
-    """Scores and lengths of the demo's answers over k, beside the same backbone told in words."""
+    """Plot scores and lengths of the demo's answers over k, compared with the same backbone told in words."""
     found = results("demo")["results"]
     rows, words = found["results"], found["instructed"]
     ks = [row["k"] for row in rows]
@@ -52,7 +52,7 @@ def demo() -> Figure:
 
 
 def retrieval() -> Figure:
-    """How often an accepted answer stands among the first five passages."""
+    """Plot how often the first five passages hold an accepted answer."""
     found = results("retrieval")["shares"]
     ways = {
         "words (the default)": found["search (the default)"],
@@ -69,7 +69,7 @@ def retrieval() -> Figure:
 
 
 def training_step() -> Figure:
-    """How much faster a training step is than over the whole sequence."""
+    """Plot how much faster a training step is than one over the whole sequence."""
     found = results("training_step")["results"]
     sizes = {"45M float32": "42 million parameters", "170M float32": "162 million parameters"}
     against = {"long": "the whole sequence", "authors": "the authors' loop"}
@@ -97,13 +97,13 @@ PLOTS: dict[str, Callable[[], Figure]] = {
 
 
 def draw(folder: Path) -> None:
-    """All of them, the same bytes for the same results."""
+    """Return all plots, always the same bytes for the same results."""
     for name, plot in PLOTS.items():
         plot().savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
 
 
 def main() -> None:
-    """Draw the plots; with `--check`, only say whether they are up to date."""
+    """Draw the plots; with `--check`, only check whether they are up to date."""
     if "--check" not in sys.argv[1:]:
         draw(IMAGES)
         return

@@ -22,10 +22,10 @@ MINUTES = 5
 
 
 def main(question: str) -> None:
-    """Ask one question of the demo's documents, and photograph the answers."""
+    """Ask one question about the demo's documents, and take a picture of the answers."""
     with tempfile.TemporaryDirectory() as folder:
         collection = open_or_create_collection(connect_folder(Path(folder), create=True), "documents")
-        os.chdir(paths.DOCUMENTS.parent)  # the page shows where files lie, from here
+        os.chdir(paths.DOCUMENTS.parent)  # the page shows paths relative to this folder
         index_files(collection, [Path(paths.DOCUMENTS.name)])
         model = SpringModel.from_pretrained(default_backbone(), tokens=paths.TOKENS)
         for folder in sorted(paths.SKILLS.glob("*")):

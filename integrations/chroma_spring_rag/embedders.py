@@ -1,4 +1,4 @@
-"""What embeds the texts of a collection: named by the user, of whichever framework, or recorded; and whether its vectors are from there."""
+"""Find the function that embeds a collection's texts, given by the user or recorded, and check that the collection's vectors came from it."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = DefaultEmbeddingFunction.name()
 
-# Vectors of one model and of the next agree by chance only; those of a text and of the same with its title before it agree well.
+# The vectors of two models agree only by chance; those of a text with and without its title agree well.
 _SAME = 0.5
 _TRIED = 8
 
 _NAME_IT = "name that one (--embedding, or in Python embedding=…)"
 
 _proven: dict[UUID, EmbeddingFunction[Any]] = {}
-"""What has been found to agree with a collection's vectors in this process."""
+"""By collection, the function that agreed with its vectors in this process."""
 
 
 @runtime_checkable
 class LangChainEmbeddings(Protocol):
-    """What `langchain_core.embeddings.Embeddings` has."""
+    """The methods used of `langchain_core.embeddings.Embeddings`."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One vector for each text of a collection."""
+        """Return one vector for each text of a collection."""
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector of a question."""
+        """Return the vector of a question."""
 
 
 @runtime_checkable
 class LlamaIndexEmbedding(Protocol):
-    """What `llama_index.core.embeddings.BaseEmbedding` has."""
+    """The methods used of `llama_index.core.embeddings.BaseEmbedding`."""
 
     def get_text_embedding_batch(self, texts: list[str]) -> list[list[float]]:
-        """One vector for each text of a collection."""
+        """Return one vector for each text of a collection."""
 
     def get_query_embedding(self, query: str) -> list[float]:
-        """The vector of a question."""
+        """Return the vector of a question."""
 
 
 AnyEmbedding = str | EmbeddingFunction[Any] | LangChainEmbeddings | LlamaIndexEmbedding
-"""A name as `embedding_named` takes it, or an object of Chroma, LangChain or LlamaIndex."""
+"""A name that `embedding_named` takes, or an object of Chroma, LangChain or LlamaIndex."""
 
 
 class Adapted(EmbeddingFunction[Documents]):
-    """An embedding of another framework as Chroma wants it. A collection can't record it.
+    """Another framework's embedding in Chroma's form. A collection can't record it.
 
     Args:
-        embedding: the other framework's.
-        documents: embeds texts of a collection.
-        question: embeds a question.
+        embedding: the other framework's object.
+        documents: function that embeds texts of a collection.
+        question: function that embeds a question.
     """
 
     def __init__(
@@ -78,20 +78,20 @@ class Adapted(EmbeddingFunction[Documents]):
         """Embed texts of a collection; float32."""
         return _vectors(self._documents(list(input)))
 
-    def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002 - as above
+    def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma passes it by this name
         """Embed questions; float32."""
         return _vectors([self._question(text) for text in input])
 
     def own_name(self) -> str:
-        """What messages call it."""
+        """Return its name in messages."""
         return type(self._embedding).__name__
 
 
 def embedding_function(embedding: AnyEmbedding) -> EmbeddingFunction[Any]:
-    """An embedding of Chroma, LangChain or LlamaIndex, or one that Chroma knows by name, as Chroma wants it.
+    """Return Chroma's form of an embedding of Chroma, LangChain or LlamaIndex, or of one that Chroma knows by name.
 
     Raises:
-        CollectionError: an unknown name, a function that can't be set up, or something else than an embedding.
+        CollectionError: an unknown name, a function that can't be set up, or an object that is no embedding.
     """
     if isinstance(embedding, str):
         return embedding_named(embedding)
@@ -106,22 +106,23 @@ def embedding_function(embedding: AnyEmbedding) -> EmbeddingFunction[Any]:
 
 
 def recorded_embedding(collection: Collection) -> str | None:
-    """The name of the embedding function that a collection records; None if it records none."""
+    """Return the name of the embedding function that a collection records; None if it records none."""
     record = _record(collection)
     return str(record["name"]) if record else None
 
 
 def chosen_function(collection: Collection, embedding: AnyEmbedding | None = None) -> EmbeddingFunction[Any]:
-    """The function that embeds for a collection: the one said; else its object's own; else the one that it records.
+    """Return the function that embeds for a collection: the one given, or else the object's own, or else the recorded one.
 
-    Where the record isn't certain, some of the collection's texts are embedded and compared with its vectors.
+    If the record isn't certain, some of the collection's texts are embedded and compared with its vectors.
 
     Args:
-        collection: as Chroma gives it.
-        embedding: what made its vectors.
+        collection: Chroma's object.
+        embedding: the embedding that made the collection's vectors.
 
     Raises:
-        CollectionError: nobody says which, it isn't the recorded one, it can't be set up, or its vectors are others than the collection's.
+        CollectionError: none is given or recorded, it isn't the recorded one, it can't be set up, or its vectors differ from the
+            collection's.
     """
     own = collection._embedding_function
     if embedding is not None:
@@ -138,13 +139,13 @@ def chosen_function(collection: Collection, embedding: AnyEmbedding | None = Non
 def embedded(
     function: EmbeddingFunction[Any], texts: Sequence[str], *, questions: bool = False, so: str = ""
 ) -> Embeddings:
-    """The vectors of texts.
+    """Return the vectors of texts.
 
     Args:
-        function: embeds them.
-        texts: of documents.
-        questions: they are questions.
-        so: what comes of a failure, as in ", so no collection was made".
+        function: the embedding function.
+        texts: documents, or questions.
+        questions: whether the texts are questions.
+        so: the consequence of a failure, for the message, such as ", so no collection was made".
 
     Raises:
         CollectionError: the function fails.
@@ -152,7 +153,7 @@ def embedded(
     embed: Any = function.embed_query if questions and hasattr(function, "embed_query") else function
     try:
         return cast(Embeddings, embed(list(texts)))
-    # Models that can't be downloaded, services that refuse: errors of any kind.
+    # Models that can't be downloaded and services that refuse raise errors of any kind.
     except Exception as error:
         network = isinstance(error, (httpx.TransportError, OSError))
         why = "; it needs the network, if only to download its model" if network else ""
@@ -162,14 +163,14 @@ def embedded(
 
 
 def holds_words(function: EmbeddingFunction[Any]) -> bool:
-    """Whether a collection of this function is searched by its words."""
+    """Return whether a collection of this function is searched by its words."""
     return isinstance(function, HashedWords | UnweightedWords)
 
 
 def _agreeing(collection: Collection, embedding: AnyEmbedding) -> EmbeddingFunction[Any]:
     record = _record(collection)
     if embedding == "hashed-words" and record is not None and record["name"] == UnweightedWords.name():
-        return _as_recorded(collection)  # it was called so when the collection was made
+        return _as_recorded(collection)  # the older function had this name when the collection was made
     function = embedding_function(embedding)
     if record is None or record["name"] == DEFAULT_NAME or isinstance(function, Adapted):
         return function
@@ -183,7 +184,7 @@ def _agreeing(collection: Collection, embedding: AnyEmbedding) -> EmbeddingFunct
 
 
 def _is_certain(collection: Collection) -> bool:
-    # Chroma records its default wherever nobody names a function.
+    # Chroma records its default if no function is named.
     return recorded_embedding(collection) not in (None, DEFAULT_NAME)
 
 
@@ -199,10 +200,10 @@ def _as_recorded(collection: Collection) -> EmbeddingFunction[Any]:
 
 
 def _prove(collection: Collection, function: EmbeddingFunction[Any]) -> None:
-    """Embed some of a collection's texts, and compare.
+    """Check that a collection's vectors came from a function, by embedding some of its texts again.
 
     Raises:
-        CollectionError: the vectors are others, or the function fails.
+        CollectionError: the vectors differ, or the function fails.
     """
     known = _proven.get(collection.id)
     both_default = all(isinstance(each, DefaultEmbeddingFunction) for each in (known, function))
@@ -217,9 +218,7 @@ def _prove(collection: Collection, function: EmbeddingFunction[Any]) -> None:
     if not pairs:
         return
     recorded = recorded_embedding(collection)
-    guess = (
-        f"{recorded!r}, as Chroma does where nobody names one" if recorded == DEFAULT_NAME else repr(recorded)
-    )
+    guess = f"{recorded!r}, as Chroma does if none is named" if recorded == DEFAULT_NAME else repr(recorded)
     records = f"the collection records {guess if recorded else 'none'}"
     so = f" ({records}; if another made it, {_NAME_IT})" if recorded == _name(function) else ""
     made = [np.asarray(row) for row in embedded(function, [text for text, _ in pairs], so=so)]
@@ -249,7 +248,7 @@ def _name(function: EmbeddingFunction[Any]) -> str:
         return function.own_name()
     try:
         return function.name()
-    except (AttributeError, NotImplementedError):  # functions of old have none
+    except (AttributeError, NotImplementedError):  # older functions have none
         return type(function).__name__
 
 

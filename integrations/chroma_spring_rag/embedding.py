@@ -1,4 +1,4 @@
-"""An embedding function that needs no model and no network, and the choice of another by name."""
+"""Embed texts without a model or the network, or by a function that Chroma knows by name."""
 
 import math
 from functools import lru_cache
@@ -21,15 +21,15 @@ DEFAULT_DIMENSIONS = 4096
 # Words rarer than one in a hundred million count alike, and so do words that no dictionary knows.
 _RAREST = 1e-8
 
-# A text of the usual length: how many words of general English a chunk holds.
+# Number of words of general English in a chunk of the usual length.
 _TEXT_LENGTH = 150
 
 
 class _Hashed(EmbeddingFunction[Documents]):
-    """What both functions of words share: sparse counts made dense vectors of length 1."""
+    """The common part of both functions of words: turns sparse counts into dense vectors of length 1."""
 
     def default_space(self) -> Space:
-        """Cosine: the vectors have length 1."""
+        """Return "cosine", since the vectors have length 1."""
         return "cosine"
 
     @staticmethod
@@ -39,18 +39,17 @@ class _Hashed(EmbeddingFunction[Documents]):
 
 @register_embedding_function
 class HashedWords(_Hashed):
-    """Bags of hashed words: nothing to download, the same vectors everywhere and always.
+    """Bags of hashed words: nothing to download, and always the same vectors.
 
-    Documents and questions are embedded differently: in a document a word's tenth occurrence says less than its first,
-    in a question a rare word says more than a frequent one, by how frequent it is in general English (`embed_query`).
-    The cosine of the two is close to BM25. It matches words, not meanings: a trained model finds paraphrases that this
-    doesn't.
+    Documents and questions are embedded differently. In a document a word's tenth occurrence counts less than its first.
+    In a question (`embed_query`) a word that is rare in general English counts more than a frequent one.
+    The cosine of the two is close to BM25. It matches words and not meanings, so it misses paraphrases that a trained model finds.
 
-    `search` doesn't use the vectors: it matches the words of the texts exactly. They are for other programs, such as the vector stores of
-    LangChain and LlamaIndex.
+    `search` doesn't use the vectors, but matches the words of the texts exactly. The vectors are for other programs, such as the vector
+    stores of LangChain and LlamaIndex.
 
     The function registers itself with Chroma when this module is imported, and a collection made with it records its
-    name and configuration, so that another process finds it there.
+    name and configuration, so that other processes find it.
 
     Args:
         dimensions: length of a vector; fewer dimensions make more words collide.
@@ -59,20 +58,20 @@ class HashedWords(_Hashed):
     def __init__(self, dimensions: int = DEFAULT_DIMENSIONS) -> None:
         self._dimensions = dimensions
         self._documents = HashingVectorizer(n_features=dimensions, norm=None, analyzer=words)
-        # Pairs of a stem and the rarity of the word it was cut from.
+        # Pairs of a stem and the rarity of its word.
         self._questions = FeatureHasher(n_features=dimensions, input_type="pair")
 
     def __call__(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma passes it by this name
         """Embed documents; float32 vectors of length 1.
 
-        A text without a single word has no direction: its vector is zero, at distance 1 from every other.
+        A text without words has no direction: its vector is zero, at distance 1 from every other.
         """
         counts: csr_matrix = self._documents.transform(input)
         counts.data /= np.abs(counts.data) + SATURATION
         return self._dense(counts)
 
-    def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002 - as above
-        """Embed questions, as `__call__` embeds documents but for the words' weights."""
+    def embed_query(self, input: Documents) -> Embeddings:  # noqa: A002 - Chroma passes it by this name
+        """Embed questions; float32 vectors of length 1, or zero without words."""
         weighted = self._questions.transform(
             [(stem(word), _rarity(word)) for word in split(text)] for text in input
         )
@@ -80,22 +79,22 @@ class HashedWords(_Hashed):
 
     @staticmethod
     def name() -> str:
-        """The name under which Chroma knows this function."""
+        """Return the name by which Chroma knows this function."""
         return "spring-rag-weighted-words"
 
     def get_config(self) -> dict[str, Any]:
-        """What a collection records of it."""
+        """Return the settings that a collection records."""
         return {"dimensions": self._dimensions}
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> "HashedWords":
-        """The same function again, from a collection's record."""
+        """Make the function from a collection's record."""
         return HashedWords(dimensions=config["dimensions"])
 
 
 @register_embedding_function
 class UnweightedWords(_Hashed):
-    """The vectors of collections that were made before `HashedWords` told rare words from frequent ones.
+    """The function of collections that were made before `HashedWords` distinguished rare words from frequent ones.
 
     Args:
         dimensions: length of a vector.
@@ -110,7 +109,7 @@ class UnweightedWords(_Hashed):
         """Embed texts, documents and questions alike; float32 vectors of length 1, or zero without words."""
         counts: csr_matrix = self._content_words.transform(input)
         without_content = np.flatnonzero(counts.getnnz(axis=1) == 0)
-        if without_content.size:  # "Who is it?" holds stop words only, which is better than nothing
+        if without_content.size:  # "Who is it?" holds only stop words, which are better than nothing
             rows = counts.tolil()
             rows[without_content] = self._all_words.transform([input[i] for i in without_content])
             counts = rows.tocsr()
@@ -119,22 +118,22 @@ class UnweightedWords(_Hashed):
 
     @staticmethod
     def name() -> str:
-        """The name under which Chroma knows this function."""
+        """Return the name by which Chroma knows this function."""
         return "spring-rag-hashed-words"
 
     def get_config(self) -> dict[str, Any]:
-        """What a collection records of it."""
+        """Return the settings that a collection records."""
         return {"dimensions": self._dimensions}
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> "UnweightedWords":
-        """The same function again, from a collection's record."""
+        """Make the function from a collection's record."""
         return UnweightedWords(dimensions=config["dimensions"])
 
 
 @lru_cache(maxsize=2**14)
 def _rarity(word: str) -> float:
-    """BM25's inverse document frequency of a word, were the documents texts of general English."""
+    """Return the inverse document frequency that BM25 would give a word among texts of general English."""
     from wordfreq import word_frequency  # its tables take a second to load, and only questions need them
 
     missing = (1 - max(word_frequency(word, "en"), _RAREST)) ** _TEXT_LENGTH
@@ -142,14 +141,14 @@ def _rarity(word: str) -> float:
 
 
 def embedding_named(spec: str) -> EmbeddingFunction[Any]:
-    """The embedding function that a command line names.
+    """Return the embedding function of this name.
 
     Args:
-        spec: "hashed-words", or a name that Chroma knows, with a model where it takes one, as in
+        spec: "hashed-words", or a name that Chroma knows, followed by a model if it takes one, such as
             "sentence_transformer:all-MiniLM-L6-v2" or "ollama:nomic-embed-text".
 
     Raises:
-        CollectionError: an unknown name, or a function that can't be set up (a package or an API key is missing).
+        CollectionError: the name is unknown, or the function can't be set up (a package or an API key is missing).
     """
     name, _, model = spec.partition(":")
     if name == "hashed-words":
@@ -157,12 +156,12 @@ def embedding_named(spec: str) -> EmbeddingFunction[Any]:
     if name not in known_embedding_functions:
         own = {HashedWords.name(), UnweightedWords.name()}
         known = ", ".join(sorted({"hashed-words", *known_embedding_functions} - own))
-        msg = f"there is no embedding function {name!r}; known are {known} (add a model as in NAME:MODEL)"
+        msg = f"there is no embedding function {name!r}; known are {known} (add a model with NAME:MODEL)"
         raise CollectionError(msg)
     arguments = {"model_name": model} if model else {}
     try:
         return known_embedding_functions[name](**arguments)
-    # Each of some thirty functions fails in its own way: packages, keys, arguments.
+    # Each of about thirty functions fails in its own way: packages, keys, arguments.
     except Exception as error:
         msg = f"the embedding function {spec!r} can't be set up: {error}"
         raise CollectionError(msg) from error

@@ -1,4 +1,4 @@
-"""What can go wrong with a Chroma collection."""
+"""Errors of Chroma collections and of files to index."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from chromadb.errors import ChromaError, InvalidArgumentError, InvalidDimensionE
 from spring_rag.errors import SpringError
 
 DATABASE_FILE = "chroma.sqlite3"
-"""What marks a folder as a Chroma database."""
+"""File that marks a folder as a Chroma database."""
 
 
 class CollectionError(SpringError, ValueError):
@@ -22,13 +22,13 @@ class DocumentError(SpringError, ValueError):
 
 @contextmanager
 def chroma_errors(doing: str) -> Iterator[None]:
-    """Turn whatever Chroma raises in this block into one `CollectionError`.
+    """Turn any error of Chroma in this block into one `CollectionError`.
 
-    Chroma reports bad arguments as plain ValueError or TypeError and a lost server as an error of httpx, so the block
+    Chroma reports bad arguments as plain ValueError or TypeError, and a lost server as an error of httpx. So the block
     should hold nothing but the call.
 
     Args:
-        doing: what the call was for, as in "searching the collection 'documents'".
+        doing: the call's purpose, such as "searching the collection 'documents'".
     """
     try:
         yield
@@ -39,7 +39,7 @@ def chroma_errors(doing: str) -> Iterator[None]:
             raise _failed(doing, error) from error
         msg = (
             f"{doing} failed: {error}. The embedding function isn't the one that the collection was made with; "
-            "name that one (--embedding)"
+            "name the right one (--embedding)"
         )
         raise CollectionError(msg) from error
     except httpx.TransportError as error:
@@ -56,7 +56,7 @@ def chroma_errors(doing: str) -> Iterator[None]:
     ) as error:
         raise _failed(doing, error) from error
     except BaseException as error:
-        # What panics in Chroma's Rust is no Exception: a database that is damaged, say.
+        # A panic in Chroma's Rust, for example over a damaged database, is no Exception.
         if type(error).__name__ != "PanicException":
             raise
         raise _failed(doing, error) from error

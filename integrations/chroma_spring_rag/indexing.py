@@ -1,4 +1,4 @@
-"""Files, and documents of LangChain's loaders, into a Chroma collection, so that indexing again changes only what changed."""
+"""Index files and LangChain's documents in a Chroma collection; indexing again updates only what changed."""
 
 import hashlib
 import os
@@ -33,13 +33,13 @@ class IndexReport:
     """What indexing did.
 
     Attributes:
-        files: files (or sources of documents) read.
-        added: chunks written.
-        unchanged: chunks of these files that were there already.
-        removed: chunks taken out: of earlier versions of these files, and of files gone from the given folders.
-        total: chunks in the collection now.
-        gone: chunks, still in the collection, of files that aren't anywhere any more.
-        bad: files that couldn't be read, and why. What was indexed of them before stays.
+        files: number of files (or sources of documents) read.
+        added: number of chunks written.
+        unchanged: number of chunks of these files that were in the collection already.
+        removed: number of chunks removed: of earlier versions of these files, and of files that are gone from the given folders.
+        total: number of chunks in the collection now.
+        gone: number of chunks that are still in the collection although their files no longer exist.
+        bad: files that couldn't be read, and why. Their earlier chunks stay.
         skipped: files of the given folders that weren't tried, and why.
     """
 
@@ -73,25 +73,25 @@ def index_files(
 ) -> IndexReport:
     """Put files into a collection, in chunks.
 
-    A chunk's id is made of its file's absolute path, its position there and its text. So indexing twice changes
-    nothing, a changed file's chunks replace the old ones (new ones are written first: the file never disappears in
-    between), and chunks of files that are gone from a given folder are removed. Entries whose ids aren't made so are
-    someone else's, and stay. A file that can't be read keeps none of the others from being indexed.
+    A chunk's id is made from its file's absolute path, its position there and its text. So indexing twice changes
+    nothing, a changed file's chunks replace the old ones (the new ones are written first, so that the file is always in the
+    collection), and chunks of files that are gone from a given folder are removed. Entries with other ids were written by someone
+    else, and stay. A file that can't be read doesn't stop the others from being indexed.
 
     Each chunk's metadata holds `source` (the file's path as it was given), `path` (absolute) and `position`.
 
     Args:
-        collection: where to; its own embedding function is used.
-        paths: files and folders, as `read_files` takes them.
+        collection: the collection to write to; its own embedding function is used.
+        paths: files and folders, as for `read_files`.
         chunk_size: most characters of a chunk.
         chunk_overlap: characters that neighbouring chunks may share, less than `chunk_size`.
-        read: what `read_files` gave for the same paths, if they are read already.
-        prune: remove the chunks of all files that don't exist any more, wherever they were.
-        progress: told about every batch written.
+        read: the result of `read_files` for these paths, if they are read already.
+        prune: remove the chunks of all files that no longer exist, in any folder.
+        progress: called after every batch with the number of chunks written, and of all.
 
     Raises:
-        DocumentError: a path that doesn't exist, nothing that could be read, or sizes out of range.
-        CollectionError: Chroma refuses.
+        DocumentError: a path doesn't exist, nothing could be read, or the sizes are out of range.
+        CollectionError: Chroma fails.
     """
     paths = list(paths)
     read = read_files(paths) if read is None else read
@@ -126,21 +126,21 @@ def index_documents(
     chunk_overlap: int = DEFAULT_CHUNK_OVERLAP,
     progress: OnProgress | None = None,
 ) -> IndexReport:
-    """Put LangChain's documents into a collection, in chunks: what any of its loaders gives, as `WebBaseLoader(url).load()`.
+    """Put documents of LangChain's loaders into a collection, in chunks, such as those of `WebBaseLoader(url).load()`.
 
-    The documents of one source (`metadata["source"]`; the text itself where there is none) replace what was indexed of that
+    The documents of one source (`metadata["source"]`, or the text itself if there is none) replace the chunks that were indexed from that
     source before. Metadata that Chroma can hold (texts, numbers, booleans) goes to the chunks.
 
     Args:
-        collection: where to; its own embedding function is used.
+        collection: the collection to write to; its own embedding function is used.
         documents: texts with metadata.
         chunk_size: most characters of a chunk.
         chunk_overlap: characters that neighbouring chunks may share, less than `chunk_size`.
-        progress: told about every batch written.
+        progress: called after every batch with the number of chunks written, and of all.
 
     Raises:
-        DocumentError: no documents, or sizes out of range.
-        CollectionError: Chroma refuses.
+        DocumentError: there are no documents, or the sizes are out of range.
+        CollectionError: Chroma fails.
     """
     splitter = _splitter(False, chunk_size, chunk_overlap)
     pieces: dict[str, list[tuple[str, dict[str, Any]]]] = {}
@@ -167,14 +167,14 @@ def _write(
     is_stale: Callable[[str], bool],
     progress: OnProgress | None,
 ) -> IndexReport:
-    """Add what is new of these chunks, then remove what isn't wanted any more.
+    """Add the chunks that are new, then remove those that are out of date.
 
     Args:
-        collection: where to.
-        chunks: what is wanted of the paths in `read`.
-        read: paths whose other chunks are of earlier versions.
-        is_stale: whether the chunks of another path are to be removed.
-        progress: told about every batch written.
+        collection: the collection to write to.
+        chunks: all current chunks of the paths in `read`.
+        read: paths whose other chunks are out of date.
+        is_stale: tells whether the chunks of a path that isn't in `read` are to be removed.
+        progress: called after every batch with the number of chunks written, and of all.
     """
     function = chosen_function(collection)
     there = _indexed(collection)
@@ -228,12 +228,12 @@ def _chunk(text: str, path: str, position: int, metadata: Mapping[str, Any]) -> 
 
 
 def _id(path: str, position: object, text: str) -> str:
-    # Lengths before the parts: no two different triples give the same bytes.
+    # The path's length comes first, so that no two different triples give the same bytes.
     return hashlib.sha256(f"{len(path)}:{path}{position}:{text}".encode()).hexdigest()[:32]
 
 
 def _indexed(collection: Collection) -> dict[str, str]:
-    """Path of every entry in the collection that has one, by id."""
+    """Return by id the path of every entry that has one."""
     there: dict[str, str] = {}
     offset = 0
     with chroma_errors(f"reading the collection {collection.name!r}"):
@@ -249,7 +249,7 @@ def _indexed(collection: Collection) -> dict[str, str]:
 
 
 def _own(collection: Collection, ids: Sequence[str]) -> list[str]:
-    """Those of the entries that were written here: only their ids are made of path, position and text."""
+    """Return the ids of entries that this module wrote: only these are made from path, position and text."""
     own = []
     for batch in _batches(ids):
         page = collection.get(ids=batch, include=["metadatas", "documents"])
@@ -263,7 +263,7 @@ def _own(collection: Collection, ids: Sequence[str]) -> list[str]:
 
 
 def _is_gone(path: str) -> bool:
-    """Whether a file isn't there; what isn't a file's path, as that of a web page, never is gone."""
+    """Return whether a path is a file's and the file no longer exists; a web page's address, for example, is never gone."""
     return os.path.isabs(path) and not os.path.exists(path)
 
 
@@ -272,7 +272,7 @@ def _as_text(reasons: Mapping[Path, str]) -> dict[str, str]:
 
 
 def _printable(path: Path) -> str:
-    """A path as valid Unicode: file names may hold bytes that aren't, which Chroma can't store."""
+    """Return a path as valid Unicode, since Chroma can't store other bytes that a file name may hold."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""Questions answered from a Chroma collection."""
+"""Answer questions from a Chroma collection."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Answer:
     """An answer and where it comes from.
 
     Attributes:
-        question: as asked.
+        question: the question, unchanged.
         text: the answer, stripped at both ends.
-        passages: what it was answered from, closest first.
-        num_tokens: how many virtual tokens the prompt held.
-        finish_reason: "stop", or "length" when `max_new_tokens` cut the answer.
+        passages: the passages in the prompt, closest first.
+        num_tokens: number of virtual tokens in the prompt.
+        finish_reason: "stop", or "length" if `max_new_tokens` cut the answer.
         usage: numbers of tokens.
-        dropped: what was retrieved, too, but left out of the prompt, which was too long for the backbone.
-        reasoning: what the backbone thought before it answered; None where it didn't.
+        dropped: retrieved passages that were left out because the prompt was too long for the backbone.
+        reasoning: the backbone's thoughts before the answer; None if there were none.
         answerable: the probability that the passages hold the answer; None without the skill `answerable`.
-        citations: numbers of the passages that hold it, from 1, likeliest first; empty without the skill `cite`.
-        withheld: whether there is no answer because `answerable` is below what was asked for.
+        citations: numbers, from 1, of the passages that hold the answer, likeliest first; empty without the skill `cite`.
+        withheld: whether there is no answer because `answerable` is below `min_answerable`.
     """
 
     question: str
@@ -66,9 +66,9 @@ class AnswerStream:
     """An answer that is being written: iterate over it for pieces of text, which concatenate to `Answer.text`.
 
     Attributes:
-        question: as asked.
-        passages: what it is answered from, closest first; known before the first piece.
-        dropped: what was retrieved, too, but left out of the prompt, which was too long for the backbone.
+        question: the question, unchanged.
+        passages: the passages in the prompt, closest first; known before the first piece of text.
+        dropped: retrieved passages that were left out because the prompt was too long for the backbone.
     """
 
     question: str
@@ -131,17 +131,17 @@ class ChromaQA:
 
     Args:
         model: backbone and virtual tokens.
-        collection: embedded or on a server. It embeds the questions with its own embedding function.
-        top_k: passages per question; of a retriever's, the first so many.
-        template: layout of the prompt; None takes the one that the virtual tokens were trained with. Without virtual tokens an
-            instruct model, whose tokenizer has a chat template, gets a chat: `RagTemplate(chat=False)` gives it a text.
-        embedding: what made the vectors of a collection that doesn't record it: an embedding of Chroma, LangChain or LlamaIndex, or a
-            name as `embedding_named` takes it.
-        retriever: of LangChain or LlamaIndex, in place of a collection.
+        collection: an embedded collection or one on a server. It embeds the questions with its own embedding function.
+        top_k: passages per question; from a retriever, its first `top_k`.
+        template: layout of the prompt; None means the one that the virtual tokens were trained with. Without virtual tokens, an
+            instruct model (whose tokenizer has a chat template) gets a chat; with `RagTemplate(chat=False)` it gets a text.
+        embedding: the embedding that made the collection's vectors, if the collection doesn't record it: an object of Chroma, LangChain or
+            LlamaIndex, or a name that `embedding_named` takes.
+        retriever: a retriever of LangChain or LlamaIndex, in place of a collection.
 
     Raises:
-        CollectionError: no embedding, neither or both of a collection and a retriever.
-        ValueError: `top_k` less than 1.
+        CollectionError: `embedding` is none, or both or neither of a collection and a retriever are given.
+        ValueError: `top_k` is less than 1.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class ChromaQA:
         retriever: AnyRetriever | None = None,
     ) -> None:
         if (collection is None) == (retriever is None) or (retriever is not None and embedding is not None):
-            msg = "ChromaQA needs either a collection, with its embedding where it doesn't record that, or a retriever"
+            msg = "ChromaQA needs either a collection, with its embedding if the collection doesn't record that, or a retriever"
             raise CollectionError(msg)
         self.model = model
         self.collection = collection
@@ -165,19 +165,19 @@ class ChromaQA:
         self.template = template
 
     def retrieve(self, question: str, where: Where | None = None, top_k: int | None = None) -> list[Passage]:
-        """The passages closest to a question, closest first.
+        """Return the passages closest to a question, closest first.
 
         Args:
-            question: embedded by the collection's embedding function.
-            where: Chroma's filter on metadata, as in `{"source": "handbook.md"}`.
-            top_k: instead of the one given at construction.
+            question: the question's text.
+            where: Chroma's filter on metadata, such as `{"source": "handbook.md"}`.
+            top_k: number of passages, in place of the one given at construction.
 
         Returns:
             At most `top_k` passages; none if nothing matches `where`.
 
         Raises:
-            CollectionError: an empty collection, a filter that isn't one or that a retriever gets, no embedding function or another
-                than the collection's, or a server that doesn't answer.
+            CollectionError: the collection is empty, the filter is malformed or a retriever would get it, there is no embedding function
+                or not the collection's, or the server doesn't answer.
         """
         return self._search([question], where, top_k)[0]
 
@@ -192,22 +192,22 @@ class ChromaQA:
         min_answerable: float | None = None,
         **settings: Any,
     ) -> Answer:
-        """Answer one question, with what the model's skills say: whether the passages hold the answer, and which of them.
+        """Answer one question, and let the model's skills say whether the passages hold the answer, and which of them.
 
         Args:
-            question: in words.
-            num_tokens: k, how many virtual tokens; None is all of them, 0 the plain backbone.
-            tokens: name of the set, where the model has several.
-            where: as `retrieve` takes it.
-            top_k: passages, instead of the number given at construction.
+            question: the question's text.
+            num_tokens: k, the number of virtual tokens; None means all of them, 0 the plain backbone.
+            tokens: name of the set, if the model has several.
+            where: Chroma's filter on metadata, such as `{"source": "handbook.md"}`.
+            top_k: number of passages, in place of the one given at construction.
             max_new_tokens: most tokens of the answer.
-            min_answerable: withhold the answer where the probability that the passages hold it is below; needs the skill `answerable`.
-            **settings: how to decode, as `SpringModel.generate` takes it: temperature, top_p, stop, seed.
+            min_answerable: withhold the answer if the passages hold it with a lower probability; needs the skill `answerable`.
+            **settings: decoding settings of `SpringModel.generate`: temperature, top_p, stop, seed.
 
         Raises:
-            CollectionError: what `retrieve` raises, or no passage matches `where`.
+            CollectionError: retrieval fails, or no passage matches `where`.
             PromptTooLongError: the question alone doesn't fit the backbone's context.
-            TokensError: no such set, fewer tokens than `num_tokens`, or no skill that `min_answerable` needs.
+            TokensError: there is no such set, it has fewer than `num_tokens` tokens, or `min_answerable` lacks its skill.
         """
         return self.ask_many(
             [question], num_tokens, tokens, where, top_k, max_new_tokens, min_answerable, **settings
@@ -226,7 +226,7 @@ class ChromaQA:
     ) -> list[Answer]:
         """Answer several questions with one query of the collection and one batch of the backbone.
 
-        Takes and raises what `ask` does; `num_tokens` and `tokens` may also be one per question.
+        Arguments and errors are those of `ask`; `num_tokens` and `tokens` may also be one per question.
         """
         if not questions:
             return []
@@ -274,9 +274,9 @@ class ChromaQA:
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         **settings: Any,
     ) -> AnswerStream:
-        """Answer one question piece by piece; takes and raises what `ask` does.
+        """Answer one question piece by piece; arguments and errors are those of `ask`.
 
-        The passages are retrieved at once, the backbone starts with the first piece that is asked for.
+        The passages are retrieved at once; the backbone starts when the first piece is read.
         """
         passages = self.retrieve(question, where, top_k)
         prompt = self._prompt(question, passages, tokens, num_tokens, where, max_new_tokens)
@@ -307,7 +307,7 @@ class ChromaQA:
         where: Where | None,
         max_new_tokens: int,
     ) -> RagPrompt:
-        """The prompt with the passages that fit."""
+        """Make the prompt with the passages that fit."""
         if not passages:
             place = f"of the collection {self.collection.name!r}" if self.collection else "of the retriever"
             msg = f"no passage {place} matches {(question if where is None else where)!r}"

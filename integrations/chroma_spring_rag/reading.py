@@ -1,4 +1,4 @@
-"""Texts of files: which files of a folder are read, and how each kind is."""
+"""Read the texts of files, and of a folder's files that are of a known kind."""
 
 import os
 import stat
@@ -16,12 +16,12 @@ _MOST_BYTES = 2**28
 
 @dataclass(frozen=True, slots=True)
 class FilesRead:
-    """What came of reading files.
+    """The result of reading files.
 
     Attributes:
         texts: the text of each file that could be read, by path.
-        bad: why the others couldn't.
-        skipped: why files of a folder weren't tried.
+        bad: the reason for each file that couldn't be read, by path.
+        skipped: the reason for each file of a folder that wasn't tried, by path.
     """
 
     texts: Mapping[Path, str]
@@ -29,10 +29,10 @@ class FilesRead:
     skipped: Mapping[Path, str]
 
     def refuse_nothing(self, paths: Sequence[Path]) -> None:
-        """Make sure that something was read of the paths.
+        """Check that something was read from the paths.
 
         Raises:
-            DocumentError: nothing was; says why.
+            DocumentError: nothing was; the error says why.
         """
         if self.texts:
             return
@@ -41,23 +41,23 @@ class FilesRead:
             msg = f"nothing was indexed: {problems}. Convert or leave out these files"
         else:
             msg = (
-                f"there is nothing to read in {', '.join(map(str, paths))} ({', '.join(sorted(KINDS))}); to remove what was indexed of it"
-                " before, use --prune"
+                f"there is nothing to read in {', '.join(map(str, paths))} ({', '.join(sorted(KINDS))}); to remove what was indexed"
+                " from it before, use --prune"
             )
         raise DocumentError(msg)
 
 
 def read_files(paths: Sequence[Path]) -> FilesRead:
-    """Read files, and those of folders that are of a kind in `KINDS`.
+    """Read files, and those files of folders whose ending is in `KINDS`.
 
-    Hidden files of a folder are left out, and so are Chroma databases. Links are followed only where they stay in the folder. PDF, HTML and DOCX need
-    `spring-rag[files]`.
+    A folder's hidden files and Chroma databases are left out, and links that lead out of the folder aren't followed. PDF, HTML and
+    DOCX need `spring-rag[files]`.
 
     Args:
-        paths: files of any name, and folders. A file whose kind isn't in `KINDS` is read as UTF-8 text.
+        paths: files of any name, and folders. A file whose ending isn't in `KINDS` is read as UTF-8 text.
 
     Raises:
-        DocumentError: a path that doesn't exist.
+        DocumentError: a path doesn't exist.
     """
     files: dict[Path, Path] = {}
     named: set[Path] = set()
@@ -93,21 +93,21 @@ def read_files(paths: Sequence[Path]) -> FilesRead:
 
 
 def is_markdown(path: Path) -> bool:
-    """Whether the text of a file, as it is read, has Markdown's headings to be split at."""
+    """Return whether a file's text, once read, is Markdown, to be split at its headings."""
     return path.suffix.lower() in _MARKDOWN
 
 
 def _files_of(folder: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:
-    """The files of a folder that aren't hidden; `unread` gets the folders in it that can't be read, and why."""
+    """Yield a folder's files that aren't hidden; add to `unread` the folders in it that can't be read, and why."""
 
     def note(error: OSError) -> None:
         unread.append((Path(error.filename), f"can't be read ({error.strerror})"))
 
     for root, subfolders, names in os.walk(folder, onerror=note):
-        if DATABASE_FILE in names:  # the index may lie beside what it is made of
+        if DATABASE_FILE in names:  # the index may be among the files that it is made of
             subfolders.clear()
             continue
-        # Links to folders stand among them, and aren't entered.
+        # Links to folders are among the subfolders, and aren't entered.
         links = [name for name in subfolders if Path(root, name).is_symlink()]
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted([*names, *links]):
@@ -117,7 +117,7 @@ def _files_of(folder: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:
 
 def _reason_to_skip(file: Path, folder: Path) -> str | None:
     if file.is_symlink():
-        target = Path(os.path.realpath(file))  # of a link to itself, too
+        target = Path(os.path.realpath(file))  # Path.resolve fails on a link to itself
         if not target.is_relative_to(folder.resolve()):
             return "a link out of the folder"
     if file.is_dir():
@@ -130,19 +130,19 @@ def _reason_to_skip(file: Path, folder: Path) -> str | None:
 
 
 def _text_of(file: Path) -> str:
-    # A pipe or a device would be waited for, or read, for ever.
+    # Reading a pipe or a device might never end.
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
         msg = "it is no plain file"
         raise DocumentError(msg)
     _refuse_size(found.st_size)
     text = KINDS.get(file.suffix.lower(), _read_text)(file)
-    # Some readers give half characters, which nothing can store.
+    # Some readers return half characters, which nothing can store.
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _refuse_size(size: int) -> None:
-    """Refuse what would fill the memory, were it read as a whole.
+    """Refuse a file that would fill the memory.
 
     Raises:
         DocumentError: it is larger than any document.
@@ -180,7 +180,7 @@ def _read_docx(file: Path) -> str:
 
 
 def _as_markdown(html: bytes | str) -> str:
-    """What a reader of the page sees; headings, lists and tables as Markdown."""
+    """Return the visible text of a page, with headings, lists and tables as Markdown."""
     with extra("files"):
         from bs4 import BeautifulSoup
         from markdownify import ATX, MarkdownConverter
@@ -200,6 +200,6 @@ KINDS: Mapping[str, Callable[[Path], str]] = {
     ".htm": _read_html,
     ".docx": _read_docx,
 }
-"""How files are read, by their ending in lower case."""
+"""The functions that read files, by the file's ending in lower case."""
 
 _MARKDOWN = {".md", ".markdown", ".html", ".htm", ".docx"}

@@ -1,4 +1,4 @@
-"""Reading from a Chroma collection: the passages closest to questions, or all there are."""
+"""Read from a Chroma collection: the passages closest to questions, or all texts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Passage:
     """One retrieved text.
 
     Attributes:
-        text: as it stands in the collection.
-        source: its metadata's `source`, or `file_path` as LlamaIndex has it; its id where there is neither.
-        score: None where a retriever tells none. Higher is closer. In a collection of hashed words, from 0 to 1: how much of the question's words the text
-            holds, rare words counting more (`WordIndex.scores`). In others, cosine similarity or inner product, as the
-            collection measures; for squared Euclidean distance, that distance with a minus.
-        chunk: its metadata's `position`: which chunk of its file it is, from 0; None where there is none.
+        text: the entry's text in the collection.
+        source: the metadata's `source`, or LlamaIndex's `file_path`, or else the entry's id.
+        score: closeness to the question, higher is closer; None from a retriever without scores. In a collection of hashed words it is from
+            0 to 1: the share of the question's words that the text holds, rare words counting more (`WordIndex.scores`). In other
+            collections it is the cosine similarity, the inner product, or the negative squared Euclidean distance.
+        chunk: the metadata's `position`, the chunk's number in its file, from 0; None if there is none.
     """
 
     text: str
@@ -36,7 +36,7 @@ class Passage:
 
     @property
     def place(self) -> str:
-        """Where it stands, as `docs/a.md:3`."""
+        """The passage's place, such as `docs/a.md:3`."""
         return self.source if self.chunk is None else f"{self.source}:{self.chunk}"
 
 
@@ -47,21 +47,21 @@ def search(
     where: Where | None = None,
     embedding: AnyEmbedding | None = None,
 ) -> list[list[Passage]]:
-    """The passages closest to each question, closest first.
+    """Return the passages closest to each question, closest first.
 
-    A collection whose embedding function is `HashedWords` (or the older one of that kind) is searched by the words themselves, exactly; its vectors are
-    for programs that search it without this function. Any other is searched by one query of its vectors.
+    A collection whose embedding function is `HashedWords` (or the older one of that kind) is searched exactly, by the words themselves.
+    Its vectors are for programs that search it without this function. Any other collection is searched by one query of its vectors.
 
     Args:
-        collection: embedded or on a server.
-        questions: in words.
+        collection: an embedded collection or one on a server.
+        questions: the questions' texts.
         top_k: most passages per question.
         where: Chroma's filter on metadata.
-        embedding: what made the collection's vectors, where it doesn't record it.
+        embedding: the embedding that made the collection's vectors, if the collection doesn't record it.
 
     Raises:
-        CollectionError: an empty collection, a filter that isn't one, no embedding function or another than the
-            collection's, or a server that doesn't answer.
+        CollectionError: the collection is empty, the filter is malformed, there is no embedding function or not the collection's, or the
+            server doesn't answer.
     """
     checked_top_k(top_k)
     name = collection.name
@@ -130,10 +130,10 @@ def _passage(hit: _Hit, name: str) -> Passage:
 
 
 def read_texts(collection: Collection) -> list[str]:
-    """The texts of all entries, each once, in the collection's order.
+    """Return the texts of all entries, each once, in the collection's order.
 
     Raises:
-        CollectionError: an empty collection, an entry without text, or a server that doesn't answer.
+        CollectionError: there are no texts, or the server doesn't answer.
     """
     texts = [
         text
@@ -150,10 +150,10 @@ def read_texts(collection: Collection) -> list[str]:
 
 
 def read_sources(collection: Collection) -> list[str]:
-    """Where each entry comes from: its metadata's `source`, or its id; in the collection's order.
+    """Return the source of each entry, as in `Passage.source`, in the collection's order.
 
     Raises:
-        CollectionError: Chroma refuses, or a server doesn't answer.
+        CollectionError: Chroma fails, or the server doesn't answer.
     """
     return [
         source_of(id_, metadata)
@@ -169,13 +169,13 @@ def _pages(collection: Collection, part: Literal["documents", "metadatas"]) -> I
 
 
 def source_of(id_: str, metadata: Mapping[str, Any] | None) -> str:
-    """Where a text comes from, as `Passage.source` has it."""
+    """Return a text's source: the metadata's `source`, or LlamaIndex's `file_path`, or else the entry's id."""
     facts = metadata or {}
     return str(facts.get("source", facts.get("file_path", id_)))
 
 
 def _scoring(collection: Collection) -> Callable[[float], float]:
-    """How a distance of this collection becomes a score."""
+    """Return the function that turns this collection's distances into scores."""
     configuration = collection.configuration_json
     index = configuration.get("hnsw") or configuration.get("spann") or {}
     if index.get("space") in ("cosine", "ip"):
@@ -184,7 +184,11 @@ def _scoring(collection: Collection) -> Callable[[float], float]:
 
 
 def checked_top_k(top_k: int) -> int:
-    """The same number, if it is one of passages; a ValueError says otherwise."""
+    """Check a number of passages, and return it.
+
+    Raises:
+        ValueError: it is less than 1.
+    """
     if top_k < 1:
         msg = f"top_k is {top_k}; it must be at least 1"
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Passages from the retrievers of LangChain and LlamaIndex, of which neither has to be installed."""
+"""Retrieve passages by retrievers of LangChain and LlamaIndex; neither has to be installed."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from chroma_spring_rag.retrieval import Passage, source_of
 
 @runtime_checkable
 class LangChainRetriever(Protocol):
-    """What `langchain_core.retrievers.BaseRetriever` has, and a chain that ends in one."""
+    """The method used of `langchain_core.retrievers.BaseRetriever`, and of chains that end in one."""
 
     def invoke(self, input: str) -> Sequence[Any]:  # noqa: A002 - LangChain's name
-        """The documents for a question, best first."""
+        """Return the documents for a question, best first."""
 
 
 @runtime_checkable
 class LlamaIndexRetriever(Protocol):
-    """What `llama_index.core.retrievers.BaseRetriever` has."""
+    """The method used of `llama_index.core.retrievers.BaseRetriever`."""
 
     def retrieve(self, str_or_query_bundle: str) -> Sequence[Any]:
-        """The nodes for a question, best first."""
+        """Return the nodes for a question, best first."""
 
 
 AnyRetriever = LangChainRetriever | LlamaIndexRetriever
 
 
 def retrieve(retriever: AnyRetriever, question: str) -> list[Passage]:
-    """What a retriever finds for a question, in its order.
+    """Return the passages that a retriever finds for a question, in the retriever's order.
 
     Args:
-        retriever: of LangChain or LlamaIndex. LangChain's give no scores.
-        question: in words.
+        retriever: a retriever of LangChain or LlamaIndex. LangChain's give no scores.
+        question: the question's text.
 
     Raises:
-        TypeError: something else than a retriever.
+        TypeError: it is no retriever of LangChain or LlamaIndex.
     """
     if isinstance(retriever, LlamaIndexRetriever):
         return [

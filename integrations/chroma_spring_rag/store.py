@@ -1,4 +1,4 @@
-"""Opening Chroma databases and collections, with errors that say what there is."""
+"""Open Chroma databases and collections, with errors that say what exists."""
 
 import atexit
 import logging
@@ -34,8 +34,8 @@ DEFAULT_COLLECTION = "documents"
 DEFAULT_PORT = 8000
 DEFAULT_TIMEOUT = 60.0
 
-# Chroma's own ef_search of 100 and max_neighbors of 16 lose one in nine of the five closest among sparse vectors; these, one in
-# a hundred, at the same time to index and twice the time to search.
+# Of the five closest sparse vectors, Chroma's own ef_search of 100 and max_neighbors of 16 lose one in nine. These lose one in
+# a hundred; indexing takes as long, and searching twice as long.
 _HNSW: CreateHNSWConfiguration = {"space": "cosine", "ef_search": 1000, "max_neighbors": 48}
 
 _T = TypeVar("_T")
@@ -44,14 +44,14 @@ _log = logging.getLogger("spring_rag.chroma")
 
 
 def connect_folder(folder: Path, *, create: bool = False) -> ClientAPI:
-    """A client of the database in a folder.
+    """Return a client of the database in a folder.
 
     Args:
         folder: where Chroma keeps its files.
-        create: make a new database where there is none.
+        create: make a new database if there is none.
 
     Raises:
-        CollectionError: no database there, or one that Chroma can't open.
+        CollectionError: there is no database, or Chroma can't open it.
     """
     if not create and not (folder / DATABASE_FILE).is_file():
         what = "holds no Chroma database" if folder.is_dir() else "doesn't exist"
@@ -71,12 +71,12 @@ def _can_be_written(folder: Path) -> bool:
 
 
 def _copied(folder: Path) -> Path:
-    """A copy that lasts as long as this process: Chroma writes into a database even where it only reads."""
+    """Copy a database for as long as this process lasts: Chroma writes into a database even to read it."""
     aside = Path(tempfile.mkdtemp(prefix="spring-rag-chroma-"))
     atexit.register(shutil.rmtree, aside, ignore_errors=True)
     _log.info(f"{folder} can't be written to, so a copy of it is used")
     try:
-        # Not with the modes of the original, which forbid writing.
+        # Without the original's modes, which forbid writing.
         shutil.copytree(folder, aside, copy_function=shutil.copyfile, dirs_exist_ok=True)
         for path in (aside, *aside.rglob("*")):
             path.chmod(0o700)
@@ -87,12 +87,12 @@ def _copied(folder: Path) -> Path:
 
 
 def connect_server(host: str, port: int = DEFAULT_PORT, timeout: float = DEFAULT_TIMEOUT) -> ClientAPI:
-    """A client of a running Chroma server.
+    """Return a client of a running Chroma server.
 
     Args:
-        host: its name or address.
-        port: where it listens.
-        timeout: seconds after which a request fails, however slowly the server goes on sending.
+        host: the server's name or address.
+        port: the port that it listens on.
+        timeout: seconds after which a request fails, even if the server is still sending.
 
     Raises:
         CollectionError: nothing answers there.
@@ -100,7 +100,7 @@ def connect_server(host: str, port: int = DEFAULT_PORT, timeout: float = DEFAULT
     with chroma_errors(f"connecting to the Chroma server at {host}:{port}"):
         settings = Settings(anonymized_telemetry=False)
         client = _within(timeout, partial(chromadb.HttpClient, host, port, settings=settings))
-        # Chroma's own client waits for ever, and httpx's time limits start anew with each byte that comes.
+        # Chroma's own client waits for ever, and httpx's time limits start anew with each byte.
         server: Any = cast(Any, client)._server
         request = server._make_request
         server._make_request = lambda *args, **kwargs: _within(timeout, partial(request, *args, **kwargs))
@@ -108,17 +108,17 @@ def connect_server(host: str, port: int = DEFAULT_PORT, timeout: float = DEFAULT
 
 
 def _within(seconds: float, call: Callable[[], _T]) -> _T:
-    """What a call returns or raises, if it does so in time.
+    """Run a call with a time limit, and return or raise what it does.
 
     Raises:
-        httpx.ReadTimeout: it doesn't; it goes on in a thread that ends with the process.
+        httpx.ReadTimeout: time is over; the call goes on in a thread that ends with the process.
     """
     ended: SimpleQueue[tuple[_T | None, BaseException | None]] = SimpleQueue()
 
     def run() -> None:
         try:
             ended.put((call(), None))
-        except BaseException as error:  # raised again by who waits
+        except BaseException as error:  # raised again in the waiting thread
             ended.put((None, error))
 
     Thread(target=run, daemon=True).start()
@@ -133,20 +133,20 @@ def _within(seconds: float, call: Callable[[], _T]) -> _T:
 
 
 def list_collections(client: ClientAPI) -> list[chromadb.Collection]:
-    """All collections of a database, by name.
+    """Return all collections of a database, sorted by name.
 
     Raises:
-        CollectionError: Chroma refuses.
+        CollectionError: Chroma fails.
     """
     with chroma_errors("listing the collections"):
         return sorted(client.list_collections(), key=lambda each: each.name)
 
 
 def find_collection(client: ClientAPI, name: str) -> chromadb.Collection:
-    """A collection to look at or delete, whatever embeds its texts.
+    """Return a collection to look at or delete, without its embedding function.
 
     Raises:
-        CollectionError: there is none of that name; says which exist.
+        CollectionError: there is none of that name; the error says which exist.
     """
     found = _find(client, name)
     if found is None:
@@ -162,7 +162,7 @@ def delete_collection(client: ClientAPI, name: str) -> None:
     """Delete a collection with all its entries.
 
     Raises:
-        CollectionError: there is none of that name, or Chroma refuses.
+        CollectionError: there is none of that name, or Chroma fails.
     """
     find_collection(client, name)
     with chroma_errors(f"deleting the collection {name!r}"):
@@ -172,18 +172,19 @@ def delete_collection(client: ClientAPI, name: str) -> None:
 def open_collection(
     client: ClientAPI, name: str, embedding: AnyEmbedding | None = None
 ) -> chromadb.Collection:
-    """An existing collection, with the embedding function that it records or, if it records none, the one given.
+    """Open an existing collection, with the embedding function that it records or, if it records none, the one given.
 
     Args:
-        client: of the database that holds it.
-        name: its name.
-        embedding: a name as `embedding_named` takes it, or an embedding of Chroma, LangChain or LlamaIndex.
+        client: client of the database.
+        name: the collection's name.
+        embedding: a name that `embedding_named` takes, or an embedding of Chroma, LangChain or LlamaIndex.
 
     Raises:
-        CollectionError: no such collection (says which exist), no embedding function, or not the one it was made with.
+        CollectionError: there is no such collection (the error says which exist), no embedding function, or not the one that the
+            collection was made with.
     """
     collection = find_collection(client, name)
-    # Chroma's own way refuses any other than its default where it recorded that by itself.
+    # `get_collection` refuses another function than Chroma's default if Chroma recorded that by itself.
     collection._embedding_function = chosen_function(collection, embedding)
     return collection
 
@@ -191,15 +192,16 @@ def open_collection(
 def open_or_create_collection(
     client: ClientAPI, name: str, embedding: AnyEmbedding | None = None
 ) -> chromadb.Collection:
-    """An existing collection as `open_collection` gives it, or a new one with cosine distances.
+    """Open a collection by `open_collection` if it exists, or make a new one with cosine distances.
 
     Args:
-        client: of the database.
+        client: client of the database.
         name: 3 to 512 letters, digits, `.`, `_`, `-`.
-        embedding: as `open_collection` takes it; None makes a new one with `HashedWords`.
+        embedding: a name that `embedding_named` takes, or an embedding of Chroma, LangChain or LlamaIndex; None makes a new
+            collection with `HashedWords`.
 
     Raises:
-        CollectionError: a name that Chroma doesn't allow, or what `open_collection` raises.
+        CollectionError: Chroma doesn't allow the name, or `open_collection` fails.
     """
     if _find(client, name) is not None:
         return open_collection(client, name, embedding)
@@ -212,7 +214,7 @@ def open_or_create_collection(
 
 
 def _tried(embedding: AnyEmbedding) -> EmbeddingFunction[Any]:
-    """The embedding function, once it has embedded something: a collection that it can't fill had better not be made.
+    """Try an embedding function on one text, and return it, so that no collection is made that it can't fill.
 
     Raises:
         CollectionError: it can't be set up, or fails.

@@ -1,7 +1,7 @@
-"""Searching a collection by the words of its texts, exactly: nothing that shares a rare word with a question gets lost.
+"""Search a collection exactly, by the words of its texts: no text that shares a rare word with a question is missed.
 
-Embedded Chroma has no index of words, and its index of vectors is approximate: among sparse vectors it loses even exact
-matches. So the words are kept in memory, for each collection once per process, and brought up to date by every search.
+Embedded Chroma has no index of words, and its index of vectors is approximate: among sparse vectors it misses even exact
+matches. So the words are kept in memory, once per collection and process, and every search brings them up to date.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _COLLECTIONS_KEPT = 4
 def search_words(
     collection: Collection, questions: Sequence[str], top_k: int, where: Where | None
 ) -> tuple[list[list[tuple[str, float]]], dict[str, Entry]]:
-    """The entries whose words match each question best, best first.
+    """Return the entries whose words match each question best, best first.
 
-    Entries that were added or deleted since the last search, by whichever process, are seen. A text that another process changed
-    under its old id, as `index_files` never does, is seen once it is found.
+    Entries that any process has added or deleted since the last search are taken into account. A text that was changed under its old
+    id, which `index_files` never does, is taken into account once the old text is found.
 
     Returns:
-        For each question the ids found with their scores; and the entries by id.
+        For each question the ids found with their scores, and all entries found by id.
     """
     found = _searched(collection.id)
     with found.lock:
@@ -53,7 +53,7 @@ def search_words(
 
 
 class _Searched:
-    """What is known of a collection: the words of its entries, and a hash of each text."""
+    """The words of a collection's entries, and a hash of each text."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -61,7 +61,7 @@ class _Searched:
         self._words = WordIndex()
 
     def update(self, collection: Collection) -> None:
-        """Take in what the collection has gained, and drop what it has lost."""
+        """Add the collection's new entries, and drop those that it no longer has."""
         there = collection.get(include=[])["ids"]
         self.forget(self.texts.keys() - set(there))
         for page in _pages([id_ for id_ in there if id_ not in self.texts]):
@@ -70,7 +70,7 @@ class _Searched:
             self.texts |= {id_: hash(text) for id_, (text, _) in entries}
 
     def forget(self, ids: Iterable[str]) -> None:
-        """Drop entries."""
+        """Drop these entries."""
         for id_ in list(ids):
             del self.texts[id_]
         self._words.keep(set(self.texts))
@@ -78,7 +78,7 @@ class _Searched:
     def rank(
         self, questions: Sequence[str], top_k: int, among: set[str] | None
     ) -> list[list[tuple[str, float]]]:
-        """The best entries for each question; where two match alike, the one that was added first."""
+        """Return the best entries for each question; of two that match equally, the one that was added first comes first."""
         ids = self._words.ids
         rows = np.arange(len(ids))
         if among is not None:
@@ -97,7 +97,7 @@ def _searched(collection_id: UUID) -> _Searched:  # noqa: ARG001 - the key
 
 
 def _matching(collection: Collection, where: Where | None) -> set[str] | None:
-    """The ids that pass a filter; None where there is no filter."""
+    """Return the ids that pass a filter; None if there is no filter."""
     return None if where is None else set(collection.get(where=where, include=[])["ids"])
 
 

@@ -1,4 +1,4 @@
-"""Texts as words, and how well the words of texts match those of questions: BM25, in memory and exact."""
+"""Split texts into words, and score how well they match a question's words: BM25, in memory and exact."""
 
 import re
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import snowballstemmer
 from scipy.sparse import csr_matrix, vstack
 from sklearn.feature_extraction.text import HashingVectorizer
 
-# Okapi BM25's usual constants: how soon a word's repetitions stop to count, and how much a long text is held against.
+# Okapi BM25's usual constants: how soon a word's repetitions stop counting, and how much long texts lose.
 SATURATION = 1.2
 LENGTH_PENALTY = 0.75
 
-# So many slots that two of a collection's words hardly ever share one.
+# Enough slots that two words of a collection hardly ever share one.
 _SLOTS = 2**22
 
 _WORD = re.compile(r"\w+")
@@ -22,24 +22,24 @@ _STEMMER = snowballstemmer.stemmer("english")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in small letters, English endings cut off: "Bridges" and "bridged" are both "bridg"."""
+    """Return a text's words in lower case, without English endings: "Bridges" and "bridged" both give "bridg"."""
     return [stem(word) for word in split(text)]
 
 
 def split(text: str) -> list[str]:
-    """The words of a text in small letters, as they stand."""
+    """Return a text's words in lower case, with their endings."""
     return _WORD.findall(text.lower())
 
 
-# The stemmer is written in Python, and most words of a text are words of another.
+# The stemmer is slow Python, and texts share most of their words.
 @lru_cache(maxsize=2**17)
 def stem(word: str) -> str:
-    """A word without its English ending."""
+    """Return a word without its English ending."""
     return str(_STEMMER.stemWord(word))
 
 
 class WordIndex:
-    """The words of texts, each text under an id: adding one leaves the others as they are."""
+    """The words of texts, each text under an id. Adding a text doesn't change the others."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -66,9 +66,9 @@ class WordIndex:
             self._weights = None
 
     def scores(self, questions: Sequence[str]) -> np.ndarray[Any, Any]:
-        """How much of each question's words each text holds, from 0 to 1.
+        """Score how much of each question's words each text holds, from 0 to 1.
 
-        It is the BM25 score divided by the most that any text could reach: a rare word counts more than a frequent one,
+        The score is that of BM25, divided by the most that any text could reach: a rare word counts more than a frequent one,
         a word's repetitions count less and less, and a long text's words count less than a short one's.
 
         Returns:
@@ -83,7 +83,7 @@ class WordIndex:
         return np.asarray(np.divide(reached, most, out=np.zeros_like(reached), where=most > 0))
 
     def _weigh(self) -> None:
-        """Work out BM25's two factors: what a word says of a text, and how rare it is among the texts."""
+        """Compute BM25's two factors: a word's weight in each text, and its rarity among the texts."""
         texts = len(self.ids)
         holding = np.bincount(self._counts.indices, minlength=_SLOTS)
         self._rarity = np.log1p((texts - holding + 0.5) / (holding + 0.5)).astype(np.float32)

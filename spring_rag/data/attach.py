@@ -1,4 +1,4 @@
-"""Retrieved passages for questions that have answers but no passages."""
+"""Retrieve passages for questions that have answers but no passages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from spring_rag.data.matching import holds, readable
 from spring_rag.errors import DataError
 
 Retriever = Callable[[Sequence[str], int], list[list[str]]]
-"""Called with questions and a top k; for each question the texts found, best first."""
+"""Called with questions and a top k; returns for each question the texts found, best first."""
 
 AnswerPassage = Literal["any", "guarantee", "forbid"]
 Mix = Literal["draw", "merge"]
@@ -26,9 +26,9 @@ class Attached:
     """Examples with their passages.
 
     Attributes:
-        examples: those that have passages as asked for, in their order.
-        left_out: questions that have not.
-        found: share of the examples among whose passages an accepted answer stands.
+        examples: those that got passages, in their order.
+        left_out: questions that got none.
+        found: share of the examples with an accepted answer in one of their passages.
     """
 
     examples: list[RagExample]
@@ -47,23 +47,24 @@ def attach(
     seed: int = 0,
     progress: OnProgress | None = None,
 ) -> Attached:
-    """Retrieve passages for questions; passages that an example has already are replaced.
+    """Retrieve passages for questions, in place of any that an example has already.
 
     Args:
         examples: questions with accepted answers.
         retrievers: where passages come from.
         top_k: passages per question.
-        answer_passage: `any`: what is found, as it is. `guarantee`: where no passage holds an accepted answer, one from further down
-            takes the last place; questions for which there is none are left out. `forbid`: passages that hold one are passed over, and the
-            accepted answer becomes that there is none; questions answered by yes or no are left out, since any passage may answer them.
-        mix: with several retrievers. `draw`: each question asks one of them, drawn at random, as the paper trains with several
-            retrievers. `merge`: it asks all, and takes their best in turns.
-        unanswerable_answer: what is accepted then.
-        seed: of `draw`.
+        answer_passage: `any` takes what is found. `guarantee`: if no passage holds an accepted answer, one from further down
+            takes the last place; a question without such a passage is left out. `forbid`: passages that hold an accepted answer are passed
+            over, and `unanswerable_answer` is accepted instead; questions answered by yes or no are left out, since any passage may answer
+            them.
+        mix: how to combine several retrievers. `draw`: each question asks one of them, drawn at random, as in the paper. `merge`: each
+            question asks all of them, and takes their best in turns.
+        unanswerable_answer: the accepted answer if `answer_passage` is `forbid`.
+        seed: seed of `draw`.
         progress: called with the number of questions done, and of all.
 
     Raises:
-        DataError: no retriever, or a blank `unanswerable_answer` where it is to be written.
+        DataError: no retriever, or `forbid` with a blank `unanswerable_answer`.
     """
     if not retrievers:
         msg = "there is nothing to retrieve from; give at least one collection"
@@ -107,13 +108,13 @@ def _retrieve(
 
 
 def _in_turns(rankings: Sequence[Sequence[str]]) -> list[str]:
-    """Take the first of each ranking, then the second of each; a text that several found is taken once."""
+    """Return the first of each ranking, then the second of each, and so on, each text once."""
     turns = chain.from_iterable(zip_longest(*rankings))
     return list(dict.fromkeys(text for text in turns if text is not None))
 
 
 def _choose(ranked: Sequence[str], answers: Sequence[str], top_k: int, wanted: AnswerPassage) -> list[str]:
-    """Choose the best `top_k` texts that meet the condition; none if none do."""
+    """Return the best `top_k` texts that `wanted` allows; empty if it allows none."""
     best = list(ranked[:top_k])
     if wanted == "forbid":
         return [text for text in ranked if readable(answers) and not holds(text, answers)][:top_k]

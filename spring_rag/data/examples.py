@@ -1,7 +1,7 @@
 """Questions with accepted answers and passages, for training and evaluation alike.
 
-Two kinds of records are read: the authors' `{"question", "target", "ret_passages"}`, whose passages stand in the
-order of their rank, and FlashRAG's `{"id", "question", "golden_answers", "metadata"}`, which has none. They come as JSON lines, or as
+Two kinds of records are read: the authors' `{"question", "target", "ret_passages"}`, with passages best first,
+and FlashRAG's `{"id", "question", "golden_answers", "metadata"}`, without passages. They come as JSON lines, or as
 the rows of a data set that Hugging Face's `datasets` saved to disk.
 """
 
@@ -18,7 +18,7 @@ from spring_rag.extras import extra
 from spring_rag.files import parse_json, read_text, replace_files
 
 UNANSWERABLE_ANSWER = "not stated"
-"""What is to be answered where the passages hold no answer, unless other words are asked for."""
+"""The default answer if the passages hold none."""
 
 _SHOWN_PROBLEMS = 1000
 
@@ -49,7 +49,7 @@ class Loaded:
     lines: list[int] = field(default_factory=list)
 
     def without(self, indices: Collection[int], reason: str) -> "Loaded":
-        """Leave out some of the examples, and count them as bad lines."""
+        """Return these examples without some, which become bad lines for this reason."""
         kept = [index for index in range(len(self.examples)) if index not in indices]
         return Loaded(
             [self.examples[index] for index in kept],
@@ -58,10 +58,10 @@ class Loaded:
         )
 
     def refuse_bad(self, path: str | Path) -> None:
-        """Refuse the file if it has bad lines.
+        """Check that there are no bad lines.
 
         Raises:
-            DataError: there are some; they are named, of very many the first.
+            DataError: there are some; the first thousand are named.
         """
         if not self.bad:
             return
@@ -69,7 +69,7 @@ class Loaded:
         shown = "\n".join(f"  {what} {bad.number}: {bad.reason}" for bad in self.bad[:_SHOWN_PROBLEMS])
         more = len(self.bad) - _SHOWN_PROBLEMS
         rest = f"\n  and {more} more" if more > 0 else ""
-        msg = f"{path} has {counted(len(self.bad), f'bad {what}')}; mend what is wrong, or skip it (--skip-bad):\n{shown}{rest}"
+        msg = f"{path} has {counted(len(self.bad), f'bad {what}')}; correct what is wrong, or skip it (--skip-bad):\n{shown}{rest}"
         raise DataError(msg)
 
 
@@ -77,12 +77,12 @@ def load_examples(path: str | Path, *, skip_bad: bool = False) -> Loaded:
     """Read a file of JSON lines or a data set's folder, in either format.
 
     Args:
-        path: a file, UTF-8, whose empty lines are passed over; or a folder that `Dataset.save_to_disk` wrote.
+        path: a UTF-8 file, whose empty lines are passed over; or a folder that `Dataset.save_to_disk` wrote.
         skip_bad: leave bad lines (rows) out and report them, instead of refusing the data.
 
     Raises:
-        DataError: the data can't be read, hold no example, or have bad lines; they are named, of very many the first.
-        MissingExtraError: `datasets` isn't installed, for a folder.
+        DataError: the data can't be read, hold no example, or have bad lines, of which the first thousand are named.
+        MissingExtraError: `path` is a folder, and `datasets` isn't installed.
     """
     what = "row" if Path(path).is_dir() else "line"
     loaded = _load_rows(Path(path)) if what == "row" else load_lines(_lines(path))
@@ -107,7 +107,7 @@ def _lines(path: str | Path) -> list[str]:
 
 
 def load_lines(lines: Iterable[str]) -> Loaded:
-    """Read examples from JSON lines; bad ones are collected, numbered from 1."""
+    """Read examples from JSON lines, and collect the bad lines, numbered from 1."""
     loaded = Loaded([], [])
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -124,21 +124,21 @@ def load_lines(lines: Iterable[str]) -> Loaded:
 
 
 def _load_rows(folder: Path) -> Loaded:
-    """Read a data set that lies in a folder, or the only split of one.
+    """Read a data set from a folder, or the only split of one.
 
     Raises:
-        DataError: no data set, or several splits to choose from.
+        DataError: the folder holds no data set, or several splits.
     """
     with extra("train"):
         import datasets
     try:
         found = datasets.load_from_disk(str(folder))
-    except Exception as error:  # pyarrow and datasets have errors of a dozen kinds
+    except Exception as error:  # pyarrow and datasets raise errors of a dozen kinds
         msg = f"{folder} isn't a data set that Dataset.save_to_disk wrote: {' '.join(str(error).split())}"
         raise DataError(msg) from error
     if isinstance(found, datasets.DatasetDict):
         if len(found) != 1:
-            msg = f"{folder} has the splits {', '.join(sorted(found)) or '(none)'}; name the folder of one, as {folder / 'train'}"
+            msg = f"{folder} has the splits {', '.join(sorted(found)) or '(none)'}; name the folder of one, such as {folder / 'train'}"
             raise DataError(msg)
         found = next(iter(found.values()))
     loaded = Loaded([], [])
@@ -157,7 +157,7 @@ def _sort_in(loaded: Loaded, number: int, record: Any) -> None:
 
 
 def write_examples(path: str | Path, examples: Iterable[RagExample]) -> None:
-    """Write examples as the authors' JSON lines; a file that exists is replaced as a whole.
+    """Write examples as the authors' JSON lines. An existing file is replaced in one step.
 
     Raises:
         OSError: the file can't be written.
@@ -173,13 +173,13 @@ def write_examples(path: str | Path, examples: Iterable[RagExample]) -> None:
 def hold_out(
     examples: Sequence[RagExample], share: float, seed: int
 ) -> tuple[list[RagExample], list[RagExample]]:
-    """Hold out a random share of the questions, in their order; a question that occurs twice is on one side only.
+    """Hold out a random share of the questions. A question that occurs twice is held out with all its examples, or not at all.
 
     Returns:
-        The examples to train on, and those held out.
+        The examples to train on, and those held out, both in their order.
 
     Raises:
-        DataError: nothing would be left on one of the sides.
+        DataError: one of the two would be empty.
     """
     questions = list(dict.fromkeys(example.question for example in examples))
     out = set(Random(f"{seed}:held out").sample(questions, round(share * len(questions))))
@@ -221,7 +221,7 @@ def _texts(value: Any, key: str, *, required: bool = False) -> tuple[str, ...]:
 
 
 def _check_characters(texts: Sequence[str], key: str) -> None:
-    """Refuse half characters, which JSON's escapes can spell but no tokenizer and no file takes."""
+    """Refuse half characters, which JSON's escapes can spell, but no tokenizer and no file takes."""
     for text in texts:
         try:
             text.encode()
@@ -231,7 +231,7 @@ def _check_characters(texts: Sequence[str], key: str) -> None:
 
 
 def digest(examples: Sequence[RagExample]) -> str:
-    """Return the first 16 hex digits of the SHA-256 of the examples in their order; an artifact records them."""
+    """Return the first 16 hex digits of the SHA-256 of the examples in their order, by which an artifact names its training data."""
     sha = hashlib.sha256()
     for example in examples:
         fields = [example.question, example.answers, example.passages]

@@ -1,4 +1,4 @@
-"""Questions and answers that the backbone itself writes from documents, kept if they survive a round trip."""
+"""Let the backbone itself write questions and answers from documents, and keep those that survive a round trip."""
 
 import re
 from collections import Counter
@@ -38,9 +38,9 @@ class Made:
     """What the backbone wrote.
 
     Attributes:
-        pairs: those kept, in the order of the passages.
-        asked: how many were asked for.
-        refused: how many of the others there are, by reason.
+        pairs: the pairs kept, in the order of the passages.
+        asked: number of pairs asked for.
+        refused: number of the other pairs, by reason.
     """
 
     pairs: list[Pair]
@@ -62,23 +62,23 @@ def make_pairs(
 ) -> Made:
     """Let the plain backbone write questions with answers, and ask them back.
 
-    A pair is kept if its answer is short and stands in its passage, if the question doesn't give it away, and if the backbone,
+    A pair is kept if its answer is short and occurs in its passage, if its question doesn't give the answer away, and if the backbone,
     given the passage and the question, answers the same again.
 
     Args:
-        model: the backbone; virtual tokens that it has are not used.
+        model: the backbone; its virtual tokens are not used.
         passages: what to ask about.
-        per_passage: pairs to write of each; sampled, so that they differ.
+        per_passage: pairs to write about each passage; sampled, so that they differ.
         prompt: the request, with `{passage}` in it; its answer must have a line with the question and one with `Answer: …`.
-        chat: put the request into the tokenizer's chat template; None does if it has one.
-        temperature: of the writing; the round trip is greedy.
-        seed: of the writing.
+        chat: put the request into the tokenizer's chat template; None means yes if it has one.
+        temperature: sampling temperature of the writing; the round trip is greedy.
+        seed: seed of the writing.
         batch_size: prompts that run at once.
         progress: called with the number of pairs written and asked back so far, and of all.
 
     Raises:
-        DataError: a prompt without `{passage}`, or no passages.
-        BackendError: see `SpringModel.generate`.
+        DataError: the prompt doesn't hold `{passage}` exactly once, or there are no passages.
+        BackendError: the backend fails; see `SpringModel.generate`.
     """
     if prompt.count(_PASSAGE) != 1:
         msg = f"the prompt for writing questions must hold {_PASSAGE} once: {prompt!r}"
@@ -114,7 +114,7 @@ def make_pairs(
 def _write(
     model: "SpringModel", passages: Sequence[str], prompt: str, chat: bool, temperature: float, seed: int
 ) -> list[tuple[Pair | None, str]]:
-    """Write a pair for each passage, or say why there is none."""
+    """Return a pair for each passage, or the reason for which there is none."""
     before, after = prompt.split(_PASSAGE)
     requests = []
     for passage in passages:
@@ -163,6 +163,6 @@ def _ask_back(
     )
     agreed = {pair: stands_in(reply.text, [pair.answer]) for pair, reply in zip(pairs, replies, strict=True)}
     return [
-        (pair, reason) if pair is None or agreed[pair] else (None, "asked back, it is answered otherwise")
+        (pair, reason) if pair is None or agreed[pair] else (None, "asked back, it is answered differently")
         for pair, reason in written
     ]

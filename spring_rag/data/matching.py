@@ -1,4 +1,4 @@
-"""Whether an accepted answer stands in a text: one rule for data, training, scores and benchmarks."""
+"""Find accepted answers in texts: one rule for data, training, scores and benchmarks."""
 
 import re
 import string
@@ -17,15 +17,15 @@ _PARTED_LETTER = rf"[^\W{_JOINED}]"
 
 
 def normalise(text: str) -> str:
-    """Lower the case and drop ASCII punctuation, English articles and extra spaces, as SQuAD does to compare texts (`evaluate-v1.1.py`)."""
+    """Return a text as SQuAD compares it (`evaluate-v1.1.py`): lower case, single spaces, no ASCII punctuation, no English articles."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def stands_in(text: str, answers: Sequence[str]) -> bool:
-    """Return whether one of the answers stands in a text as whole words, normalised or as it is written, in any case.
+    """Return whether one of the answers occurs in a text as whole words, normalised or as written, in any case.
 
-    "1" isn't in "1811", but "US" is in "a U.S. ship" and "Ada" in "ADA's bridge". In scripts that don't part words, "東京" is in
-    "首都は東京です". What normalising leaves nothing of, as "A", stands nowhere.
+    "1" isn't in "1811", but "US" is in "a U.S. ship" and "Ada" in "ADA's bridge". In scripts that don't separate words, "東京" is in
+    "首都は東京です". An answer of which normalising leaves nothing, such as "A", is in no text.
     """
     wanted = [answer for answer in answers if normalise(answer)]
     for form in (normalise, str.casefold):
@@ -36,12 +36,12 @@ def stands_in(text: str, answers: Sequence[str]) -> bool:
 
 
 def readable(answers: Sequence[str]) -> list[str]:
-    """Return the answers that a passage can hold: all but yes and no, which may follow from a passage whatever its words."""
+    """Return the answers that a passage can hold: all but yes and no, true and false, which follow from passages without these words."""
     return [answer for answer in answers if normalise(answer) not in _JUDGEMENTS]
 
 
 def holds(passage: str, answers: Sequence[str]) -> bool:
-    """Return whether one of the answers can be read in a passage."""
+    """Return whether a passage holds one of the answers, other than yes and no, true and false."""
     return stands_in(passage, readable(answers))
 
 

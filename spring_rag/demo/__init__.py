@@ -1,1 +1,1 @@
-"""What answers and is asked where nothing else is named: the default backbone, its virtual tokens, documents and questions."""
+"""The defaults: the default backbone, its virtual tokens, and the demo's documents and questions."""

@@ -1,4 +1,4 @@
-"""Where the demo's files lie in the installed package."""
+"""Paths of the demo's files in the installed package."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ TOKENS = _HERE / "tokens"
 """Virtual tokens of the default backbone."""
 
 SKILLS = _HERE / "skills"
-"""Its further skills: a folder for each, by task."""
+"""Further skills of the default backbone: one folder for each, named by its task."""
 
 DOCUMENTS = _HERE / "documents"
 QUESTIONS = _HERE / "questions.jsonl"

@@ -1,4 +1,4 @@
-"""The demo: index the documents, retrieve for each question, answer with 0, 1, … virtual tokens and told in words."""
+"""Run the demo: index the documents, retrieve for each question, answer with 0, 1, … virtual tokens and with instructions in words."""
 
 import json
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ from spring_rag.model import SpringModel
 
 COLLECTION = "documents"
 SAMPLE = 24
-"""Questions that are asked where not all are: as many as two cores answer within five minutes."""
+"""Number of questions in a sample: as many as two cores answer in five minutes."""
 MAX_NEW_TOKENS = 32
 WORDS = "text, worked examples only"
-"""The way in words that the virtual tokens are compared with: the best on the dev part of Natural Questions."""
+"""The wording that the virtual tokens are compared with: the best one on the dev part of Natural Questions."""
 WITH, WITHOUT = "with_answer", "without_answer"
 
 
 @dataclass(frozen=True, slots=True)
 class DemoQuestion:
-    """A question, its accepted answers, and the name of the document that holds one; None where no document does."""
+    """A question, its accepted answers, and the name of the document that holds one; None if no document does."""
 
     id: str
     question: str
@@ -39,7 +39,7 @@ class DemoQuestion:
 
 
 def load_questions(limit: int | None = None) -> list[DemoQuestion]:
-    """Load the demo's questions, or the first `limit` of them; they are in random order, so the first are a fair sample."""
+    """Return the demo's questions, or the first `limit` of them, which are a fair sample because the order is random."""
     with paths.QUESTIONS.open(encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
     return [
@@ -54,10 +54,10 @@ def load_questions(limit: int | None = None) -> list[DemoQuestion]:
 
 
 def build_index(model: SpringModel, db: Path, top_k: int, progress: OnProgress | None = None) -> ChromaQA:
-    """Index the demo's documents in an embedded Chroma database; what is there already stays.
+    """Index the demo's documents in an embedded Chroma database; documents that are indexed already stay.
 
     Raises:
-        CollectionError: the database's collection holds documents of someone's own.
+        CollectionError: the database's collection holds other documents.
     """
     collection = open_or_create_collection(connect_folder(db, create=True), COLLECTION)
     own = {path.name for path in paths.DOCUMENTS.iterdir()}
@@ -71,7 +71,7 @@ def build_index(model: SpringModel, db: Path, top_k: int, progress: OnProgress |
 def retrieve(
     qa: ChromaQA, questions: Sequence[DemoQuestion], progress: OnProgress | None = None
 ) -> tuple[list[RagExample], float]:
-    """Retrieve passages; return the questions with them, and, of those that a document answers, the share that got a passage of it."""
+    """Return the questions with their passages; and of the questions that a document answers, the share that got a passage of it."""
     examples, found = [], []
     for number, question in enumerate(questions, 1):
         passages = qa.retrieve(question.question)
@@ -91,7 +91,11 @@ def answer(
     ks: Sequence[int],
     progress: OnProgress | None = None,
 ) -> tuple[Sweep, dict[str, Sweep]]:
-    """Answer and score all questions; return all scores, and those of questions with (`WITH`) and without (`WITHOUT`) a document that answers."""
+    """Answer the questions and score the answers.
+
+    Returns:
+        The sweep over all questions, and by `WITH` and `WITHOUT` those over the questions that a document answers and that none answers.
+    """
     words = next(way for way in word_ways(model.template(), model.tokenizer) if way.name == WORDS)
     result = sweep(model, examples, ks, words=words, max_new_tokens=MAX_NEW_TOKENS, progress=progress)
     numbers: dict[str, list[int]] = {WITH: [], WITHOUT: []}
@@ -103,7 +107,7 @@ def answer(
 
 
 def _only(result: Sweep, numbers: Sequence[int]) -> Sweep:
-    """Keep the same runs on some of the questions."""
+    """Return the runs of a sweep on some of its questions."""
 
     def part(run: Run) -> Run:
         return replace(run, answers=tuple(run.answers[number] for number in numbers))

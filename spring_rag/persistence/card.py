@@ -10,7 +10,7 @@ _TAGS = ("spring", "virtual-tokens", "prompt-tuning", "retrieval-augmented-gener
 
 
 def model_card(artifact: Artifact) -> str:
-    """Write a README.md in Markdown with the Hub's YAML header."""
+    """Return a README.md in Markdown with the Hub's YAML header."""
     backbone_id = artifact.backbone.model_id if artifact.backbone else None
     header = ["library_name: spring-rag", "tags:", *(f"- {tag}" for tag in _TAGS)]
     if backbone_id and is_hub_id(backbone_id):  # the Hub refuses a card whose base model isn't a repository
@@ -20,8 +20,8 @@ def model_card(artifact: Artifact) -> str:
         "---\n" + "\n".join(header) + "\n---",
         "# Virtual tokens for retrieval-augmented generation",
         (
-            f"{len(artifact)} trained virtual tokens for a frozen language model. They stand between the "
-            "retrieved context and the question; nothing of the model itself changes. "
+            f"{len(artifact)} trained virtual tokens for a frozen language model. They go between the "
+            "retrieved context and the question; the model itself doesn't change. "
             + (
                 "Any first k of them work by themselves."
                 if artifact.task == _ANSWER
@@ -78,11 +78,11 @@ def _snippet(backbone_id: str | None, task: str) -> str:
 
 
 def _json_block(data: object) -> str:
-    """Write JSON as an indented block, which, unlike a fenced one, no text in the data can end."""
+    """Return data as an indented block, which no text in the data can end, unlike a fenced one."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _code(text: str) -> str:
-    """Write a table cell of literal text, on one line."""
+    """Return a table cell of literal text, on one line."""
     return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"

@@ -1,9 +1,9 @@
-"""Folders: the saved artifact, and PEFT's prompt-tuning adapters.
+"""Read and write folders: the saved artifact, and PEFT's prompt-tuning adapters.
 
-An artifact's description stands in two places: `config.json`, for people and the Hub, and the header of
-`virtual_tokens.safetensors`. Two files can't be replaced in one step, but one can: when a save is interrupted
-between them, the digest in `config.json` doesn't fit the matrix, and the header's description, which came
-with the matrix, is used.
+An artifact's description is in two places: in `config.json`, for people and the Hub, and in the header of
+`virtual_tokens.safetensors`. One file can be replaced in one step, but two can't. If a save is interrupted
+between them, the digest in `config.json` doesn't fit the matrix. Then the header's description is used, which came
+with the matrix.
 """
 
 import json
@@ -37,7 +37,7 @@ _CALIBRATION = ("slope", "intercept")
 _ADAPTER_TENSOR = "prompt_embeddings"
 
 _MOST_BYTES = 2**20
-"""Of a description. A template of megabytes would be laid out for every question."""
+"""Greatest size of a description. A template of megabytes would be put into every prompt."""
 
 
 def write_folder(artifact: Artifact, folder: Path) -> None:
@@ -47,14 +47,14 @@ def write_folder(artifact: Artifact, folder: Path) -> None:
     config = _config(artifact)
     _parsed(
         json.dumps(config, ensure_ascii=False, indent=2).encode(), folder / CONFIG_FILE
-    )  # as it will be read
+    )  # refuse what could not be read back
     tensor = safetensors.torch.save(
         {TENSOR_NAME: artifact.matrix}, metadata={"format": "pt", _HEADER_KEY: json.dumps(config)}
     )
     replace_files(
         folder,
         {
-            TENSOR_FILE: tensor,  # written first: with it alone the new artifact is complete
+            TENSOR_FILE: tensor,  # first: once it is written, the new artifact is whole
             CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
             CARD_FILE: model_card(artifact).encode(),
         },
@@ -62,10 +62,10 @@ def write_folder(artifact: Artifact, folder: Path) -> None:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse a folder where an artifact would replace what isn't one: a backbone's config.json, a project's README.
+    """Refuse a folder in which an artifact would replace something else: a backbone's config.json, a project's README.
 
     Raises:
-        TokensError: there is such a file.
+        TokensError: the folder holds such a file.
     """
     if (folder / TENSOR_FILE).exists() or (folder / ADAPTER_CONFIG_FILE).exists():
         return
@@ -97,10 +97,10 @@ def read_folder(folder: Path) -> Artifact:
 
 
 def read_lone_safetensors(path: Path) -> Artifact:
-    """Read a safetensors file by itself: one of ours, with what its header says, or any with a single tensor.
+    """Read a safetensors file by itself: one of ours, with the description in its header, or any other with a single tensor.
 
     Raises:
-        TokensError: see `read_safetensors`; or the header and the matrix don't belong together.
+        TokensError: the file is damaged or holds several tensors, or its header and its matrix don't belong together.
     """
     file = read_safetensors(path)
     header = file.metadata.get(_HEADER_KEY)
@@ -143,10 +143,10 @@ def _read_artifact(folder: Path) -> Artifact:
 
 
 def _build(tensor: Tensor, config: Mapping[str, Any], origin: Path) -> Artifact:
-    """Put rows and description together.
+    """Make an artifact of rows and their description.
 
     Raises:
-        TokensError: the description is malformed or is another matrix's.
+        TokensError: the description is malformed, or belongs to another matrix.
     """
     _require_known_schema(config, origin)
     try:
@@ -195,7 +195,7 @@ def _require_known_schema(config: Mapping[str, Any], origin: Path) -> None:
 def _read_adapter(folder: Path) -> Artifact:
     """Read an adapter that PEFT's prompt tuning saved.
 
-    PEFT puts its rows beside the output of the embedding layer, so they stand after any scaling by it (Gemma's).
+    PEFT puts its rows beside the output of the embedding layer, so they come after any scaling by it (Gemma's).
 
     Raises:
         TokensError: it is another kind of adapter, or damaged.

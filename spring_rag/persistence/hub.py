@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: downloads, uploads, and one clear error for whatever goes wrong there."""
+"""Download from and upload to the Hugging Face Hub, with one clear error for anything that fails there."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _LIBRARY = "spring-rag"
 
 
 def fetch_files(repo_id: str, names: Sequence[str], *, revision: str | None, token: str | None) -> Path:
-    """Download those of the named files that a repository has, all of one commit.
+    """Download those of the named files that a repository has, all from one commit.
 
     Returns:
         The folder that holds them; it doesn't exist if the repository has none of them.
@@ -30,7 +30,7 @@ def fetch_files(repo_id: str, names: Sequence[str], *, revision: str | None, tok
         TokensError: there is no such repository, or the Hub can't be reached and the cache doesn't have it.
     """
     with _one_error(f"can't load {repo_id!r} from the Hub"):
-        # Not hf_hub_download, which goes on trying for 20 seconds when nobody answers.
+        # Not hf_hub_download, which keeps trying for 20 seconds if the Hub doesn't answer.
         return Path(
             snapshot_download(
                 repo_id,
@@ -65,10 +65,9 @@ def push(
 
 @contextmanager
 def _one_error(failure: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into one `TokensError`.
+    """Turn any error of the Hub's client into one `TokensError`.
 
-    The client lets through errors of its HTTP and storage libraries, which are not ours to name; hence the
-    broad `except`.
+    The `except` is broad because the client lets through the errors of its HTTP and storage libraries.
     """
     try:
         yield
@@ -78,7 +77,7 @@ def _one_error(failure: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    # The client reports a failed request behind "not in the cache" errors, with the real one as their cause.
+    # The client wraps a failed request in a "not in the cache" error, with the real error as its cause.
     causes = [error]
     while (cause := causes[-1].__cause__) is not None and isinstance(cause, Exception):
         causes.append(cause)

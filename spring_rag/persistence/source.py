@@ -1,4 +1,4 @@
-"""What a source string means: a path, a published name or a Hub id."""
+"""Load virtual tokens from a path, a published name or a Hub id."""
 
 import os
 from dataclasses import replace
@@ -21,7 +21,7 @@ _FILE_SUFFIXES = (".safetensors", *_TORCH_SUFFIXES)
 
 
 def load(src: str | os.PathLike[str], *, revision: str | None, token: str | None) -> Artifact:
-    """Load virtual tokens from wherever `src` points; see `VirtualTokens.from_pretrained`."""
+    """Load virtual tokens from what `src` names; see `VirtualTokens.from_pretrained`."""
     path = Path(os.path.expanduser(src))
     if path.is_dir():
         return read_folder(path)

@@ -1,4 +1,4 @@
-"""Single files with a matrix: safetensors, and the authors' `.pt`."""
+"""Read and write single files with a matrix: safetensors, and the authors' `.pt`."""
 
 import io
 import warnings
@@ -18,7 +18,7 @@ from spring_rag.persistence.artifact import Artifact
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a safetensors file holds: one tensor, and the header's free texts."""
+    """The content of a safetensors file: one tensor, and the texts in its header."""
 
     tensor: Tensor
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -29,10 +29,10 @@ def read_safetensors(path: Path, name: str | None = None) -> TensorFile:
 
     Args:
         path: the file.
-        name: the tensor's name; None takes the file's only tensor.
+        name: the tensor's name; None means the file's only tensor.
 
     Raises:
-        TokensError: the file is damaged, lacks the tensor, or (without `name`) holds several.
+        TokensError: the file is damaged, lacks the tensor, or (without `name`) doesn't hold exactly one.
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -52,9 +52,7 @@ def read_safetensors(path: Path, name: str | None = None) -> TensorFile:
 
 
 def read_torch(path: Path) -> object:
-    """Read what `torch.save` wrote, without running any code that the file may carry.
-
-    A CUDA tensor comes to the CPU.
+    """Read what `torch.save` wrote, onto the CPU, without running any code that the file may carry.
 
     Raises:
         TokensError: the file is damaged, needs code to be read, or unpacks to more than its own size.
@@ -76,19 +74,19 @@ def read_pt(path: Path) -> Tensor:
     """Read the authors' format: one tensor (or `nn.Parameter`) of shape `[n, hidden_size]`.
 
     Raises:
-        TokensError: see `read_torch`; or the file holds something else than one tensor.
+        TokensError: the file is damaged, needs code to be read, unpacks to more than its own size, or doesn't hold one tensor.
     """
     return own_memory(read_torch(path), path)
 
 
 def own_memory(found: object, path: Path) -> Tensor:
-    """Return the object itself if it is a tensor that is stored in full.
+    """Check that an object is a tensor that is stored in full, and return it.
 
     A file of a few bytes can describe a tensor of terabytes, one number repeated by strides: copying it would
-    take the machine down.
+    bring the machine down.
 
     Raises:
-        TokensError: it is no tensor, or one with fewer stored numbers than its shape says.
+        TokensError: it isn't a tensor, or stores fewer numbers than its shape says.
     """
     if not isinstance(found, Tensor):
         msg = (
@@ -103,7 +101,7 @@ def own_memory(found: object, path: Path) -> Tensor:
 
 
 def _refuse_zip_bomb(path: Path) -> None:
-    """Refuse an archive that unpacks to more than its size: torch.save stores its records uncompressed."""
+    """Refuse an archive that unpacks to more than its own size: torch.save stores its records uncompressed."""
     try:
         if not zipfile.is_zipfile(path):
             return
@@ -126,7 +124,7 @@ def write_pt(artifact: Artifact, path: Path) -> None:
     refuse_empty(artifact)
     if artifact.after_scaling:
         msg = (
-            f"{path} gets the rows as PEFT wrote them, behind the scaling of the backbone's embedding layer; on a backbone "
+            f"{path} gets the rows as PEFT wrote them, after the scaling of the backbone's embedding layer; on a backbone "
             "that scales (Gemma) they are not what other readers of such a file expect"
         )
         warnings.warn(msg, stacklevel=3)
@@ -136,10 +134,10 @@ def write_pt(artifact: Artifact, path: Path) -> None:
 
 
 def refuse_empty(artifact: Artifact) -> None:
-    """Refuse to write what can't be read back.
+    """Refuse to save tokens without rows, which could not be read back.
 
     Raises:
-        TokensError: the tokens are an empty prefix.
+        TokensError: there are no rows.
     """
     if len(artifact) == 0:
         msg = "there are no virtual tokens to save: this is the empty prefix, tokens[:0]"

@@ -1,1 +1,1 @@
-"""A local page on which one's own index answers several ways, side by side."""
+"""A local page that compares several ways to answer questions from one's own index, side by side."""

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML. Every text that isn't ours is escaped: a document must not run as part of the page."""
+"""Write the page's parts as HTML. Every text that isn't ours is escaped, so that a document can't run as part of the page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STYLE = """
 
 
 def replies_html(replies: Sequence[Reply]) -> str:
-    """A card for each way that answers."""
+    """Return a card for each way that answers."""
     return f'<div class="replies">{"".join(map(_reply, replies))}</div>'
 
 
@@ -45,7 +45,7 @@ def _reply(reply: Reply) -> str:
 
 
 def passages_html(passages: Sequence[Passage], cited: Collection[int] = ()) -> str:
-    """The retrieved passages, closest first; those whose number (from 1) is in `cited` are lit up."""
+    """Return the retrieved passages, closest first; those whose number (from 1) is in `cited` are highlighted."""
     return "".join(_passage(number, each, number in cited) for number, each in enumerate(passages, 1))
 
 
@@ -58,7 +58,7 @@ def _passage(number: int, passage: Passage, cited: bool) -> str:
 
 
 def prompt_html(prompt: ShownPrompt) -> str:
-    """The whole prompt with its slot marked."""
+    """Return the whole prompt with its slot marked."""
     slot = f"{prompt.virtual} virtual tokens" if prompt.virtual else "empty slot"
     left_out = f'<p class="small">{prompt.dropped} passages found no room</p>' if prompt.dropped else ""
     return (
@@ -68,7 +68,7 @@ def prompt_html(prompt: ShownPrompt) -> str:
 
 
 def answerable_html(probability: float) -> str:
-    """How likely the passages hold the answer, as a bar."""
+    """Return a bar that shows how likely the passages hold the answer."""
     percent = f"{100 * probability:.0f}"
     return (
         f"<div>The passages hold the answer: <b>{percent} %</b>"

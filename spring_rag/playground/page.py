@@ -1,4 +1,4 @@
-"""The page itself, made with Gradio."""
+"""Build and serve the page, with Gradio."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _FONT_MONO = ("ui-monospace", "Consolas", "monospace")
 
 
 def build(qa: ChromaQA, ways: Sequence[Way]) -> gr.Blocks:
-    """The page for one collection and one backbone.
+    """Build the page for one collection and one backbone.
 
     Args:
         qa: retrieves the passages, and has the backbone.
-        ways: what can be compared; all are chosen at first.
+        ways: the ways to compare; all are selected at first.
     """
     by_label = {way.label: way for way in ways}
 
     def ask(
         question: str, chosen: list[str], top_k: int, max_new_tokens: int
     ) -> Iterator[tuple[str, str, str, str]]:
-        """What stands in the replies, the bar, the passages and the prompt, again after every piece of text."""
+        """Yield the HTML of the replies, the bar, the passages and the prompt, after every piece of text."""
         if not question.strip():
             msg = "The question is empty."
             raise gr.Error(msg, print_exception=False)
@@ -83,10 +83,10 @@ def build(qa: ChromaQA, ways: Sequence[Way]) -> gr.Blocks:
 
 
 def launch(page: gr.Blocks, host: str, port: int, *, block: bool = True) -> str:
-    """Serve the page; returns its address, at once or, with `block`, when it is stopped.
+    """Serve the page; return its address at once or, with `block`, after the page is stopped.
 
     Raises:
-        OSError: the address can't be listened at.
+        OSError: the page can't listen at this address.
     """
     try:
         _, address, _ = page.queue().launch(

@@ -1,4 +1,4 @@
-"""One question answered several ways over the same passages, piece by piece."""
+"""Answer one question in several ways from the same passages, piece by piece."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A set of virtual tokens and how many of them to use; a set of None is the plain backbone, which uses 0."""
+    """The name of a set of virtual tokens, and the number of them to use; None and 0 for the plain backbone."""
 
     tokens: str | None
     num_tokens: int
 
     @property
     def label(self) -> str:
-        """What the page calls it."""
+        """The way's name on the page."""
         if not self.num_tokens:
             return "plain"
         named = f"{self.tokens}, " if self.tokens not in (None, DEFAULT_TOKENS) else ""
@@ -38,11 +38,11 @@ class Reply:
     """What one way has answered so far.
 
     Attributes:
-        way: who answers.
+        way: the way that answers.
         text: the answer, or its beginning.
-        seconds: since it was asked; 0 before its turn.
-        generated: tokens of the answer; None until it is whole.
-        error: why there is no answer; empty if all is well.
+        seconds: time since the way's turn began; 0 before it.
+        generated: number of tokens of the answer; None until it is whole.
+        error: why there is no answer; empty if nothing failed.
     """
 
     way: Way
@@ -54,13 +54,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ShownPrompt:
-    """A prompt as the backbone reads it, in the three pieces around and in the slot.
+    """A prompt as the backbone reads it, in three pieces: before, in and after the slot.
 
     Attributes:
         context: the ids before the slot, decoded with their control tokens.
-        virtual: how many virtual tokens stand in the slot.
+        virtual: number of virtual tokens in the slot.
         suffix: the ids after the slot, decoded.
-        dropped: how many passages found no room.
+        dropped: number of passages that didn't fit.
     """
 
     context: str
@@ -70,12 +70,12 @@ class ShownPrompt:
 
 
 def ways_of(model: SpringModel, sets: Sequence[str], ks: Sequence[int]) -> list[Way]:
-    """All that can be compared: the plain backbone, the default set with each k that it has, and further sets with all their tokens.
+    """Return the ways to compare: the plain backbone, the default set with each k, and further sets with all their tokens.
 
     Args:
-        model: with its sets attached.
-        sets: names of further sets.
-        ks: numbers of virtual tokens; the default set's own number is added.
+        model: the model with its sets attached.
+        sets: names of the further sets.
+        ks: numbers of virtual tokens of the default set, whose whole number is added.
     """
     ways = [Way(None, 0)]
     if (default := model.backend.tokens(None)) is not None:
@@ -90,9 +90,9 @@ def ways_of(model: SpringModel, sets: Sequence[str], ks: Sequence[int]) -> list[
 def answer_ways(
     model: SpringModel, question: str, passages: Sequence[str], ways: Sequence[Way], max_new_tokens: int
 ) -> Iterator[list[Reply]]:
-    """Let each way answer in its turn; after each piece of text comes the state of all replies.
+    """Let each way answer in turn, and yield all replies after each piece of text.
 
-    A way that fails says why in its reply; the others go on.
+    If a way fails, its reply says why, and the others go on.
     """
     replies = [Reply(way) for way in ways]
     for number, way in enumerate(ways):
@@ -119,12 +119,12 @@ def answer_ways(
 
 
 def rag_prompt(model: SpringModel, question: str, passages: Sequence[str], way: Way) -> RagPrompt:
-    """The prompt in the layout that the way's set was trained with."""
+    """Return the prompt in the layout that the way's set was trained with."""
     return RagPrompt(question=question, passages=tuple(passages), template=model.template(way.tokens))
 
 
 def told_by_skills(model: SpringModel, question: str, passages: Sequence[str]) -> RagAnswer | None:
-    """What the attached skills say of a question; None where there are none. Its text says nothing: the ways have answered.
+    """Return what the attached skills say about a question; None without skills. Its `text` is not for use: the ways answer.
 
     Raises:
         PromptTooLongError: the question alone doesn't fit the context.
@@ -137,7 +137,7 @@ def told_by_skills(model: SpringModel, question: str, passages: Sequence[str]) -
 def shown_prompt(
     model: SpringModel, question: str, passages: Sequence[str], way: Way, max_new_tokens: int
 ) -> ShownPrompt:
-    """What the backbone reads when this way answers.
+    """Return the prompt that the backbone reads when this way answers.
 
     Raises:
         PromptTooLongError: the question alone doesn't fit the context.

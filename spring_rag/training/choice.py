@@ -1,9 +1,9 @@
-"""Which way a backbone is trained: tried out on the backbone itself, not listed.
+"""Choose how a backbone is trained, by trials on the backbone itself and not by a list of families.
 
-A way is taken if it gives the gradient of the plain loss over the whole sequence. That is tried once for a model, on a few short
-examples. What a model does differently from some length on (positions that change, windows that only the mask knows, attention that
-grows warmer or sparser) short examples don't show. Such lengths stand in the model's config or are powers of two, so for each of
-these numbers that a batch reaches for the first time, examples around that length are tried.
+A way is used if it gives the gradient of the plain loss over the whole sequence. This is tried once per model, on a few short
+examples. They don't show what a model does differently beyond some length: positions that change, windows that are only in the mask,
+attention that gets another temperature or becomes sparse. Such lengths are in the model's config or are powers of two, so each of these
+numbers is tried, with examples around that length, when a batch reaches it for the first time.
 """
 
 import math
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from spring_rag.errors import UnsupportedBackboneError
 from spring_rag.splice import InputEmbedding
-from spring_rag.training.trial import LEAST_LENGTH, SIDE, TAIL, Trial, off
+from spring_rag.training.trial import LEAST_LENGTH, SIDE, TAIL, Trial, relative_distance
 from spring_rag.training.ways import Example, Ks, Way, by_context, together, whole
 
 _WAYS: tuple[Way, ...] = (together, by_context, whole)
@@ -29,18 +29,18 @@ _INSTEAD: dict[Way, str] = {
 }
 
 _SHORT, _WITH_EMPTY = 0, -1
-"""Stand for trials that aren't about a length."""
+"""Keys, in place of a length, of the trials on short examples, without and with an empty context."""
 
-_Try = tuple[int, bool]
+_TrialKey = tuple[int, bool]
 """A length, and whether it can be tried with contexts that are longer."""
 
 
 @dataclass
 class _Known:
-    """What is known of a model: lengths to try at, and for each trial the place of the fastest way that passed, in `_WAYS`."""
+    """What is known about a model: lengths to try, and for each trial the index in `_WAYS` of the fastest way that passed."""
 
     lengths: list[int]
-    passed: dict[_Try, int] = field(default_factory=dict)
+    passed: dict[_TrialKey, int] = field(default_factory=dict)
     warned: set[Way] = field(default_factory=set)
 
 
@@ -52,9 +52,9 @@ def proven_way(model: PreTrainedModel, embedding: InputEmbedding, examples: Sequ
 
     Args:
         model: the backbone, frozen.
-        embedding: of the backbone.
+        embedding: the backbone's input embeddings.
         examples: the batch.
-        ks: as for the ways.
+        ks: sequences of one k per example.
 
     Raises:
         UnsupportedBackboneError: the model fails on embeddings, or its gradient isn't that of its loss.
@@ -71,28 +71,28 @@ def proven_way(model: PreTrainedModel, embedding: InputEmbedding, examples: Sequ
         lengths = {*_whole_numbers(model.config.to_dict()), *(2**exponent for exponent in range(5, 24))}
         _known[model] = _Known(sorted(lengths))
     known, place = _known[model], 0
-    for one in _tries(known.lengths, longest, empty=empty):
-        if one not in known.passed:
-            known.passed[one] = _passed(model, embedding, one[0], longest, place, known.warned)
-        place = max(place, known.passed[one])
+    for key in _trial_keys(known.lengths, longest, empty=empty):
+        if key not in known.passed:
+            known.passed[key] = _passed(model, embedding, key[0], longest, place, known.warned)
+        place = max(place, known.passed[key])
     if sharded and _WAYS[place] is by_context:
         return whole  # processes have different numbers of contexts
     return _WAYS[place]
 
 
 def _whole_numbers(value: object) -> Iterator[int]:
-    """Those in a config that may be lengths, whatever they stand for."""
+    """Yield the numbers in a config that may be lengths, whatever their keys."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _whole_numbers(one)
+        for item in value:
+            yield from _whole_numbers(item)
     elif isinstance(value, (int, float)) and LEAST_LENGTH <= value < math.inf and value == int(value):
         yield int(value)
 
 
-def _tries(lengths: Sequence[int], longest: int, *, empty: bool) -> Iterator[_Try]:
-    """What a batch needs whose longest sequence has so many tokens."""
+def _trial_keys(lengths: Sequence[int], longest: int, *, empty: bool) -> Iterator[_TrialKey]:
+    """Yield the trials that a batch needs if its longest sequence has `longest` tokens."""
     yield _SHORT, True
     if empty:
         yield _WITH_EMPTY, True
@@ -110,9 +110,9 @@ def _passed(
     first: int,
     warned: set[Way],
 ) -> int:
-    """The place of the fastest way, from the place `first` on, that agrees with the whole sequence."""
+    """Return the index of the fastest way, from index `first` on, that agrees with the whole sequence."""
     short = length in (_SHORT, _WITH_EMPTY)
-    # What is tried is the model, whatever the caller's modes are.
+    # The trial must not depend on the caller's modes.
     with (
         torch.inference_mode(mode=False),
         torch.set_grad_enabled(short),
@@ -127,7 +127,7 @@ def _passed(
             expected = trial.found(whole)
         except (MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # what a model can't do comes as errors of any kind
+        except Exception as error:  # models fail with errors of any kind
             msg = (
                 f"{type(model).__name__} can't be trained: it fails on embeddings without ids: {_line(error)}"
             )
@@ -140,7 +140,7 @@ def _passed(
         found, what = len(_WAYS) - 1, ""
         for place, way in enumerate(_WAYS[first:-1], first):
             try:
-                distance = off(trial.found(way), expected)
+                distance = relative_distance(trial.found(way), expected)
             except (MemoryError, torch.OutOfMemoryError):
                 raise
             except Exception as error:

@@ -26,7 +26,7 @@ _STEPS_SORTED_TOGETHER = 16
 
 @dataclass(frozen=True, slots=True)
 class SampleIndex:
-    """Which example, and in which optimizer step of the epoch it is seen."""
+    """The index of an example, and the optimizer step of the epoch in which it is seen."""
 
     index: int
     step: int = 0
@@ -34,7 +34,7 @@ class SampleIndex:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One encoded example, where it comes from, and how many of the drawn passages had no room.
+    """One encoded example, with the epoch and step that it was drawn for, and the number of drawn passages that didn't fit.
 
     `among`: for each target id those that it is chosen from, each with the share of it that is right; None where anything may be written.
     """
@@ -47,16 +47,16 @@ class Item:
 
 
 class RagExamples(Dataset[Item]):
-    """Examples as the objective takes them, with passages drawn anew each epoch.
+    """Encoded examples for the objective, with passages drawn anew each epoch.
 
-    What is drawn depends on seed, epoch and index alone, so runs that are resumed or spread over processes see
-    the same. Examples with the same passages draw alike, so that questions about one text share their context. An example
-    takes its m best passages, m drawn from the recipe's range, in random order: as a retriever with that top k would bring
-    them, and without teaching the tokens to trust the first.
+    The draw depends only on seed, epoch and index, so that resumed runs and runs in several processes see the same examples. Examples
+    with the same passages draw the same ones, so that questions about one text share their context. An example gets its m best
+    passages, with m drawn from the recipe's range, as if retrieved with that top k. Their order is random, so that the tokens don't
+    learn to trust the first.
 
-    What is asked of the passages and what is right is the business of the recipe's skill; what follows holds for answers.
-    Where the recipe asks for `unanswerable` examples, a share loses every passage that holds one of its answers and is trained to
-    say so; and so is an example whose answer stands only in passages that weren't drawn, or had no room: that would teach to guess.
+    The recipe's skill decides what is asked and what is right. For answers, if the recipe asks for `unanswerable` examples, a share
+    of them loses every passage that holds one of its answers, and is trained to say that there is none. An example whose answer is only in
+    passages that weren't drawn or didn't fit is trained to say so too, since the real answer would teach guessing.
 
     Args:
         examples: the data.
@@ -79,7 +79,7 @@ class RagExamples(Dataset[Item]):
             self._mates.setdefault(group, []).append(example)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw as in this epoch from now on."""
+        """Draw for this epoch from now on."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ class RagExamples(Dataset[Item]):
         ranked = self._draw(index, rng)
         claim = self._claim(index, ranked.passages)
         ranked = replace(ranked, question=self.recipe.skill.asked(ranked.question, claim))
-        # Which answer is trained depends on the passages that have room, so there must be room for either.
+        # The passages that fit decide which answer is trained, so there must be room for either.
         budget = min(self._budget(self._target(each, ranked.template)) for each in self._possible(index))
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
         prompt, encoded = fit(ranked, budget, self.tokenizer, order)
@@ -107,7 +107,7 @@ class RagExamples(Dataset[Item]):
         return Item((asked, made.target), self.epoch, sample.step, lost, made.among)
 
     def _possible(self, index: int) -> Sequence[str]:
-        """All that an example may be trained to write."""
+        """Return all texts that an example may be trained to write."""
         targets = self.recipe.skill.targets(self.recipe.max_passages)
         return targets or [self.examples[index].answers[0], *self._instead]
 
@@ -116,7 +116,7 @@ class RagExamples(Dataset[Item]):
         return self.recipe.skill.claim(self.examples[index], self._mates[self.groups[index]], passages, rng)
 
     def accepted(self, index: int, passages: Sequence[str]) -> tuple[str, ...]:
-        """What an example may be answered beside some of its passages: that there is no answer, where they lack it and others have it."""
+        """Return the accepted answers to an example with some of its passages: that there is none, if only its other passages hold one."""
         example = self.examples[index]
         if (
             self.recipe.unanswerable == 0
@@ -128,20 +128,20 @@ class RagExamples(Dataset[Item]):
         return (self.recipe.unanswerable_answer,) if elsewhere else example.answers
 
     def longest_target(self) -> int:
-        """Tokens of the longest answer that may be trained."""
+        """Return the number of tokens of the longest answer that may be trained."""
         answers = {answer for index in range(len(self.examples)) for answer in self._possible(index)}
         template = replace(self.recipe.template, chat=self.recipe.chat > 0)
         return max(len(self._target(each, template)) for each in answers)
 
     def length(self, index: int) -> int:
-        """Characters of the passages drawn in this epoch."""
+        """Return the number of characters of the passages drawn in this epoch."""
         return sum(map(len, self._draw(index, self._rng(index)).passages))
 
     def _rng(self, index: int) -> Random:
         return Random(f"{self.recipe.seed}:{self.epoch}:{self.groups[index]}")
 
     def _draw(self, index: int, rng: Random) -> RagPrompt:
-        """The prompt with its passages best first."""
+        """Draw an example's template and passages; return its prompt, passages best first."""
         example, template, recipe = self.examples[index], self.recipe.template, self.recipe
         if rng.random() < recipe.chat:
             template = replace(template, chat=True)
@@ -159,10 +159,10 @@ class RagExamples(Dataset[Item]):
         return self.recipe.max_length - self.recipe.num_tokens - len(target)
 
     def check(self) -> None:
-        """Make sure that all questions fit without their passages, before a long run starts.
+        """Check, before a long run starts, that all questions fit without their passages.
 
         Raises:
-            DataError: one doesn't; it is named.
+            DataError: some don't; the first of them is named.
         """
         if over := self.over_long():
             example = self.examples[over[0]]
@@ -171,16 +171,16 @@ class RagExamples(Dataset[Item]):
 
     @property
     def too_long(self) -> str:
-        """What is wrong with an example of `over_long`."""
+        """The reason for which `over_long` returns an example."""
         return (
-            f"question and answer are too long for max_length = {self.recipe.max_length} beside "
-            f"{self.recipe.num_tokens} virtual tokens; raise it, or leave them out"
+            f"question and answer are too long for max_length = {self.recipe.max_length} with "
+            f"{self.recipe.num_tokens} virtual tokens; raise max_length, or leave these examples out"
         )
 
     def over_long(self) -> list[int]:
-        """Indices of the examples that don't fit, not even without their passages."""
+        """Return the indices of the examples that don't fit even without their passages."""
         by_length = sorted(range(len(self.examples)), key=self._characters, reverse=True)
-        # Where all of the longest fit, the others do.
+        # If the longest all fit, so do the others.
         if all(map(self._fits, by_length[:_CHECKED])):
             return []
         return sorted(index for index in by_length if not self._fits(index))
@@ -195,7 +195,7 @@ class RagExamples(Dataset[Item]):
         if self.recipe.chat > 0:
             templates.add(replace(self.recipe.template, chat=True))
         answer = max(self._possible(index), key=len)
-        # A claim is as long as the answer, or about so.
+        # A claim is about as long as the answer.
         question = self.recipe.skill.asked(example.question, example.answers[0])
         return all(
             len(encode(RagPrompt(question, (), template), self.tokenizer).ids)
@@ -205,7 +205,7 @@ class RagExamples(Dataset[Item]):
 
 
 def _same_passages(examples: Sequence[RagExample]) -> list[int]:
-    """For each example the index of the first that has the same passages; its own where it has none, or is a repetition."""
+    """Return for each example the index of the first one with the same passages; its own if it has none, or is a repetition."""
     first: dict[tuple[str, ...], int] = {}
     seen: set[RagExample] = set()
     groups = []
@@ -221,21 +221,21 @@ class SimilarLengths(Sampler[SampleIndex]):
 
     Examples with the same passages stay together, so that a batch computes their context once.
 
-    Which examples an optimizer step sees depends on their number alone, not on how many forward passes and processes
-    share them: a run spread over two processes takes the steps that one with the double batch takes. So that all have their part
-    of an epoch's last step, too, it is filled up with examples of earlier ones.
+    The examples of an optimizer step depend only on `step_size`, not on the number of forward passes and processes that
+    share them: a run in two processes takes the same steps as a run in one with the double batch. An epoch's last step is filled up
+    with examples of earlier steps, so that every process has its part.
 
     Args:
-        dataset: whose drawn passages are measured (in characters: nothing is tokenized for it).
+        dataset: the examples; their drawn passages are measured in characters, so nothing is tokenized.
         step_size: examples of one optimizer step, over all its forward passes and processes.
-        seed: of the order.
+        seed: seed of the order.
     """
 
     def __init__(self, dataset: RagExamples, step_size: int, seed: int) -> None:
         self.dataset, self.step_size, self.seed = dataset, step_size, seed
 
     def set_epoch(self, epoch: int) -> None:
-        """Order as in this epoch, and let the dataset draw as in it."""
+        """Order, and let the dataset draw, for this epoch from now on."""
         self.dataset.set_epoch(epoch)
 
     def __len__(self) -> int:

@@ -30,15 +30,13 @@ from spring_rag.training.heldout_choices import HeldOutChoices
 from spring_rag.training.objective import objectives
 from spring_rag.training.ways import Example
 
-LOWER = (
-    "lower the learning rate, train in another precision, or look whether the backbone's weights are finite"
-)
+LOWER = "lower the learning rate, train in another precision, or check that the backbone's weights are finite"
 """Advice for a loss or rows that are no longer finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Encoded examples, the ks that they are trained with, and for each target id those that it is chosen from, if it is."""
+    """Encoded examples, their ks, and for each target id the ids that it is chosen from (None if any text may be written)."""
 
     examples: list[Example]
     ks: list[int]
@@ -46,7 +44,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Ids and virtual tokens read, each context once, each suffix once per k."""
+        """Number of ids and virtual tokens that the model reads: each context once, each suffix once per k."""
         context = sum(len(encoded.context_ids) for encoded, _ in self.examples)
         suffix = sum(len(encoded.suffix_ids) + len(target) for encoded, target in self.examples)
         return context + sum(suffix + k * len(self.examples) for k in self.ks)
@@ -54,16 +52,16 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Makes batches of items; k depends on the seed and the optimizer step alone, so a resumed run draws the same."""
+    """Makes batches of items; k depends only on the seed, the epoch and the optimizer step, so a resumed run draws the same."""
 
     recipe: TrainingRecipe
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
-        """A batch under the names of `TokenModule.forward`'s arguments."""
+        """Return a batch under the names of `TokenModule.forward`'s arguments."""
         first = items[0]
         ks = self.recipe.draw_ks(Random(f"{self.recipe.seed}:{first.epoch}:{first.step}:k"))
         examples = [item.example for item in items]
-        # Under this name `Trainer` counts them, over all the processes and forward passes of an optimizer step.
+        # `Trainer` counts what has this name, over all processes and forward passes of an optimizer step.
         labels = torch.tensor([i for _, target in examples for i in target])
         among = None
         if all(item.among is not None for item in items):
@@ -74,7 +72,7 @@ class Collator:
 class TokenModule(nn.Module):
     """The matrix as a module's only parameter.
 
-    The backbone is kept out of the module's children: it is neither moved, wrapped, counted nor saved with it.
+    The backbone is not among the module's children, so it isn't moved, wrapped, counted or saved with it.
 
     Args:
         hf_model: the backbone.
@@ -90,14 +88,14 @@ class TokenModule(nn.Module):
         self._backbone = (hf_model, InputEmbedding(hf_model))
 
     def forward(self, batch: Batch, labels: Tensor, num_items_in_batch: Tensor) -> dict[str, Tensor]:
-        """The losses of the batch's ks, summed (the sandwich has several).
+        """Return the sum of the losses of the batch's ks (the sandwich schedule has several).
 
-        A mean over this batch's target ids would weigh those of a batch with few of them more, so it is weighed by its
-        share of the step's.
+        Each loss is a mean over this batch's target ids. It is multiplied by the batch's share of the optimizer step's target ids,
+        so that all ids of a step count alike.
 
         Args:
             batch: the examples.
-            labels: their target ids.
+            labels: the examples' target ids.
             num_items_in_batch: number of target ids of the whole optimizer step.
         """
         hf_model, embedding = self._backbone
@@ -120,7 +118,7 @@ class TokenTrainer(Trainer):
     ) -> None:
         self._module, self._examples, self._held_out = module, train_dataset, held_out
         self._tokens, self._since = 0, time.perf_counter()
-        # `Trainer` wants a dataset to evaluate on; ours evaluates by itself.
+        # `Trainer` requires a dataset to evaluate on, which `evaluate` below doesn't use.
         super().__init__(model=module, train_dataset=train_dataset, eval_dataset=train_dataset, **kwargs)
 
     def _get_train_sampler(self, *_: object) -> SimilarLengths:
@@ -129,13 +127,13 @@ class TokenTrainer(Trainer):
         return SimilarLengths(self._examples, step_size, args.seed)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """One forward and backward pass; its tokens are counted."""
+        """Run one forward and backward pass, and count its tokens."""
         self._tokens += inputs["batch"].num_tokens * self.args.world_size
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with tokens per second since the last time.
+        """Log values, with tokens per second since the last log.
 
         Raises:
             TrainingError: the loss isn't a finite number.
@@ -149,7 +147,7 @@ class TokenTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Save, or say in one line why it can't be done; each of the files in a checkpoint has a writer with errors of its own."""
+        """Save, or say in one line why it failed. Each file of a checkpoint has a writer with errors of its own."""
         try:
             super()._save_checkpoint(*args, **kwargs)
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -160,7 +158,7 @@ class TokenTrainer(Trainer):
             raise TrainingError(msg) from error
 
     def evaluate(self, *_: object, **__: object) -> dict[str, float]:
-        """Loss and scores on the held-out examples, under names that begin with `eval_`."""
+        """Return loss and scores on the held-out examples, under names that begin with `eval_`."""
         assert self._held_out is not None
         started = time.perf_counter()
         scores = self._held_out.scores(self._module.matrix.detach())
@@ -172,7 +170,7 @@ class TokenTrainer(Trainer):
 
 
 class EvaluateAtTheEnd(TrainerCallback):
-    """The last rows, too, are evaluated: they are saved, and may be the best."""
+    """Evaluates the last rows too: they are saved, and may be the best."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

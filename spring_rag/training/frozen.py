@@ -1,4 +1,4 @@
-"""The backbone as training uses it: frozen, without dropout, and with a gradient."""
+"""Freeze a backbone for training: no dropout, no gradients of its own, but gradients through it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from spring_rag.splice import evaluating
 
 @contextmanager
 def frozen(model: PreTrainedModel) -> Iterator[None]:
-    """No gradients into the model's own parameters and no dropout; every flag is put back at the end.
+    """Turn off the parameters' gradients and dropout inside the block, and restore every flag afterwards.
 
-    Gradients still flow through the model to what is put into it.
+    Gradients still flow through the model to its inputs.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     for parameter in trainable:
@@ -29,10 +29,10 @@ def frozen(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _differentiable(model: PreTrainedModel) -> Iterator[None]:
-    """4-bit layers of bitsandbytes laid out as for training.
+    """Keep bitsandbytes' 4-bit layers, inside the block, in the layout that has a gradient.
 
-    On processors with AVX-512 they pack their weights in evaluation, for a kernel without a gradient: what it gives is
-    a constant to autograd, and virtual tokens would stay as they are. A layer in training mode doesn't pack; it has no dropout.
+    In evaluation mode, on processors with AVX-512, these layers pack their weights for a kernel without a gradient: to autograd its
+    output is a constant, so virtual tokens would never change. In training mode they don't pack, and they have no dropout.
     """
     layers = [module for module in model.modules() if getattr(module, "support_avx512bf16_for_cpu", False)]
     for layer in layers:

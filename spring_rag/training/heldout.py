@@ -1,4 +1,4 @@
-"""How good the rows are while they are being trained: loss and greedy answers on examples that training doesn't see."""
+"""Score rows while they are being trained: loss and greedy answers on examples that training doesn't see."""
 
 from collections.abc import Sequence
 
@@ -24,20 +24,20 @@ _SPARE_TOKENS = 8
 
 
 class HeldOut:
-    """Held-out examples on a backbone.
+    """Held-out examples on a backbone, to be answered.
 
-    Every process evaluates all of them: a backbone that is sharded over processes must be called by all alike.
+    Every process evaluates all of them, because all processes must call a sharded backbone equally often.
 
     Args:
         hf_model: the backbone.
-        tokenizer: its tokenizer.
-        examples: not trained on.
-        recipe: of the run.
-        ks: numbers of virtual tokens to answer with; none for the first, and all n, is `(1, n)`.
+        tokenizer: the backbone's tokenizer.
+        examples: examples that the run isn't trained on.
+        recipe: the run's recipe.
+        ks: numbers of virtual tokens to answer with; 1 and n if not given.
 
     Raises:
         TrainingError: a k outside 0…n.
-        DataError: an example that doesn't fit the recipe's `max_length`, or whose answer may not fit the backbone.
+        DataError: an example that doesn't fit the recipe's `max_length`, or whose answer might not fit the backbone.
     """
 
     best = "f1"
@@ -63,9 +63,10 @@ class HeldOut:
         self._accepted = [self._data.accepted(i, prompt.passages) for i, prompt in enumerate(self._prompts)]
 
     def _fitted(self, example: RagExample) -> RagPrompt:
-        """The prompt with the passages that fit beside the most virtual tokens, so that every k sees the same.
+        """Return the prompt with the passages that fit beside the largest k, so that every k sees the same passages.
 
-        Answers may be longer than targets, so a question must not turn out too long after hours of training.
+        This is checked before training: generated answers may be longer than targets, and a question that is too long for them would
+        otherwise fail after hours.
         """
         passages = example.passages[: self._recipe.max_passages]
         prompt = RagPrompt(example.question, passages, self._recipe.answer_template)
@@ -82,14 +83,14 @@ class HeldOut:
             raise DataError(msg) from error
 
     def scores(self, matrix: Tensor) -> dict[str, float]:
-        """What these rows reach.
+        """Score these rows.
 
         Args:
             matrix: `[n, hidden_size]`.
 
         Returns:
-            `loss` with all n tokens; `exact_match_k{k}` and `f1_k{k}`, from 0 to 1, for every k; `f1`, their mean, or the
-            loss with a minus where there are no ks.
+            `loss` with all n tokens; `exact_match_k{k}` and `f1_k{k}`, from 0 to 1, for every k; and `f1`, the mean F1 over the ks, or
+            the negative loss if there are no ks.
         """
         found = {"loss": self._loss(matrix)}
         self._backend.add_tokens("default", VirtualTokens(matrix, backbone=self._backbone))
@@ -110,11 +111,11 @@ class HeldOut:
         return found
 
     def calibration(self, matrix: Tensor) -> None:  # noqa: ARG002
-        """Answers have none."""
+        """Return None: answers have no probability to calibrate."""
         return
 
     def _loss(self, matrix: Tensor) -> float:
-        """Mean loss over the target ids with all tokens."""
+        """Return the mean loss over the target ids, with all virtual tokens."""
         items = [self._data[SampleIndex(i)].example for i in range(len(self._data))]
         items.sort(key=lambda example: len(example[0].ids))
         total, count, size = 0.0, 0, self._recipe.batch_size
@@ -128,7 +129,7 @@ class HeldOut:
 
 
 def check_ks(ks: Sequence[int], recipe: TrainingRecipe) -> list[int]:
-    """Numbers of virtual tokens to evaluate with, each once, ascending.
+    """Check numbers of virtual tokens to evaluate with, and return each once, ascending.
 
     Raises:
         TrainingError: a k outside 0…n.

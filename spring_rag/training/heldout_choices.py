@@ -1,4 +1,4 @@
-"""How good the rows of a skill that chooses are while they are being trained, and the calibration of what it says."""
+"""Score the rows of a skill that chooses while they are being trained, and calibrate its probabilities."""
 
 from collections.abc import Sequence
 
@@ -19,14 +19,14 @@ from spring_rag.training.heldout import check_ks
 
 
 class HeldOutChoices:
-    """Held-out examples of a skill, as a retriever would bring them. What it offers is what `HeldOut` offers for answers.
+    """Held-out examples of a skill, with passages in the order of retrieval. It has the methods that `HeldOut` has for answers.
 
     Args:
         hf_model: the backbone.
-        tokenizer: its tokenizer.
-        examples: not trained on.
-        recipe: of the run.
-        ks: numbers of virtual tokens to choose with; all n if not given.
+        tokenizer: the backbone's tokenizer.
+        examples: examples that the run isn't trained on.
+        recipe: the run's recipe.
+        ks: numbers of virtual tokens to choose with; only n if not given.
 
     Raises:
         TrainingError: a k outside 0…n.
@@ -48,7 +48,7 @@ class HeldOutChoices:
         self._backbone = BackboneRecord.of(hf_model)
         asked = samples(self._skill, examples, recipe.max_passages, recipe.seed)
         budget = room(self._backend.context_length, recipe.num_tokens, 1)
-        # Here, so that a question doesn't turn out too long after hours of training.
+        # Fitted before training, so that a question that is too long doesn't fail after hours.
         self._fitted = [
             fit(RagPrompt(one.question, one.passages, recipe.answer_template), budget, tokenizer)
             for one in asked
@@ -63,7 +63,7 @@ class HeldOutChoices:
         ]
 
     def scores(self, matrix: Tensor) -> dict[str, float]:
-        """What these rows reach.
+        """Score these rows.
 
         Args:
             matrix: `[n, hidden_size]`.

@@ -15,9 +15,9 @@ _ECHO_SECONDS = 1.0
 
 
 class StopOnInterrupt(TrainerCallback):
-    """While entered, the first Ctrl-C ends training after the current step, with a checkpoint; a later one ends it at once.
+    """Ends training after the current step, with a checkpoint, on the first Ctrl-C inside the `with` block; a later one ends it at once.
 
-    In several processes, all stop after the same step, whichever of them got the signal first. Outside of the main thread, which alone
+    Several processes all stop after the same step, whichever of them got the signal first. Outside the main thread, which alone
     gets signals, it does nothing.
     """
 
@@ -40,7 +40,7 @@ class StopOnInterrupt(TrainerCallback):
         now = time.monotonic()
         if self._asked_at is None:
             self._asked_at = now
-        # torchrun passes on the Ctrl-C that the terminal has sent to its processes already.
+        # torchrun passes on a Ctrl-C that the terminal has already sent to its processes.
         elif now - self._asked_at > _ECHO_SECONDS:
             signal.signal(signal.SIGINT, self._previous)
             signal.raise_signal(signal.SIGINT)
@@ -48,7 +48,7 @@ class StopOnInterrupt(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop here if asked to; a run that is through anyway just ends."""
+        """Stop after this step if asked to, unless it was the last one anyway."""
         if self._asked_anywhere(args) and state.global_step < state.max_steps:
             self.stopped_at = state.global_step
             control.should_save = True

@@ -1,7 +1,7 @@
-"""The loss of virtual tokens, at the price of the prompt's suffix.
+"""The loss of virtual tokens, at the cost of the prompt's suffix.
 
-What a backbone keeps of the context is computed once, without a graph, wherever a trial shows that this gives the gradient of
-the plain loss over the whole sequence (`choice`); else that loss itself is computed.
+The context's keys and values are computed once, without a graph, if a trial shows that this gives the gradient of
+the plain loss over the whole sequence (`choice`). If not, that plain loss is computed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,16 +26,16 @@ def objective(
     *,
     embedding: InputEmbedding | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of the target ids, given context, virtual tokens and question.
+    """Return the mean cross-entropy of the target ids, given context, virtual tokens and question.
 
-    The backbone is used frozen and without dropout, whatever its flags say; they are as before afterwards. The first call for a backbone
-    tries out how it can be trained, as does the first with longer examples.
+    The backbone is used frozen and without dropout, whatever its flags are, and they are restored afterwards. The first call for a
+    backbone, and the first with longer examples, tries out how it can be trained.
 
     Args:
         hf_model: the backbone.
-        examples: an encoded prompt with its slot and the ids to be answered (end of sequence included), per row.
+        examples: for each row an encoded prompt with its slot, and the ids of the answer, end of sequence included.
         matrix: `[n, hidden_size]`, in the space of the backbone's embedding table; the loss is differentiable in it.
-        num_tokens: k, how many rows are used: one for all examples, or one per example.
+        num_tokens: k, the number of rows that are used: one for all examples, or one per example.
         embedding: the backbone's `InputEmbedding`, for callers that keep one.
 
     Returns:
@@ -58,24 +58,24 @@ def objectives(
     embedding: InputEmbedding | None = None,
     among: Sequence[Mapping[int, float]] | None = None,
 ) -> Tensor:
-    """`objective` for several k on the same examples, whose contexts are computed once.
+    """Return `objective` for several ks on the same examples, whose contexts are computed once.
 
     Args:
         hf_model: the backbone.
-        examples: as for `objective`.
-        matrix: as for `objective`.
+        examples: for each row an encoded prompt with its slot, and the ids of the answer, end of sequence included.
+        matrix: `[n, hidden_size]`, in the space of the backbone's embedding table; the losses are differentiable in it.
         num_tokens: the ks; each is one for all examples, or a sequence of one per example.
-        embedding: as for `objective`.
-        among: for each target id of all examples the ids that it is chosen from, if it is one of a few, each with the share of it that
-            is right, from 0 to 1; the loss is that of the choice then, and nothing is spent on teaching which words there are to choose from.
+        embedding: the backbone's `InputEmbedding`, for callers that keep one.
+        among: for each target id of all examples the ids that it is chosen from, if it is one of a few, each with its share of what
+            is right, from 0 to 1. The loss is then that of the choice, and nothing is spent on teaching which words there are to choose from.
 
     Returns:
         Losses, float32 `[len(num_tokens)]`, on the matrix's device.
 
     Raises:
-        TrainingError: as for `objective`.
-        PromptError: as for `objective`.
-        UnsupportedBackboneError: as for `objective`.
+        TrainingError: no examples, an empty target, or a k outside 1…n.
+        PromptError: a prompt without a slot.
+        UnsupportedBackboneError: the backbone can't work from embeddings, or its gradient isn't that of its loss.
     """
     _check_examples(examples)
     ks = [_per_example(k, len(examples), len(matrix)) for k in num_tokens]

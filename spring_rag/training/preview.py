@@ -1,4 +1,4 @@
-"""What a training run would do, without a model: finished prompts, lengths, steps."""
+"""Show what a training run would do, without a model: finished prompts, lengths, steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class FinishedPrompt:
     """One prompt as the backbone reads it.
 
     Attributes:
-        text: the ids decoded, control tokens included, with `SLOT` in the slot and `TARGET` before what is to be answered.
+        text: the ids decoded, control tokens included, with `SLOT` in the slot and `TARGET` before the answer.
         context: number of ids before the slot.
-        suffix: number of ids after it, without the answer.
+        suffix: number of ids after the slot, without the answer.
         target: number of ids of the answer.
-        dropped: passages that had no room.
+        dropped: number of passages that didn't fit.
     """
 
     text: str
@@ -42,10 +42,10 @@ class Preview:
     Attributes:
         prompts: the first examples.
         examples: number of examples.
-        looked_at: how many were encoded for the numbers below, evenly spaced over the data.
-        losing_passages: how many of them have passages that find no room.
+        looked_at: number of examples that were encoded for the next three numbers, evenly spaced over the data.
+        losing_passages: number of these that have passages which don't fit.
         mean_length: mean number of tokens, virtual tokens and answer included.
-        longest: most tokens of one.
+        longest: number of tokens of the longest, virtual tokens and answer included.
         steps: optimizer steps of the whole run, on one device.
     """
 
@@ -64,7 +64,13 @@ def preview(
     recipe: TrainingRecipe,
     prompts: int = 3,
 ) -> Preview:
-    """Encode a part of the data as training would.
+    """Encode a part of the data as training would, and measure it.
+
+    Args:
+        examples: the run's data.
+        tokenizer: the backbone's.
+        recipe: the run's recipe.
+        prompts: number of finished prompts to show.
 
     Raises:
         DataError: no examples, or one that doesn't fit the recipe's `max_length`.

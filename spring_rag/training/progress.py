@@ -1,4 +1,4 @@
-"""How a training run gets on, for whoever watches it."""
+"""Report how far a training run is."""
 
 # ruff: noqa: ARG002 - the signatures are those of `TrainerCallback`.
 
@@ -15,23 +15,23 @@ _SHOWN = {
 
 
 class Report(Protocol):
-    """What is told how far a run is, such as a bar in a terminal."""
+    """What shows how far a run is, such as a bar in a terminal."""
 
     def __call__(self, done: int, total: int, more: str = "") -> None:
-        """Take the number of steps done and to do, and the losses."""
+        """Show the number of steps done and of all, and the losses."""
 
     def resume(self, done: int, total: int) -> None:
-        """Take the number of steps that were done before."""
+        """Begin at the number of steps that were done before."""
 
     def tell(self) -> None:
-        """Leave a trace of what it was told last, for a log."""
+        """Write the last state to the log."""
 
 
 class ProgressReport(TrainerCallback):
-    """Steps, the latest loss and scores, and tokens per second.
+    """Reports steps, the latest loss and scores, and tokens per second.
 
     Args:
-        report: is told of each step by the first process.
+        report: called after each step by the first process.
     """
 
     def __init__(self, report: Report) -> None:
@@ -41,14 +41,14 @@ class ProgressReport(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin; a resumed run starts where it stopped."""
+        """Begin at step 0, or where a resumed run stopped."""
         if state.is_world_process_zero:
             self._report.resume(state.global_step, state.max_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Move on."""
+        """Move on to this step."""
         self._move_on(state)
 
     def on_log(
@@ -59,7 +59,7 @@ class ProgressReport(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the loss of the last steps, and the held-out scores of the last evaluation beside it."""
+        """Show the loss of the last steps, and the held-out scores of the last evaluation."""
         logs = logs or {}
         self._latest |= {name: value for name, value in logs.items() if name in _SHOWN}
         self._move_on(state)

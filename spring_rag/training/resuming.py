@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which is the last whole one, and whether it belongs to the run that wants to go on."""
+"""Find the last whole checkpoint of a run, and check that it belongs to the run that is resumed."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ _RUN_FILE = "run.json"
 _STATE_FILE = "trainer_state.json"
 _LOCK_FILE = ".lock"
 _BEFORE = "before"
-"""Folder for the checkpoints of the run before, until this one is finished."""
+"""Folder for the checkpoints of the previous run, until this one is finished."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class CheckpointFolder:
     """A run's folder of checkpoints.
 
     Args:
-        folder: where the `checkpoint-N` folders lie.
-        description: all that decides what the run leads to, as JSON: recipe, data, backbone.
+        folder: where the `checkpoint-N` folders are.
+        description: everything that decides the run's outcome, as JSON: recipe, data, backbone.
     """
 
     folder: Path
@@ -35,10 +35,10 @@ class CheckpointFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other runs out of the folder meanwhile.
+        """Keep other runs out of the folder inside the block.
 
         Raises:
-            TrainingError: one is at work there.
+            TrainingError: another run is at work there.
         """
         self._refuse_links()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -56,15 +56,15 @@ class CheckpointFolder:
             lock.release()
 
     def begin(self, *, resume: bool) -> Path | None:
-        """Make room for the run; only one process may call it, before the others read.
+        """Prepare the folder for the run. Only one process may call this, before the others read the folder.
 
-        A finished run stays as it is when it is asked for again. The checkpoints of another that is finished are put aside.
+        If this very run is finished already, it is left as it is. The checkpoints of another finished run are put aside.
 
         Returns:
             The checkpoint to go on from; None to begin at the beginning.
 
         Raises:
-            TrainingError: what lies there belongs to another run, or to one that isn't finished and shall not be resumed.
+            TrainingError: the folder belongs to another run, or to an unfinished run and `resume` is False.
         """
         recorded = self._recorded()
         whole = [checkpoint for checkpoint in self._checkpoints() if _state(checkpoint)]
@@ -87,24 +87,24 @@ class CheckpointFolder:
         return None
 
     def finish(self) -> None:
-        """Mark the run as done: the next one may begin anew in this folder."""
+        """Mark the run as finished, so that the next one may start again in this folder."""
         self._write(finished=True)
         shutil.rmtree(self.folder / _BEFORE, ignore_errors=True)
 
     def is_finished(self) -> bool:
-        """Whether the run is done, as its record says, and what it made is there."""
+        """Return whether the run's record says that it is finished, and its artifact is there."""
         return bool(self._recorded().get("finished")) and (self.folder.parent / TENSOR_FILE).is_file()
 
     def last_checkpoint(self) -> Path | None:
-        """The latest checkpoint that was written to its end and has steps ahead.
+        """Return the latest checkpoint that was written to its end and has steps ahead; None if there is none.
 
-        From one that has none, `Trainer` would take a step too many. A run that was killed between its last checkpoint and its
-        artifact repeats the steps between its last two.
+        From a checkpoint without steps ahead, `Trainer` would take one too many. So a run that was killed between its last
+        checkpoint and its artifact repeats the steps between its last two checkpoints.
         """
-        return next((one for one in reversed(self._checkpoints()) if _has_steps_ahead(_state(one))), None)
+        return next((path for path in reversed(self._checkpoints()) if _has_steps_ahead(_state(path))), None)
 
     def _refuse_links(self) -> None:
-        """What is deleted, or written, behind a link may be anyone's.
+        """Refuse links: what is deleted or written behind one may belong to anyone.
 
         Raises:
             TrainingError: the folder of checkpoints or one in it is a link.
@@ -126,7 +126,7 @@ class CheckpointFolder:
                 shutil.rmtree(checkpoint)
 
     def _as_json(self) -> Any:
-        """The description as JSON gives it back: tuples have become lists."""
+        """Return the description as it is read back from JSON, with lists in place of tuples."""
         return json.loads(json.dumps(self.description))
 
     def _checkpoints(self) -> list[Path]:
@@ -143,13 +143,13 @@ class CheckpointFolder:
     def _refuse_another(self, recorded: Mapping[str, Any]) -> None:
         before = recorded.get("run")
         if not isinstance(before, Mapping):
-            msg = f"{self.folder} holds checkpoints, but {_RUN_FILE}, which says of what run, is missing or damaged; begin anew in another folder"
+            msg = f"{self.folder} holds checkpoints, but {_RUN_FILE}, which says what run they belong to, is missing or damaged; start again in another folder"
             raise TrainingError(msg)
         differences = list(_differences(before, self._as_json()))
         if differences:
             msg = (
-                f"the run in {self.folder.parent} can't go on under other conditions than it began with: {'; '.join(differences)}. "
-                "Give what it began with beside --resume, or begin anew in another folder"
+                f"the run in {self.folder.parent} can't go on with other settings than it began with: {'; '.join(differences)}. "
+                "Give the settings it began with along with --resume, or start again in another folder"
             )
             raise TrainingError(msg)
 

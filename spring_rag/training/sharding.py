@@ -1,4 +1,4 @@
-"""A frozen backbone whose layers are spread over the processes of a training run."""
+"""Spread a frozen backbone's layers over the processes of a training run."""
 
 import torch
 from torch import distributed, nn
@@ -12,15 +12,15 @@ from spring_rag.errors import TrainingError
 def shard_backbone(hf_model: PreTrainedModel) -> None:
     """Split the weights of the backbone's layers over all processes (FSDP); each layer is gathered while it runs.
 
-    Embeddings and head stay whole on every process: virtual tokens start as rows of the one, and logits are computed at the
-    answer's positions only. Training itself stays data parallel, for the matrix is the only thing that learns. Call it
-    in every process, after loading and before training; the process group is started if it isn't yet.
+    Embeddings and head stay whole on every process: virtual tokens start as rows of the embedding table, and logits are computed only
+    at the answer's positions. Training itself stays data parallel, since only the matrix learns. Call this function
+    in every process, after loading and before training. It starts the process group unless that is running.
 
     Args:
-        hf_model: on the CPU or on the process's own device; its layers are changed in place.
+        hf_model: the backbone, on the CPU or on the process's own device; its layers are changed in place.
 
     Raises:
-        TrainingError: not in a process of torchrun or accelerate launch, or a backbone without a list of layers.
+        TrainingError: the process isn't one of torchrun or accelerate launch, or the backbone has no list of layers.
     """
     if not distributed.is_torchelastic_launched() and not distributed.is_initialized():
         msg = "sharding a backbone (--shard) needs several processes; start them with torchrun or accelerate launch"
@@ -29,7 +29,7 @@ def shard_backbone(hf_model: PreTrainedModel) -> None:
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if cuda else "gloo")
     mesh = init_device_mesh("cuda" if cuda else "cpu", (distributed.get_world_size(),))
-    # The list of its layers is the longest one that a decoder has.
+    # The longest module list of a decoder is that of its layers.
     stacks = [module for module in hf_model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not stacks:
         msg = f"{type(hf_model).__name__} has no list of layers that could be sharded"

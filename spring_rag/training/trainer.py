@@ -1,4 +1,4 @@
-"""The training run, from examples to a saved artifact."""
+"""Run a training, from examples to a saved artifact."""
 
 import logging
 import math
@@ -70,21 +70,21 @@ def train_tokens(
     one process with all of the step's examples.
 
     Args:
-        hf_model: the backbone, on its device, in any dtype; left as it is.
-        tokenizer: the backbone's; left as it is.
+        hf_model: the backbone, on its device, in any dtype; left unchanged.
+        tokenizer: the backbone's; left unchanged.
         examples: what to train on.
-        recipe: how, and for which task; the defaults if not given.
+        recipe: how to train, and for which task; the defaults if not given.
         output_dir: where the artifact goes; checkpoints and logs go into folders in it.
-        eval_examples: held out. Whenever a checkpoint is written they are answered greedily, and the rows of the checkpoint with the
-            best F1 (AUROC, accuracy where the task is to choose) become the artifact; without them the last rows do. The probabilities of
-            a task that says yes or no are calibrated on them.
-        eval_ks: numbers of virtual tokens to answer them with; 1 and n if not given.
+        eval_examples: held-out examples, evaluated at each checkpoint. The rows of the checkpoint with the best F1 of greedy answers
+            (AUROC or accuracy for tasks that choose) become the artifact; without `eval_examples` the last rows do. They also calibrate the
+            probabilities of tasks that say yes or no.
+        eval_ks: numbers of virtual tokens to evaluate with; if not given, 1 and n, or only n for tasks that choose.
         save_steps: optimizer steps between checkpoints (a few hundred kilobytes each; the last two and the best are kept).
-        patience: stop after so many evaluations in a row that were no better than the best.
+        patience: stop after this many evaluations in a row that were no better than the best.
         tensorboard: write TensorBoard logs to `output_dir/logs`.
-        resume: go on from the last checkpoint in `output_dir`, if there is one. A finished run is left as it is, resumed or not.
-        init_tokens: tokens of this backbone whose first n rows training starts from, in place of the recipe's `init_text`: to go
-            on with other data or another recipe.
+        resume: go on from the last checkpoint in `output_dir`, if there is one. A finished run is left unchanged, with or without it.
+        init_tokens: virtual tokens of this backbone, to go on with other data or another recipe: training starts from their first n
+            rows and not from the recipe's `init_text`.
         callbacks: more callbacks for the `Trainer`, for progress and logs.
 
     Returns:
@@ -93,8 +93,8 @@ def train_tokens(
     Raises:
         TokensError: `output_dir` holds a config.json or README.md of something else.
         BackboneMismatchError: `init_tokens` belong to another backbone.
-        TrainingError: no examples, fewer than n `init_tokens`, a recipe that this backbone can't follow, a loss that isn't finite, or a folder
-            with the checkpoints of another run, where one is at work, or that can't be written.
+        TrainingError: no examples, fewer than n `init_tokens`, a recipe that this backbone can't follow, or a loss that isn't finite; or
+            a folder that can't be written, holds another run's checkpoints, or is in use by another run.
         DataError: an example that doesn't fit the recipe's `max_length`.
         UnsupportedBackboneError: the backbone's input embeddings can't be spliced.
         KeyboardInterrupt: after Ctrl-C; the text says where the checkpoint is. A second Ctrl-C doesn't wait for it.
@@ -172,7 +172,7 @@ def train_tokens(
             )
             raise KeyboardInterrupt(msg)
         if not (math.isfinite(result.training_loss) and module.matrix.square().sum().isfinite()):
-            msg = f"the virtual tokens or their loss ({result.training_loss}) are no finite numbers any more; {LOWER}"
+            msg = f"the virtual tokens or their loss ({result.training_loss}) are no longer finite; {LOWER}"
             raise TrainingError(msg)
         tokens = VirtualTokens(
             module.matrix.detach().cpu(),
@@ -188,7 +188,7 @@ def train_tokens(
                 "steps": result.global_step,
                 "loss": round(result.training_loss, 6),
                 "seconds": round(time.perf_counter() - started, 1),
-                # Of loss and seconds, `Trainer` knows those since then only.
+                # `Trainer` counts loss and seconds only since then.
                 **({"resumed_after_step": int(checkpoint.name.rpartition("-")[2])} if checkpoint else {}),
                 **(_evaluated(trainer, held_out.best) if held_out else {}),
             },
@@ -202,10 +202,10 @@ def train_tokens(
 def initial_rows(
     hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, num_tokens: int
 ) -> Tensor:
-    """The token embeddings of a text, repeated or cut to `num_tokens` rows.
+    """Return the token embeddings of a text, repeated or cut to `num_tokens` rows.
 
     Returns:
-        Float32 `[num_tokens, hidden_size]`, rows of the embedding table as they stand (unscaled), on the CPU.
+        Float32 `[num_tokens, hidden_size]`, unscaled rows of the embedding table, on the CPU.
 
     Raises:
         TrainingError: the text has no tokens.
@@ -222,7 +222,7 @@ def initial_rows(
 def _with_date(
     recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, checkpoints: Path
 ) -> TrainingRecipe:
-    """The recipe with one date for all prompts of the run, and for later ones, where the chat template prints today's.
+    """Set one date for all prompts of the run, and for later ones, if the chat template prints today's.
 
     A run that was begun on another day keeps its date.
     """
@@ -238,7 +238,7 @@ def _with_date(
 
 
 def _rows_of(tokens: VirtualTokens, hf_model: PreTrainedModel, num_tokens: int) -> Tensor:
-    """The first rows of tokens that were trained before, as the backbone's table would hold them; `[num_tokens, hidden_size]`."""
+    """Return the first rows of trained tokens, in the space of the backbone's table, `[num_tokens, hidden_size]`."""
     embedding = InputEmbedding(hf_model)
     with embedding.table() as table:
         tokens.check(table, hf_model.config.name_or_path or None, quantization_of(hf_model.config))
@@ -273,20 +273,20 @@ def _evaluation(
     save_steps: int,
     patience: int | None,
 ) -> dict[str, Any] | None:
-    """What decides which checkpoint is kept and when the run stops."""
+    """Return the settings that decide which checkpoint is kept and when the run stops; None without held-out examples."""
     if held_out is None or not examples:
         return None
     return {"digest": digest(examples), "ks": held_out.ks, "every": save_steps, "patience": patience}
 
 
 def _identity(record: BackboneRecord, hf_model: PreTrainedModel) -> dict[str, Any]:
-    """Which backbone in which dtype; its name, which may be a folder's that has moved, only where nothing else tells."""
+    """Return the backbone's record and dtype. Its name may be a folder that has moved, so it is left out if there is a fingerprint."""
     described = {**record.to_dict(), "dtype": str(hf_model.dtype)}
     return {k: v for k, v in described.items() if k != "model_id" or record.fingerprint is None}
 
 
 def _evaluated(trainer: TokenTrainer, best: str) -> dict[str, Any]:
-    """For the artifact: the scores of the rows that were kept, and after which step they were."""
+    """Return the scores of the rows that were kept, and their step, for the artifact."""
     state = trainer.state
     step = state.best_global_step
     if step is None:
@@ -304,8 +304,8 @@ def _tensorboard(folder: Path) -> TensorBoardCallback:
 
 
 def _warn_if_slow() -> None:
-    """Without AVX-512, x86 processors compute bfloat16 number by number: a step took a hundred times as long as in float32."""
-    # Later than the oldest PyTorch that will do, and better silent than wrong.
+    """Warn of x86 processors without AVX-512, which compute bfloat16 number by number: a step took a hundred times as long as in float32."""
+    # The oldest supported PyTorch doesn't have this function; then there is no warning.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities.get("architecture") == "x86_64" and not capabilities.get("avx512_f", True):
         msg = "this processor has no instructions for bfloat16, so training in it may take many times as long as in float32"
@@ -340,7 +340,7 @@ def _arguments(
         load_best_model_at_end=best is not None,
         metric_for_best_model=best,
         greater_is_better=True,
-        # Among them how patient the run has been so far.
+        # They hold the number of evaluations without improvement so far, for `patience`.
         restore_callback_states_from_checkpoint=True,
         logging_steps=10,
         logging_nan_inf_filter=False,
@@ -350,6 +350,6 @@ def _arguments(
         label_names=[],
         dataloader_pin_memory=False,
     )
-    # On a machine with several GPUs, `Trainer` would copy the module to each (`nn.DataParallel`), of which the backbone is no part.
+    # With several GPUs, `Trainer` would copy the module to each (`nn.DataParallel`), but the backbone is no part of it.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

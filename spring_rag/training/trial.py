@@ -1,4 +1,4 @@
-"""A way of training tried on a few made-up examples, beside the plain loss over the whole sequence."""
+"""Try a way of training on a few made-up examples, and compare it with the plain loss over the whole sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,31 +16,31 @@ from spring_rag.splice import InputEmbedding
 from spring_rag.training.ways import Example, Way, whole
 
 LEAST_LENGTH = 24
-"""Short examples have fewer tokens."""
+"""Least length that is tried by itself; short examples have fewer tokens."""
 
 SIDE = 4
 """Number of tokens by which contexts around a length are longer or shorter than it."""
 
 TAIL = 8
-"""Tokens from the slot on in examples around a length."""
+"""Number of tokens from the slot on in examples around a length."""
 
 _TOLERANCE: float = torch.finfo(torch.float32).eps ** 0.5
-"""Share of the right value that a way may be off; an order of sums alone makes 1e-6 of it."""
+"""Greatest relative distance of a way from the right value; another order of summation alone makes 1e-6."""
 
 _PATHS = (0.0005, 0.002, 0.01)
-"""Lengths of the paths on which losses and gradients are compared, in norms of the matrix. Longer ones lead over steps where experts change."""
+"""Lengths of the paths on which losses and gradients are compared, in norms of the matrix. On longer paths the choice of experts changes."""
 
 _FAR = 0.5
-"""The same, for a gradient that is zero."""
+"""Length of the path for a gradient that is zero, in norms of the matrix."""
 
 _UNEXPLAINED = 0.5
-"""Share of a loss's ups and downs that may come from bends in its path."""
+"""Greatest share of a loss's changes that the gradient may leave unexplained, since the loss curves along its path."""
 
 _ROUNDING = 2.0
 """How many times further off a way may be than one measured rounding error, which tells only the order of magnitude."""
 
 _PARTS = 2
-"""Of a path: within each the gradient is taken to change evenly."""
+"""Number of parts of a path; within each the gradient is taken to change evenly."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Trial:
 
     Attributes:
         model: the backbone, frozen.
-        embedding: of the backbone.
-        examples: of random ids.
+        embedding: the backbone's input embeddings.
+        examples: examples of random ids.
         ks: one k per example.
-        matrix: rows of the embedding table, as virtual tokens are at first.
-        gradient: whether gradients are compared, or logits: those cost no memory, so examples may be long.
+        matrix: rows of the embedding table, from which virtual tokens start too.
+        gradient: whether gradients are compared; if not, logits are, which take less memory, so that examples may be long.
     """
 
     model: PreTrainedModel
@@ -65,7 +65,7 @@ class Trial:
 
     @classmethod
     def short(cls, model: PreTrainedModel, embedding: InputEmbedding, *, empty: bool = False) -> "Trial":
-        """Contexts of three lengths, one of them twice; with `empty`, one more without any token."""
+        """Make examples with contexts of three lengths, one context twice; with `empty`, one more whose context has no tokens."""
         contexts, suffixes, targets, ks = [9, 6, 9, 4], [2, 3, 1, 0], [2, 3, 1, 2], [2, 3, 1, 3]
         if empty:
             contexts, suffixes, targets, ks = [*contexts, 0], [*suffixes, 4], [*targets, 2], [*ks, 2]
@@ -78,7 +78,7 @@ class Trial:
 
     @classmethod
     def around(cls, model: PreTrainedModel, embedding: InputEmbedding, length: int, longest: int) -> "Trial":
-        """One example longer than `length` before the slot (if `longest` allows), one that grows over it behind, one shorter."""
+        """Make an example whose context is longer than `length` (if `longest` allows), one that gets longer in its suffix, and a shorter one."""
         contexts = [min(length + SIDE, longest - TAIL), min(length - SIDE, longest - TAIL), length // 2]
         k, suffix, target = 2, TAIL - 5, 4  # the target's last id isn't read
         shapes = [(context, suffix, target) for context in dict.fromkeys(contexts)]
@@ -86,7 +86,7 @@ class Trial:
         return cls(model, embedding, examples, [k] * len(examples), matrix, gradient=False)
 
     def found(self, way: Way) -> Tensor:
-        """What is compared, float32: the gradient, `[n, hidden_size]`; or the logits, without what is common to all of them."""
+        """Return what is compared, float32: the gradient, `[n, hidden_size]`, or the logits less their mean over all target ids."""
         logits = self._logits(way)
         if self.gradient:
             return self._gradient(self._loss(logits))
@@ -94,14 +94,14 @@ class Trial:
         return logits - logits.mean(dim=0)
 
     def tolerance(self, expected: Tensor) -> float:
-        """How far off a way may be from what is expected, as a share of it: a little, or what rounding does to this model."""
+        """Return the greatest relative distance from `expected` that a way may have: a little, or what rounding does to this model."""
         shaken = self._shaken()
         if shaken is None:
             return _TOLERANCE
-        return max(_TOLERANCE, _ROUNDING * off(shaken.found(whole), expected))
+        return max(_TOLERANCE, _ROUNDING * relative_distance(shaken.found(whole), expected))
 
     def check_gradient(self) -> None:
-        """Make sure that along a path the loss grows as its gradient says: a kernel may have none, or leave out a part.
+        """Check that along a path the loss changes as its gradient says: a kernel may have no gradient, or one that leaves out a part.
 
         Raises:
             UnsupportedBackboneError: it doesn't.
@@ -112,7 +112,7 @@ class Trial:
         if (shaken := self._shaken()) is not None:
             noise += abs(shaken._loss(shaken._logits(whole)).item() - here)
         else:
-            # In lower precision a short path's ups and downs are mostly rounding, so there only a gradient of zero tells.
+            # In lower precision the changes on a short path are mostly rounding, so only a gradient of zero counts.
             for path in _PATHS:
                 share = self._unexplained(path, noise)
                 if share is not None and share <= _UNEXPLAINED:
@@ -130,7 +130,7 @@ class Trial:
             raise UnsupportedBackboneError(msg)
 
     def _unexplained(self, path: float, noise: float) -> float | None:
-        """The share of a loss's ups and downs on a path that its gradient doesn't explain; None where they are mere noise."""
+        """Return the share of a loss's changes on a path that its gradient doesn't explain; None if they are mere noise."""
         start = self.matrix.detach()
         # From each row towards another one.
         way = start.roll(1, dims=0) - start
@@ -149,8 +149,8 @@ class Trial:
         return sum(abs(a - b) for a, b in zip(changes, expected, strict=True)) / max(size, noise)
 
     def _shaken(self) -> "Trial | None":
-        """The same with another rounding of what goes in; None where rounding makes no difference worth the name."""
-        # Quantised layers round what goes into them, whatever its dtype.
+        """Return this trial with its inputs rounded differently; None if rounding makes too little difference to matter."""
+        # Quantised layers round their inputs, whatever the dtype.
         quantised = getattr(self.model.config, "quantization_config", None) is not None
         step = torch.finfo(torch.bfloat16 if quantised else self.embedding.dtype).eps
         if step <= torch.finfo(torch.float32).eps:
@@ -171,13 +171,13 @@ class Trial:
         return torch.autograd.grad(loss, self.matrix)[0].float()
 
 
-def off(found: Tensor, expected: Tensor) -> float:
-    """The distance of two tensors, as a share of the second one's norm."""
+def relative_distance(found: Tensor, expected: Tensor) -> float:
+    """Return the distance of two tensors, as a share of the second one's norm."""
     return float((found - expected).norm() / expected.norm())
 
 
 class _Shaken:
-    """A backbone's embedding whose numbers are rounded up or down by chance."""
+    """A backbone's input embeddings whose numbers are rounded up or down at random."""
 
     def __init__(self, embedding: InputEmbedding, step: float) -> None:
         self._embedding, self._step = embedding, step
@@ -198,7 +198,7 @@ class _Shaken:
 def _made_up(
     embedding: InputEmbedding, shapes: Sequence[tuple[int, int, int]], rows: int
 ) -> tuple[list[Example], Tensor]:
-    """Examples whose context, suffix and target have so many random ids, and a matrix of other ids' rows; the same every time."""
+    """Make examples of random ids, with the given lengths of context, suffix and target, and a matrix of random rows; always the same ones."""
     draw = torch.Generator().manual_seed(0)
 
     def ids(count: int) -> tuple[int, ...]:

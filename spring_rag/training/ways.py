@@ -1,11 +1,11 @@
-"""Ways to the logits of the answers, from the fastest to the one that no model's peculiarity can spoil.
+"""Ways to compute the logits of the answers, from the fastest to the one that is right for every model.
 
-The context stands before the slot and attention is causal, so what the model keeps of it (keys and values, recurrent states) doesn't
-depend on the virtual tokens. `together` and `by_context` compute that once, without a graph; the graph holds only the
-suffix: the first k rows, the question's line and the answer. `whole` puts all into one sequence.
+The context comes before the slot and attention is causal, so the context's cache (keys and values, recurrent states) doesn't
+depend on the virtual tokens. `together` and `by_context` compute it once, without a graph. The graph then holds only the
+first k rows, the question's line and the answer, which this module calls the suffix. `whole` puts everything into one sequence.
 
-Each way has the same arguments: the backbone, its embedding, the examples, the matrix `[n, hidden_size]`, and ks, each a sequence of
-one k per example. It gives for each of the ks the logits of all target ids, `[target ids of all examples, vocab]`, in the examples' order.
+Each way takes the backbone, its embedding, the examples, the matrix `[n, hidden_size]`, and ks, each a sequence of one k per example.
+For each of the ks it yields the logits of all target ids, `[target ids of all examples, vocab]`, in the examples' order.
 """
 
 import copy
@@ -26,9 +26,9 @@ Example = tuple[Encoded, Sequence[int]]
 Ks = Sequence[Sequence[int]]
 Way = Callable[[PreTrainedModel, InputEmbedding, Sequence[Example], Tensor, Ks], Iterator[Tensor]]
 
-# One mask for the whole batch of positions came into `logits_to_keep` with this function; before, only a list of columns.
+# Since transformers has this function, `logits_to_keep` takes a mask of the whole batch; before, only a list of columns.
 _KEEPS_BY_MASK = hasattr(modeling_utils, "slice_logits_to_keep")
-# Hybrids had caches of their own kinds before this one.
+# Before transformers had this class, hybrids had caches of their own kinds.
 _RECURRENT: tuple[type, ...] = tuple(
     filter(None, [getattr(cache_utils, "LinearAttentionCacheLayerMixin", None)])
 )
@@ -37,7 +37,7 @@ _RECURRENT: tuple[type, ...] = tuple(
 def together(
     model: PreTrainedModel, embedding: InputEmbedding, examples: Sequence[Example], matrix: Tensor, ks: Ks
 ) -> Iterator[Tensor]:
-    """All contexts in one padded batch, then all suffixes."""
+    """Compute all contexts in one padded batch, then all suffixes."""
     suffix_width = max(map(max, ks)) + max(len(e.suffix_ids) + len(t) for e, t in examples)
     context = _prefill(model, [e.context_ids for e, _ in examples], suffix_width, embedding)
     for number, counts in enumerate(ks, 1):
@@ -49,7 +49,7 @@ def together(
 def by_context(
     model: PreTrainedModel, embedding: InputEmbedding, examples: Sequence[Example], matrix: Tensor, ks: Ks
 ) -> Iterator[Tensor]:
-    """Each different context by itself, so that none is padded; then the suffixes of its examples."""
+    """Compute each different context by itself, so that none is padded, then the suffixes of its examples."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, (encoded, _) in enumerate(examples):
         groups.setdefault(encoded.context_ids, []).append(number)
@@ -68,7 +68,7 @@ def by_context(
 def whole(
     model: PreTrainedModel, embedding: InputEmbedding, examples: Sequence[Example], matrix: Tensor, ks: Ks
 ) -> Iterator[Tensor]:
-    """Context, rows, suffix and target as one sequence per example: nothing cached, nothing padded."""
+    """Compute context, rows, suffix and target as one sequence per example, without cache or padding."""
     for counts in ks:
         logits = []
         virtual = embedding.virtual(matrix[: max(counts)])
@@ -85,7 +85,7 @@ def whole(
 
 @dataclass(frozen=True)
 class _Context:
-    """Contexts as the suffixes see them. `mask` is `[B, width]`, true for tokens; None where nothing is padded."""
+    """Contexts as the suffixes see them. `mask` is `[B, width]`, true for tokens; None if nothing is padded."""
 
     cache: Any
     lengths: Tensor
@@ -100,9 +100,9 @@ def _embed(embedding: InputEmbedding, ids: Sequence[int]) -> Tensor:
 def _prefill(
     model: PreTrainedModel, contexts: Sequence[tuple[int, ...]], suffix_width: int, embedding: InputEmbedding
 ) -> _Context:
-    """What the model keeps of the contexts, outside of the graph.
+    """Compute the contexts' cache, outside of the graph.
 
-    Questions about the same passages share their context: it is computed once, and what is kept of it is copied to their rows.
+    Questions about the same passages share their context: it is computed once, and its cache is copied to their rows.
     """
     different = list(dict.fromkeys(contexts))
     computed = _prefill_different(model, different, suffix_width, embedding)
@@ -119,12 +119,12 @@ def _prefill(
 def _prefill_different(
     model: PreTrainedModel, contexts: Sequence[tuple[int, ...]], suffix_width: int, embedding: InputEmbedding
 ) -> _Context:
-    """`_prefill` of contexts of which no two are the same.
+    """Compute the cache of contexts that are all different.
 
-    A padding mask slows attention down (SDPA's causal kernel takes none), so contexts of different lengths are padded
-    on the right, where causality alone keeps them apart, and only the suffixes see a mask. A sliding window counts
-    slots, not positions, and so do models that take no positions (MPT), and a recurrent state would hold the padding: there padding
-    and mask are on the left.
+    A padding mask slows attention down (SDPA's causal kernel takes none). So contexts of different lengths are padded
+    on the right, where causality alone hides the padding, and only the suffixes see a mask. This fails with a sliding window and with
+    models that take no positions (MPT), since both count cache entries and not positions, and with a recurrent state, which would
+    hold the padding. For these, padding and mask are on the left.
     """
     lengths = torch.tensor([len(ids) for ids in contexts], device=embedding.device)
     width = max(len(ids) for ids in contexts)
@@ -149,7 +149,7 @@ def _prefill_different(
 
 
 def _gap_is_harmless(model: PreTrainedModel, width: int) -> bool:
-    """Whether unused cache positions may lie between a context and its suffix, if a row has `width` positions."""
+    """Return whether unused cache entries may be between a context and its suffix, if a row has `width` entries."""
     if "position_ids" not in _names(model):
         return False
     layers = DynamicCache(config=model.config).layers
@@ -161,7 +161,7 @@ def _gap_is_harmless(model: PreTrainedModel, width: int) -> bool:
 
 
 def _cache_name(model: PreTrainedModel) -> str:
-    """What this model calls the states that it goes on from; state space models have a name of their own for them."""
+    """Return the name of this model's argument for its cache, which is another one in state space models."""
     return "cache_params" if "cache_params" in _names(model) else "past_key_values"
 
 
@@ -176,7 +176,7 @@ def _suffix_logits(
     # The answer's last id is only predicted, never read.
     read = [[*encoded.suffix_ids, *target[:-1]] for encoded, target in examples]
     lengths = [k + len(ids) for k, ids in zip(ks, read, strict=True)]
-    # Recurrent layers take a lone token by a kernel for generation, which writes over what autograd needs.
+    # For a single token, recurrent layers use a kernel for generation, which overwrites what autograd needs.
     width = max(*lengths, 2) if _is_recurrent(context.cache) else max(lengths)
     virtual = embedding.virtual(matrix[: max(ks)])
     text = _embed(embedding, [i for ids in read for i in ids])
@@ -205,17 +205,17 @@ def _suffix_logits(
 
 
 def _branch(cache: Any, *, last: bool) -> Any:
-    """A cache that grows on its own: a dynamic layer replaces its tensors when it grows, so they can be shared.
+    """Return a copy of a cache that can grow without changing the original.
 
-    A recurrent layer writes into its tensors, which autograd forbids to what is needed backwards. Nobody goes on from
-    a suffix, so it doesn't write at all.
+    A dynamic layer replaces its tensors when it grows, so they can be shared. A recurrent layer writes into its tensors, which
+    autograd forbids for those that the backward pass needs. Nothing follows a suffix, so in the copy it doesn't write at all.
     """
     if cache is None:
         return None
     layers = cache.layers if last else [copy.copy(layer) for layer in cache.layers]
     for number, layer in enumerate(layers):
         if isinstance(layer, _RECURRENT):
-            layers[number] = _written_by_nobody(layer)
+            layers[number] = _read_only(layer)
     branch: Cache = copy.copy(cache)
     branch.layers = layers
     return branch
@@ -225,7 +225,7 @@ def _is_recurrent(cache: Any) -> bool:
     return cache is not None and any(isinstance(layer, _RECURRENT) for layer in cache.layers)
 
 
-def _written_by_nobody(layer: Any) -> Any:
+def _read_only(layer: Any) -> Any:
     """Return a recurrent layer that computes with new inputs but keeps its stored state unchanged."""
     kept = copy.copy(layer)
     kept.conv_states = {
@@ -244,18 +244,18 @@ def _written_by_nobody(layer: Any) -> Any:
 
 
 def _names(model: PreTrainedModel) -> Collection[str]:
-    """What this model's forward takes."""
+    """Return the names of the arguments of this model's forward."""
     return inspect.signature(inner_model(model).forward).parameters
 
 
 def _accepted(model: PreTrainedModel, inputs: dict[str, object]) -> dict[str, object]:
-    """The inputs that this model's forward names; ALiBi models, for one, take no position ids."""
+    """Return the inputs that this model's forward takes; ALiBi models, for example, take no position ids."""
     names = _names(model)
     return {name: value for name, value in inputs.items() if name in names}
 
 
 def _logits_at(model: PreTrainedModel, wanted: Tensor, inputs: dict[str, object]) -> Tensor:
-    """Logits `[number of wanted, vocab]` at the true places of `wanted` `[B, L]`, row by row."""
+    """Return the logits `[number of wanted, vocab]` at the true places of `wanted` `[B, L]`, row by row."""
     if "logits_to_keep" not in _names(model):
         return cast(Tensor, model(**inputs).logits)[wanted]
     if _KEEPS_BY_MASK:

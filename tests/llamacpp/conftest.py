@@ -1,4 +1,4 @@
-"""Models on llama.cpp: tiny random ones of several families, the toy, and the default backbone."""
+"""Fixtures: models on llama.cpp, which are tiny random ones of several families, the toy, and the default backbone."""
 
 from importlib.util import find_spec
 from pathlib import Path

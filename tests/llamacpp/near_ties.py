@@ -1,4 +1,4 @@
-"""Where two answers to one prompt part, and how near a tie that was."""
+"""Find where two answers to one prompt part, and how near a tie that was."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The same backbone by its name: the command line, LangChain and LlamaIndex, with the toy as a GGUF."""
+"""Test one backbone, the toy as a GGUF, on the command line, in LangChain and in LlamaIndex."""
 
 import html
 import json

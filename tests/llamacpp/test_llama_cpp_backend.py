@@ -1,4 +1,4 @@
-"""A GGUF on llama.cpp: the answers of `local` on the same weights, contexts that are kept, streams, threads, errors."""
+"""Test a GGUF on llama.cpp: the answers of `local` on the same weights, contexts that are kept, streams, threads, errors."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""Places in llama.cpp's cache: what is kept, what goes first, and who has to wait."""
+"""Test places in llama.cpp's cache: what is kept, what goes first, and which request has to wait."""
 
 import pytest
 

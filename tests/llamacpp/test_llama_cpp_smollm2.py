@@ -1,4 +1,4 @@
-"""The default backbone in four bits, as its package has it: token ids, answers, and their speed on a context that is kept."""
+"""Test the default backbone in four bits, from its package: token ids, answers, and their speed on a context that is kept."""
 
 import ctypes
 import json

@@ -1,4 +1,4 @@
-"""Real servers, one at a time: each is started for the tests of one file and stopped after them, also when they fail."""
+"""Fixtures: real servers, one at a time, each started for the tests of one file and stopped after them, even if they fail."""
 
 import os
 from pathlib import Path

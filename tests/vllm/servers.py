@@ -1,4 +1,4 @@
-"""Real vLLM servers for tests and benchmarks: started as `spring-rag serve` starts them, and always stopped."""
+"""Real vLLM servers for tests and benchmarks, started as `spring-rag serve` starts them, and always stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny random Gemma, Granite, Qwen and Llama models, and servers that were started otherwise than by `spring-rag serve`."""
+"""Test tiny random Gemma, Granite, Qwen and Llama models, and servers that were not started by `spring-rag serve`."""
 
 import itertools
 

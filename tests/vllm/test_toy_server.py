@@ -1,4 +1,4 @@
-"""The toy on a server that `spring-rag serve` started: the same answers as in this process, under load and after a crash."""
+"""Test the toy on a server that `spring-rag serve` started: the same answers as in this process, under load and after a crash."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints that vLLM's CPU build can run, and token sets for them."""
+"""Make tiny random checkpoints that vLLM's CPU build can run, and token sets for them."""
 
 from __future__ import annotations
 
