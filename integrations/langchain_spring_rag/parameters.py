@@ -186,7 +186,7 @@ class SpringParameters(AnswerParameters):
         return self._spring.generate(prompts, **self._arguments())
 
     def _pieces(self, prompt: Prompt) -> Stream:
-        """The answer in pieces, without white space at its ends."""
+        """Stream an answer without white space at its ends."""
         return self._spring.stream(prompt, **self._arguments()).stripped()
 
     def _stream(
@@ -217,7 +217,7 @@ class SpringParameters(AnswerParameters):
     def _chunks(
         self, prompt: Any, stop: list[str] | None, changes: dict[str, Any]
     ) -> Generator[Any, None, None]:
-        """One chunk per piece of the answer, and a last one without text that knows how it ended."""
+        """Give a chunk for each piece of the answer, and a last one without text that tells how it ended."""
         model = self._configured(stop, changes)
         with closing(model._pieces(model._prompt(prompt))) as pieces:
             for piece in pieces.with_thoughts():

@@ -15,7 +15,7 @@ _loading = threading.Lock()
 
 
 def load_shared(backbone: Any, **arguments: Any) -> SpringModel:
-    """What `SpringModel.from_pretrained` gives for these arguments, loaded once while anything uses it. Raises what that raises."""
+    """Load a model as `SpringModel.from_pretrained` does, but once for all who use it under the same arguments. Raises what that raises."""
     key = json.dumps([backbone, arguments], sort_keys=True, default=_known_by)
     with _loading:
         model = _loaded.get(key)

@@ -50,7 +50,7 @@ def is_marked(text: str) -> bool:
 
 
 def split(text: str) -> tuple[Part, ...]:
-    """The parts of a rendered text. What is template and what is value can't be told any more, so all of it is untrusted.
+    """Split a rendered text at its marks. What is template and what is value can't be told any more, so all text is untrusted.
 
     Warns of a mark that isn't this process's: it is ordinary text.
     """
@@ -73,17 +73,17 @@ def split(text: str) -> tuple[Part, ...]:
 
 
 def join(parts: tuple[Part, ...]) -> str:
-    """A text that `split` would read as these parts."""
+    """Write parts as a text that `split` reads as the same parts."""
     return "".join(part.text if isinstance(part, Text) else _mark_of(part) for part in parts)
 
 
 def without_marks(text: str) -> str:
-    """The text without slots, as a plain backbone reads it."""
+    """Leave the marks out of a text, as a plain backbone reads it."""
     return _OWN.sub("", text)
 
 
 def adopt(template: str, mark: str) -> str:
-    """A template's text with a mark where its author wrote `SLOT_MARKER`, or where another process put its own."""
+    """Put a mark into a template's text where its author wrote `SLOT_MARKER`, or another process put its own mark."""
     return _WRITTEN.sub(lambda found: FOLLOWING_MARK if found[2] else mark, template)
 
 
@@ -108,7 +108,7 @@ def render_text(prompt: Prompt | RagPrompt) -> str:
 
 
 def canonical(text: str) -> str:
-    """A rendered text in a form that is the same in every process, for keys of caches; `parse_marked` reads it."""
+    """Write a rendered text in a form that is the same in every process, for keys of caches; `parse_marked` reads it."""
     return SLOT_MARKER.join(escape(piece) for piece in text.replace(FOLLOWING_MARK, MARK).split(MARK))
 
 

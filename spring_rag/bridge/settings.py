@@ -30,7 +30,7 @@ _OURS = "max_tokens, temperature, top_p, top_k, stop, seed, num_tokens and token
 
 
 def in_our_words(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a model or a call with the settings under our names; all other arguments as they are.
+    """Rename the settings among the arguments of a model or a call to our names, and leave all other arguments as they are.
 
     None for a setting that always has a value leaves it as it is.
 
@@ -65,7 +65,7 @@ def in_our_words(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The arguments, with those that stand in a dict of their own beside the others."""
+    """Put the arguments that stand in a dict of their own beside the others."""
     flat: list[tuple[str, Any]] = []
     for name, value in given.items():
         flat += (value or {}).items() if name in _HOLDERS else [(name, value)]

@@ -13,7 +13,7 @@ from spring_rag.prompt import RagPrompt
 
 
 def said_of_layout(llm: Any) -> dict[str, Any]:
-    """What the user of a framework's model said of thinking and of the chat template; its defaults are left to the layout."""
+    """Take what the user of a framework's model said of thinking and of the chat template; its defaults don't count."""
     return {name: getattr(llm, name) for name in ChatParameters.LAYOUT if name in llm.model_fields_set}
 
 
@@ -25,7 +25,7 @@ def ask_skills(
     said: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> RagAnswer:
-    """The answer to a question, and what the attached skills say about it. Raises what `SpringModel.ask` raises.
+    """Answer a question, with what the attached skills say about it. Raises what `SpringModel.ask` raises.
 
     Args:
         model: backbone, virtual tokens and skills.

@@ -14,13 +14,13 @@ _WAITING = ThreadPoolExecutor(max_workers=64, thread_name_prefix="spring-rag-wai
 
 
 async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """What a function returns that waits for the backbone. It sees the caller's context variables."""
+    """Call a function that waits for the backbone in another thread; it sees the caller's context variables."""
     call = partial(contextvars.copy_context().run, function, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(_WAITING, call)
 
 
 async def iterate_in_thread(items: Generator[T, None, Any]) -> AsyncGenerator[T, None]:
-    """What a generator yields that waits for the backbone. Leaving early, cancelled or not, closes it, which stops the backbone."""
+    """Iterate in another thread over a generator that waits for the backbone. Leaving early, cancelled or not, closes it, which stops the backbone."""
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spring-rag-read")
     loop = asyncio.get_running_loop()
     end: Any = object()

@@ -12,7 +12,7 @@ _NO_CHOICE: tuple[object, ...] = ("auto", "none", "", False, None)
 
 
 def tool_choice(given: object) -> str | None:
-    """A `tool_choice` as a prompt has it: a tool's name, `ANY_TOOL`, or None where a backbone is free.
+    """Turn a framework's `tool_choice` into a prompt's: a tool's name, `ANY_TOOL`, or None where a backbone is free.
 
     Args:
         given: a tool's name, "any", "required", "auto", "none", a bool, or OpenAI's form for a name.
@@ -34,5 +34,5 @@ def tool_choice(given: object) -> str | None:
 
 
 def forbids_tools(given: object) -> bool:
-    """Whether a `tool_choice` says that no tool may be called."""
+    """Tell whether a `tool_choice` says that no tool may be called."""
     return given == "none" or given is False

@@ -7,7 +7,7 @@ from spring_rag.backends.base import Usage
 
 
 def token_counts(usages: Iterable[Usage]) -> dict[str, int]:
-    """Numbers of tokens of some answers together: of their prompts, virtual ones included, of parts of these, and of the answers."""
+    """Add up the tokens of some answers: of their prompts, virtual ones included, of parts of these, and of the answers."""
     total: Counter[str] = Counter()
     for usage in usages:
         total.update(

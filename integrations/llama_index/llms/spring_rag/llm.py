@@ -365,7 +365,7 @@ class SpringLLM(AnswerParameters, ChatParameters, FunctionCallingLLM):
             return completions(self.model.stream(prompt, **settings))
 
     def _asked(self, prompt: Prompt, overrides: Mapping[str, Any]) -> tuple[Prompt, dict[str, Any]]:
-        """The prompt with what a call says of it, and how to answer it."""
+        """Part what a call says of its prompt from what it says of the answer; give both."""
         overrides = in_our_words(overrides)
         choice = overrides.pop("tool_choice", None)
         tools = overrides.pop("tools", None) or ()

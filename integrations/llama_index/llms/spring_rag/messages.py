@@ -37,7 +37,7 @@ class Layout:
     lay_out: Callable[[Sequence[ChatMessage]], str]
 
     def __call__(self, messages: Sequence[ChatMessage]) -> str:
-        """The text of a chat."""
+        """Lay a chat out as text."""
         prompt = to_prompt(messages)
         if not prompt.has_slot:
             return self.lay_out(messages)

@@ -37,7 +37,7 @@ _LATEST_THOUGHT = "thinking_delta"
 def completion(
     generation: Generation, text: str | None = None, delta: str | None = None
 ) -> CompletionResponse:
-    """An answer as LlamaIndex has it; with a text of its own where that was streamed."""
+    """Turn an answer into a response; `text` stands in for the answer's own where that was streamed."""
     # In the places and under the names where LlamaIndex's token counter looks for them.
     usage = token_counts([generation.usage])
     told: dict[str, Any] = {} if generation.reasoning is None else {_THOUGHTS: generation.reasoning}
@@ -52,7 +52,7 @@ def completion(
 
 
 def completions(pieces: Stream) -> CompletionResponseGen:
-    """One response per piece, and a last one without new text that knows how the answer ended."""
+    """Give a response for each piece, and a last one without new text that tells how the answer ended."""
     text, thoughts = "", ""
     with closing(pieces.stripped()) as deltas:
         for delta in deltas.with_thoughts():
@@ -68,14 +68,14 @@ def completions(pieces: Stream) -> CompletionResponseGen:
 
 
 def chat_responses(responses: CompletionResponseGen) -> ChatResponseGen:
-    """Pieces of an answer to a text as those of one to a chat. Closing them stops the backbone."""
+    """Turn streamed answers to a text into answers to a chat. Closing them stops the backbone."""
     with closing(responses):
         for response in responses:
             yield chat_response(response)
 
 
 def chat_response(response: CompletionResponse) -> ChatResponse:
-    """An answer to a text as one to a chat."""
+    """Turn an answer to a text into one to a chat."""
     # The numbers stay out of the message: LlamaIndex writes a message's additional_kwargs into the chat history.
     told = dict(response.additional_kwargs)
     thoughts = told.pop(_THOUGHTS, None)
@@ -97,7 +97,7 @@ def chat_response(response: CompletionResponse) -> ChatResponse:
 
 
 def tool_selections(response: ChatResponse, *, required: bool) -> list[ToolSelection]:
-    """The tools that an answer calls.
+    """List the tools that an answer calls.
 
     Raises:
         ValueError: none, though one is required.
@@ -117,7 +117,7 @@ def tool_selections(response: ChatResponse, *, required: bool) -> list[ToolSelec
 
 
 def single_call(response: ChatResponse) -> ChatResponse:
-    """The answer with the first of its calls only."""
+    """Leave only the first of an answer's calls."""
     calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
     response.message.blocks = [block for block in response.message.blocks if block not in calls[1:]]
     return response
