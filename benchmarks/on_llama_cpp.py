@@ -38,6 +38,7 @@ from near_ties import gap
 
 from spring_rag import RagPrompt, SpringModel
 from spring_rag.backends.base import Generation, Usage
+from spring_rag.backends.llama_cpp import LlamaCppBackend
 from spring_rag.data.examples import RagExample
 from spring_rag.demo import run
 from spring_rag.demo.default import default_backbone
@@ -187,8 +188,8 @@ def speed(args: argparse.Namespace) -> None:
     before it are kept."""
     file = file_of(args.work, args.kind)
     ours, local = (load(engine, file, TOKENS) for engine in ENGINES)
-    backend: Any = ours.backend
-    backend._writer._eos_ids = frozenset()
+    assert isinstance(ours.backend, LlamaCppBackend)
+    ours.backend._writer._eos_ids = frozenset()
     plain = llama_cpp.Llama(str(file), n_ctx=8192, n_threads=1, n_threads_batch=1, verbose=False)
     filler = encode("the " * KS[-1], local.tokenizer).ids[: KS[-1]]
     measured = args.work / f"speed-{args.kind}.jsonl"
@@ -237,8 +238,8 @@ def _answer(model: SpringModel, prompt: RagPrompt, written: int) -> None:
 
 def _further(ours: SpringModel, prompt: RagPrompt) -> float:
     """Median seconds from one token to the next."""
-    backend: Any = ours.backend
-    engine = backend._writer._engine
+    assert isinstance(ours.backend, LlamaCppBackend)
+    engine: Any = ours.backend._writer._engine
     decode, ends = engine.decode, []
 
     def noted(*told: Any) -> Any:
@@ -284,8 +285,8 @@ def gemma(args: argparse.Namespace) -> None:
     ours = load("llama.cpp", args.file, None)
     local = load("transformers", args.file, None)
     ids = torch.tensor(encode("Answer in a word or two.\n", local.tokenizer).ids)
-    backend: Any = ours.backend
-    with backend.embedding.table() as table:
+    assert isinstance(ours.backend, LlamaCppBackend)
+    with ours.backend.embedding.table() as table:
         rows = table[ids]
     prompts = [RagPrompt(question, GEMMA_PASSAGES) for question in GEMMA_QUESTIONS]
     answers = []

@@ -140,7 +140,7 @@ class ChromaQA:
         retriever: a retriever of LangChain or LlamaIndex, in place of a collection.
 
     Raises:
-        CollectionError: `embedding` is none, or both or neither of a collection and a retriever are given.
+        CollectionError: `embedding` isn't an embedding, or both or neither of a collection and a retriever are given.
         ValueError: `top_k` is less than 1.
     """
 
@@ -176,7 +176,7 @@ class ChromaQA:
             At most `top_k` passages; none if nothing matches `where`.
 
         Raises:
-            CollectionError: the collection is empty, the filter is malformed or a retriever would get it, there is no embedding function
+            CollectionError: the collection is empty, the filter is malformed or given for a retriever, there is no embedding function
                 or not the collection's, or the server doesn't answer.
         """
         return self._search([question], where, top_k)[0]
