@@ -212,12 +212,14 @@ class Writer:
         """Read prompts, and give the logits behind them: first of those that end in virtual tokens, then of all others."""
         for answer in new:
             place = places[answer]
-            if place.context is None:
+            context = place.context
+            if context is None:
                 continue
-            if not place.context.computed:
-                self._engine.decode([Piece(place.context.sequence, 0, place.context.ids)], check)
-                place.context.computed = True
-            self._engine.copy(place.context.sequence, place.sequence)
+            assert context.sequence is not None  # the context of an answer in progress isn't put aside
+            if not context.computed:
+                self._engine.decode([Piece(context.sequence, 0, context.ids)], check)
+                context.computed = True
+            self._engine.copy(context.sequence, place.sequence)
         # A batch of llama.cpp's holds either embeddings or ids.
         batches: list[list[tuple[_Answer, Piece]]] = [
             [
