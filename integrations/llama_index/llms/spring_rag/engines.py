@@ -15,7 +15,7 @@ from llama_index.core.utilities.token_counting import TokenCounter
 
 from llama_index.llms.spring_rag.counting import counts_with
 from llama_index.llms.spring_rag.llm import SpringLLM
-from llama_index.llms.spring_rag.templates import (
+from llama_index.llms.spring_rag.placement import (
     CONTEXT_VARIABLES,
     QUESTION_VARIABLE,
     has_context,
