@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from spring_rag.answering import answers, num_used, request_of
@@ -11,7 +11,7 @@ from spring_rag.backends.base import GenerationSettings
 from spring_rag.errors import TokensError
 from spring_rag.fitting import fit_beside
 from spring_rag.prompt import RagPrompt, RagTemplate
-from spring_rag.skills import skill_of
+from spring_rag.skills import ANSWER, skill_of
 from spring_rag.skills.asking import AskedSkill, ask_skill
 from spring_rag.skills.cite import citations
 
@@ -36,6 +36,7 @@ class RagAnswer:
         usage: numbers of tokens of the answer alone; the skills read the same context.
         withheld: whether there is no answer because `answerable` is below what was asked for.
         finish_reason: "stop", or "length" when `max_new_tokens` cut the answer.
+        skills: for each skill that was asked, by task, the probabilities of its targets, in the order of `Skill.targets`.
     """
 
     text: str
@@ -45,6 +46,7 @@ class RagAnswer:
     usage: Usage
     withheld: bool
     finish_reason: FinishReason
+    skills: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 def attached_skills(backend: Backend) -> dict[str, str]:
@@ -84,12 +86,13 @@ class AskedQuestion:
         """Turn the results of the requests, in their order, into an answer."""
         rest = iter(found)
         written = next(rest)
-        told = {task: _taken(rest, len(skill.requests)) for task, skill in self.skills.items()}
-        answerable = self.skills[ANSWERABLE].yes(told[ANSWERABLE]) if ANSWERABLE in told else None
+        told = {
+            task: skill.probabilities(_taken(rest, len(skill.requests)))
+            for task, skill in self.skills.items()
+        }
+        answerable = told[ANSWERABLE][skill_of(ANSWERABLE).yes_at] if ANSWERABLE in told else None
         withheld = self.least is not None and answerable is not None and answerable < self.least
-        cited = (
-            citations(self.skills[CITE].probabilities(told[CITE])) if CITE in told and not withheld else []
-        )
+        cited = citations(told[CITE]) if CITE in told and not withheld else []
         return RagAnswer(
             text="" if withheld else written.text.strip(),
             answerable=answerable,
@@ -98,6 +101,7 @@ class AskedQuestion:
             usage=written.usage,
             withheld=withheld,
             finish_reason=written.finish_reason,
+            skills=told,
         )
 
 
@@ -129,7 +133,11 @@ def ask(
     if least is not None and ANSWERABLE not in attached:
         msg = f"min_answerable = {least} needs virtual tokens of the task {ANSWERABLE!r}; attach some with add_skill"
         raise TokensError(msg)
-    sets = {task: backend.bank[attached[task]] for task in (ANSWERABLE, CITE) if task in attached}
+    sets = {
+        task: backend.bank[name]
+        for task, name in attached.items()
+        if task != ANSWER and not skill_of(task).judges
+    }
     layouts = [prompt.template, *(skill_template(one, prompt.template) for one in sets.values())]
     counts = [num_used(backend, tokens, num_tokens), *map(len, sets.values())]
     prompts = [replace(prompt, template=layout) for layout in layouts]
@@ -176,7 +184,7 @@ def check(backend: Backend, question: str, answer: str, passages: Sequence[str])
     one = GenerationSettings(max_new_tokens=1)
     [fitted] = fit_beside([prompt], backend, [len(tokens)], one.max_new_tokens)
     asked = _asked(backend, attached[CHECK], *fitted)
-    return asked.yes(answers(backend, asked.requests, one))
+    return asked.probabilities(answers(backend, asked.requests, one))[asked.skill.yes_at]
 
 
 def _asked(backend: Backend, name: str, prompt: RagPrompt, encoded: Encoded) -> AskedSkill:

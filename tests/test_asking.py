@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,11 @@ from toy_parts import ANSWERABLE, BACKBONE, MAX_TOKENS, TOKENS, text_of
 from spring_rag import RagAnswer, RagPrompt, RagTemplate, SpringModel, VirtualTokens, fitting
 from spring_rag.asking import ask
 from spring_rag.backends.base import GenerationSettings, Request
+from spring_rag.data.examples import RagExample
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptTooLongError, TokensError
-from spring_rag.skills import SKILLS
+from spring_rag.evaluation.skills import score_skill
+from spring_rag.skills import SKILLS, Skill
 
 PASSAGES = [text_of(one) for one in ANSWERABLE[:4]]
 QUESTION = ANSWERABLE[0].question
@@ -45,6 +48,42 @@ def test_the_answer_is_the_same_with_skills_and_without(model: SpringModel, answ
     )
 
 
+class Kind(Skill):
+    """Tell what is asked for, of the kinds that a question can ask for."""
+
+    name = "kind"
+    line = "Question: {question}\nIt asks for a:"
+    init_text = "What kind of thing does the question ask for?"
+
+    def targets(self, passages: int) -> tuple[str, ...]:
+        return ("name", "number", "place")
+
+    def target(self, example: RagExample, claim: str | None, passages: Sequence[str]) -> str:
+        return "name" if example.question.startswith("Who") else "place"
+
+
+def test_a_further_skill_is_asked_and_scored_without_more_code(
+    model: SpringModel, answering: VirtualTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SKILLS, "kind", Kind())
+    before = model.ask(QUESTION, PASSAGES, max_new_tokens=1)
+    model.add_skill(skill_tokens("kind", answering))
+    told = model.ask(QUESTION, PASSAGES, max_new_tokens=1)
+    assert set(before.skills) == {"answerable", "cite"}
+    assert set(told.skills) == {"answerable", "cite", "kind"}
+    assert len(told.skills["kind"]) == 3
+    assert sum(told.skills["kind"]) == pytest.approx(1)
+    assert (told.answerable, told.citations) == (before.answerable, before.citations)
+    name = next(name for name in model.backend.bank if model.backend.bank[name].task == "kind")
+    scores = score_skill(
+        model,
+        name,
+        [RagExample(one.question, (one.answer,), tuple(PASSAGES)) for one in ANSWERABLE[:6]],
+        passages=2,
+    ).scores
+    assert set(scores) == {"accuracy"}
+
+
 def test_each_skill_says_together_what_it_says_alone(model: SpringModel, answering: VirtualTokens) -> None:
     together = model.ask(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS)
     for task in ("answerable", "cite"):
@@ -64,8 +103,10 @@ def test_many_questions_are_answered_as_one_by_one(model: SpringModel) -> None:
     many = model.ask_many(prompts, max_new_tokens=MAX_TOKENS)
     for question, passages, found in zip(questions, shown, many, strict=True):
         alone = model.ask(question, passages, max_new_tokens=MAX_TOKENS)
-        assert replace(found, answerable=None) == replace(alone, answerable=None)
+        assert replace(found, answerable=None, skills={}) == replace(alone, answerable=None, skills={})
         assert found.answerable == pytest.approx(alone.answerable, abs=1e-5)
+        for task, probabilities in alone.skills.items():
+            assert found.skills[task] == pytest.approx(probabilities, abs=1e-5)
 
 
 def test_the_context_is_computed_once(model: SpringModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +137,8 @@ def test_each_prompt_is_encoded_once(model: SpringModel, monkeypatch: pytest.Mon
     monkeypatch.setattr(fitting, "encode", lambda prompt, _: encoded.append(prompt) or encode(prompt, _))
     model.ask(QUESTION, PASSAGES, max_new_tokens=2)
     lines = [prompt.template.question for prompt in encoded]
-    assert len(lines) == len(set(lines)) == 3  # the answer's, and those of `answerable` and `cite`
+    answer = RagTemplate().question
+    assert lines == [answer, SKILLS["answerable"].line, answer]  # `cite` is asked by the answer's line
 
 
 def test_a_choice_is_what_the_backbone_says_of_the_next_token(model: SpringModel) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.asking import skill_template
+from spring_rag.asking import CITE, skill_template
 from spring_rag.backends.base import BATCH_SIZE
 from spring_rag.evaluation.choices import (
     Coverage,
@@ -42,7 +42,7 @@ class SkillScores:
         task: name of the skill.
         questions: how many.
         scores: by name, each from 0 to 1: `auroc`, `accuracy`, `always_yes` (the accuracy of saying yes to all), `calibration_error` of
-            a skill that says yes or no; `precision`, `recall` and `first` of citations; with answers `exact_match`, and
+            a skill that says yes or no; `precision`, `recall` and `first` of citations; `accuracy` of other choices; with answers `exact_match`, and
             `exact_match_at_80` of the four in five questions that the skill is surest of.
         coverage: exact match of the surest 1, 2, 3, … answers; empty without answers.
     """
@@ -90,15 +90,21 @@ def score_skill(
     told = _probabilities(model, tokens, asked, progress)
     scores: dict[str, float] = {}
     coverage: list[Coverage] = []
-    if skill.yes is None:
+    if skill.name == CITE:
         cited = [citations(one.probabilities) for one in told]
         right = [
             [n for n, text in enumerate(one.passages, 1) if held(text, sample.example.answers)]
             for one, sample in zip(told, asked, strict=True)
         ]
         scores = asdict(citation_scores(cited, right))
+    elif skill.yes is None:
+        likeliest = [
+            skill.targets(len(one.passages))[one.probabilities.index(max(one.probabilities))] for one in told
+        ]
+        hits = [target == one.target for target, one in zip(likeliest, asked, strict=True)]
+        scores = {"accuracy": sum(hits) / len(hits)}
     else:
-        yes = [one.yes for one in told]
+        yes = [one.probabilities[skill.yes_at] for one in told]
         truths = [one.target == skill.yes for one in asked]
         scores = {
             "auroc": auroc(yes, truths),
@@ -121,10 +127,9 @@ def score_skill(
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What a skill said of one sample: a probability for each target, that of yes, and the passages that it saw."""
+    """What a skill said of one sample: a probability for each target, and the passages that it saw."""
 
     probabilities: list[float]
-    yes: float
     passages: Sequence[str]
 
 
@@ -149,7 +154,6 @@ def _probabilities(
     return [
         _Told(
             one.probabilities(answers),
-            one.yes(answers) if skill.yes is not None else 0.0,
             prompt.passages,
         )
         for (one, answers), (prompt, _) in zip(found, fitted, strict=True)

@@ -49,14 +49,6 @@ class AskedSkill:
         ]
         return self.skill.calibrated(self._choosing.probabilities(told), self.calibration)
 
-    def yes(self, found: Sequence[Generation]) -> float:
-        """The probability of yes, of a skill that says yes or no; takes what `probabilities` takes."""
-        return next(
-            each
-            for target, each in zip(self.skill.targets(0), self.probabilities(found), strict=True)
-            if target == self.skill.yes
-        )
-
 
 def ask_skill(
     skill: Skill,

@@ -21,6 +21,7 @@ class Check(Skill):
     )
     robbed = 0.1
     yes = "yes"
+    judges = True
 
     def targets(self, passages: int) -> tuple[str, ...]:  # noqa: ARG002
         """Yes or no."""

@@ -29,6 +29,7 @@ class Skill(ABC):
         init_text: what the rows start from when they are trained.
         robbed: share of examples that lose the passages which hold the answer, where a recipe doesn't say.
         yes: the target whose probability is read, of skills that tell how sure something is; None for others.
+        judges: whether it is asked about an answer that is given to it; the others are asked together with each question.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Skill(ABC):
     init_text: str
     robbed: float = 0.0
     yes: str | None = None
+    judges: bool = False
 
     @abstractmethod
     def targets(self, passages: int) -> tuple[str, ...]:
@@ -50,6 +52,11 @@ class Skill(ABC):
             claim: what `claim` gave.
             passages: as they stand in the prompt.
         """
+
+    @property
+    def yes_at(self) -> int:
+        """The place of `yes` among the targets."""
+        return self.targets(0).index(self.yes or "")
 
     def right(self, example: RagExample, claim: str | None, passages: Sequence[str]) -> tuple[str, ...]:
         """All targets that are right; `target` is the best of them. Takes what it takes."""
@@ -76,9 +83,8 @@ class Skill(ABC):
         """
         if self.yes is None or calibration is None:
             return list(found)
-        targets = self.targets(0)
-        yes = calibrated(found[targets.index(self.yes)], calibration)
-        return [yes if each == self.yes else 1 - yes for each in targets]
+        yes = calibrated(found[self.yes_at], calibration)
+        return [yes if place == self.yes_at else 1 - yes for place in range(len(found))]
 
     def fit_calibration(
         self, found: Sequence[Sequence[float]], right: Sequence[Collection[int]]
@@ -91,8 +97,7 @@ class Skill(ABC):
         """
         if self.yes is None:
             return None
-        at = self.targets(0).index(self.yes)
-        return fit_calibration([each[at] for each in found], [at in each for each in right])
+        return fit_calibration([each[self.yes_at] for each in found], [self.yes_at in each for each in right])
 
     def asked(self, question: str, claim: str | None = None) -> str:  # noqa: ARG002
         """What stands in place of the line's `{question}`."""

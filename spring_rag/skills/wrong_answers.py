@@ -33,7 +33,7 @@ def wrong_answer(
     wanted = _kind(accepted[0])
     for found in (
         [each for each in others if _kind(each) == wanted],
-        list(_spans(wanted, len(accepted[0].split()), passages)),
+        list(_spans(wanted, max(1, len(accepted[0].split())), passages)),
     ):
         wrong = sorted({each for each in found if _differs(each, accepted)})
         if wrong:

@@ -73,7 +73,6 @@ class HeldOutChoices:
             decides, under its own name.
         """
         found: dict[str, float] = {}
-        yes = self._skill.yes
         for k in self.ks:
             said = self._probabilities(matrix, k)
             calibration = self._skill.fit_calibration(said, self._right)
@@ -83,8 +82,8 @@ class HeldOutChoices:
                 for one, r in zip(meant, self._right, strict=True)
             ]
             found[f"accuracy_k{k}"] = sum(hits) / len(hits)
-            if yes is not None:
-                at = self._skill.targets(0).index(yes)
+            if self._skill.yes is not None:
+                at = self._skill.yes_at
                 found[f"auroc_k{k}"] = auroc(
                     [one[at] for one in said], [at in right for right in self._right]
                 )
