@@ -101,8 +101,8 @@ def score_skill(
         likeliest = [
             skill.targets(len(one.passages))[one.probabilities.index(max(one.probabilities))] for one in told
         ]
-        hits = [target == one.target for target, one in zip(likeliest, asked, strict=True)]
-        scores = {"accuracy": sum(hits) / len(hits)}
+        right_ones = sum(target == one.target for target, one in zip(likeliest, asked, strict=True))
+        scores = {"accuracy": right_ones / len(asked)}
     else:
         yes = [one.probabilities[skill.yes_at] for one in told]
         truths = [one.target == skill.yes for one in asked]
