@@ -1,4 +1,4 @@
-"""Prompts → answers of a backend: fitted into its context, run in batches, thoughts and calls of tools parted from the text."""
+"""Turn prompts into a backend's answers: fit them, run them in batches, and separate thoughts and tool calls from the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a prompt may be made of; whatever else is refused here."""
+"""Check what a prompt is made of, and refuse anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is saved of virtual tokens, as plain data that is checked."""
+"""What is saved of virtual tokens, as checked plain data."""
 
 import copy
 import hashlib
@@ -21,7 +21,7 @@ class Artifact:
     """A matrix and what is known about it; `VirtualTokens` says what each field means.
 
     Raises:
-        TokensError: the matrix isn't fit to be virtual tokens, its width isn't the backbone's hidden size, `training` isn't JSON, or
+        TokensError: the matrix can't be virtual tokens, its width isn't the backbone's hidden size, `training` isn't JSON, or
             the calibration isn't made of finite numbers.
     """
 
@@ -79,7 +79,7 @@ class Artifact:
 
 
 def _checked(matrix: object) -> Tensor:
-    """Copy `matrix` to float32 on the CPU, if it is fit to be virtual tokens.
+    """Check that a matrix can be virtual tokens, and return a float32 copy on the CPU.
 
     Raises:
         TokensError: it isn't.

@@ -36,7 +36,7 @@ class SampleIndex:
 class Item:
     """One encoded example, with the epoch and step that it was drawn for, and the number of drawn passages that didn't fit.
 
-    `among`: for each target id those that it is chosen from, each with the share of it that is right; None where anything may be written.
+    `among`: for each target id the ids that it is chosen from, each with its share of what is right; None if any text may be written.
     """
 
     example: Example

@@ -69,8 +69,8 @@ class HeldOutChoices:
             matrix: `[n, hidden_size]`.
 
         Returns:
-            `accuracy_k{k}` for every k, calibrated, and of a skill that says yes or no `auroc_k{k}`; and the mean over the ks of that which
-            decides, under its own name.
+            `accuracy_k{k}`, calibrated, for every k, and `auroc_k{k}` if the skill says yes or no; and the mean over the ks of the score that
+            decides, under the name in `best`.
         """
         found: dict[str, float] = {}
         for k in self.ks:
@@ -91,11 +91,11 @@ class HeldOutChoices:
         return found
 
     def calibration(self, matrix: Tensor) -> tuple[float, float] | None:
-        """Of all rows, for the artifact; None where there is nothing to fit."""
+        """Return the calibration with all rows, for the artifact; None if the skill has none."""
         return self._skill.fit_calibration(self._probabilities(matrix, len(matrix)), self._right)
 
     def _probabilities(self, matrix: Tensor, k: int) -> list[list[float]]:
-        """For each sample the probabilities of the targets, not calibrated."""
+        """Return for each sample the probabilities of the targets, not calibrated."""
         self._backend.add_tokens("default", VirtualTokens(matrix, backbone=self._backbone))
         found = ask_in_batches(
             self._backend, self._skill, self._fitted, self._recipe.batch_size, num_tokens=k

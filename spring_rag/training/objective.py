@@ -67,7 +67,7 @@ def objectives(
         num_tokens: the ks; each is one for all examples, or a sequence of one per example.
         embedding: the backbone's `InputEmbedding`, for callers that keep one.
         among: for each target id of all examples the ids that it is chosen from, if it is one of a few, each with its share of what
-            is right, from 0 to 1. The loss is then that of the choice, and nothing is spent on teaching which words there are to choose from.
+            is right, from 0 to 1. The loss is then that of the choice, and doesn't train which words there are to choose from.
 
     Returns:
         Losses, float32 `[len(num_tokens)]`, on the matrix's device.
@@ -91,7 +91,7 @@ def objectives(
 
 
 def _loss(logits: Tensor, wanted: Tensor, among: Sequence[Mapping[int, float]] | None) -> Tensor:
-    """Mean cross-entropy of ids `[count]` by logits `[count, vocab]`; or of being right, by those in `among` alone."""
+    """Return the mean cross-entropy of ids `[count]` by logits `[count, vocab]`; with `among`, that of a right choice among its ids."""
     if among is None:
         return functional.cross_entropy(logits, wanted)
     losses = []
