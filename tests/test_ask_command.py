@@ -11,8 +11,8 @@ from hostile_server import answering
 
 from chroma_spring_rag import ChromaQA, connect_folder, index_files, open_or_create_collection
 from spring_rag import RagPrompt, RagTemplate, SpringModel
+from spring_rag.backbone import BackboneRecord
 from spring_rag.encoding import encode
-from spring_rag.tokens import BackboneRecord
 
 CHAT = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 QUESTION = "Who built the bridge of Morven?"

@@ -5,10 +5,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from spring_rag.backbone import BackboneRecord
 from spring_rag.backends.base import GenerationSettings, Request
 from spring_rag.backends.local import LocalBackend
 from spring_rag.encoding import Encoded
-from spring_rag.tokens import BackboneRecord, VirtualTokens
+from spring_rag.tokens import VirtualTokens
 from spring_rag.training import objective
 
 MARK = "_on_device"
