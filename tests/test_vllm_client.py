@@ -1,6 +1,7 @@
 """Test the client of a vLLM server, with a small HTTP server that refuses as vLLM does. For real servers see tests/vllm."""
 
 import asyncio
+import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,6 +48,17 @@ def connect(folder, make_tokens):
 
 
 class TestConnecting:
+    def test_connections_are_closed_when_the_model_is_dropped(self, server, connect):
+        model = connect(server.url)
+        model.generate(PROMPT)
+        client = model.backend._servers.all[0].client
+        del model
+        gc.collect()
+        deadline = time.monotonic() + 10
+        while not client.is_closed() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert client.is_closed()
+
     def test_says_what_the_server_has(self, server, connect):
         model = connect(server.url)
         assert model.backend.context_length == 256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -353,4 +354,7 @@ async def _context_length(server: Server, client: openai.AsyncOpenAI) -> int | N
 
 def _server(url: str, key: str, served_model: str | None, timeout: float) -> Server:
     client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=None, max_retries=0)
-    return Server(url, client, timeout, served_model)
+    server = Server(url, client, timeout, served_model)
+    # Connections are kept open between requests; a process that drops its models must not collect them.
+    weakref.finalize(server, lambda: loop.submit(client.close())).atexit = False
+    return server
