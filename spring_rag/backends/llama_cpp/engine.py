@@ -96,10 +96,9 @@ class Engine:
         told.n_seq_max = told.n_outputs_max = sequences
         told.n_threads = told.n_threads_batch = threads
         told.type_k = told.type_v = stored
-        on_gpu = gpu_layers != 0 and bool(llama_cpp.llama_supports_gpu_offload())
-        told.offload_kqv = told.op_offload = (
-            on_gpu  # without layers there the GPU would still read long prompts
-        )
+        # Without layers there the GPU would still read long prompts.
+        told.offload_kqv = told.op_offload = gpu_layers != 0
+        on_gpu = gpu_layers != 0 and llama_cpp.llama_supports_gpu_offload()
         # llama.cpp's flash attention rounds float32 to float16, and on a CPU it makes each further token slower.
         if float32 or not on_gpu:
             told.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
