@@ -23,7 +23,7 @@ from llama_index.core.prompts.default_prompt_selectors import DEFAULT_TEXT_QA_PR
 from llama_index.core.prompts.default_prompts import DEFAULT_REFINE_PROMPT, DEFAULT_TEXT_QA_PROMPT
 from llama_index_parts import SLOT, shown
 
-from llama_index.llms.spring_rag import render_text, templates, with_virtual_tokens
+from llama_index.llms.spring_rag import placement, render_text, with_virtual_tokens
 from spring_rag import RagPrompt, RagTemplate
 from spring_rag.bridge.marks import MARK, split
 from spring_rag.errors import PromptError
@@ -280,5 +280,5 @@ def test_system_role_is_unchanged():
 
 
 def test_docstring_examples():
-    assert doctest.testmod(templates).attempted
-    assert doctest.testmod(templates).failed == 0
+    assert doctest.testmod(placement).attempted
+    assert doctest.testmod(placement).failed == 0
