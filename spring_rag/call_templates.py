@@ -44,8 +44,10 @@ _NAMING_ID = "functions.{name}:{number}"
 def form_of(tokenizer: PreTrainedTokenizerBase) -> CallForm | None:
     """Find the form of calls: as the chat template writes them, else as the tokenizer describes them, else as instructions mention them."""
     learned: CallForm | None = remembered(tokenizer, "calls", lambda: learned_form(tokenizer))
+    if found := learned or _described_form(tokenizer):
+        return found
     mentioned: CallForm | None = remembered(tokenizer, "mentioned calls", lambda: _mentioned_form(tokenizer))
-    return learned or _described_form(tokenizer) or mentioned
+    return mentioned
 
 
 def shows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from math import exp, log
 
 from spring_rag.extras import extra
+from spring_rag.skills.choosing import softmax
 
 _LEAST = 1e-9
 _LEAST_SAID = 1e-4
@@ -56,10 +57,7 @@ def ranked(probabilities: Sequence[float], calibration: tuple[float, float] | No
     if calibration is None:
         return list(probabilities)
     by_words, by_rank = calibration
-    scores = [by_words * said - by_rank * rank for said, rank in _said_and_ranked(probabilities)]
-    most = max(scores)
-    weights = [exp(score - most) for score in scores]
-    return [weight / sum(weights) for weight in weights]
+    return softmax([by_words * said - by_rank * rank for said, rank in _said_and_ranked(probabilities)])
 
 
 def fit_ranked(

@@ -153,6 +153,12 @@ def probabilities(candidates: Sequence[Ids], found: Mapping[Ids, Mapping[int, fl
     for ids in candidates:
         places = (ids[:at] for at in range(len(ids)))
         scores.append(sum(found[place][ids[len(place)]] for place in places if place in found))
+    return softmax(scores)
+
+
+def softmax(scores: Sequence[float]) -> list[float]:
+    """Return the probabilities of which the scores are the logarithms, up to a common summand."""
     most = max(scores)
     weights = [exp(score - most) for score in scores]
-    return [weight / sum(weights) for weight in weights]
+    total = sum(weights)
+    return [weight / total for weight in weights]

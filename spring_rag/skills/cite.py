@@ -90,7 +90,7 @@ def citations(probabilities: Sequence[float]) -> list[int]:
         probabilities: of `Cite.targets`, in their order.
 
     Returns:
-        None if it is likeliest that no passage holds the answer; else the likeliest, and those that are half as likely or more.
+        Empty if it is likeliest that no passage holds the answer; else the likeliest, and those that are half as likely or more.
     """
     *numbers, none = probabilities
     most = max(numbers, default=0.0)

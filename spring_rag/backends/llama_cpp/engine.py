@@ -194,13 +194,7 @@ class Engine:
             BackendError: llama.cpp can't.
         """
         saved = np.empty(llama_cpp.llama_state_seq_get_size(self._context, sequence), dtype=np.uint8)
-        size = len(saved)
-        if (
-            llama_cpp.llama_state_seq_get_data(self._context, _pointer(saved, ctypes.c_uint8), size, sequence)
-            != size
-        ):
-            msg = f"llama.cpp failed to put a context aside: {_why()}"
-            raise BackendError(msg)
+        self._move(llama_cpp.llama_state_seq_get_data, saved, sequence, "put a context aside")
         return saved
 
     def restore(self, sequence: int, saved: Any) -> None:
@@ -209,12 +203,13 @@ class Engine:
         Raises:
             BackendError: llama.cpp can't.
         """
+        self._move(llama_cpp.llama_state_seq_set_data, saved, sequence, "take a context back")
+
+    def _move(self, move: Callable[..., int], saved: Any, sequence: int, what: str) -> None:
+        """Move all that a sequence holds to `saved`, or back."""
         size = len(saved)
-        if (
-            llama_cpp.llama_state_seq_set_data(self._context, _pointer(saved, ctypes.c_uint8), size, sequence)
-            != size
-        ):
-            msg = f"llama.cpp failed to take a context back: {_why()}"
+        if move(self._context, _pointer(saved, ctypes.c_uint8), size, sequence) != size:
+            msg = f"llama.cpp failed to {what}: {_why()}"
             raise BackendError(msg)
 
 
