@@ -6,10 +6,15 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
+from subprocess import CompletedProcess
 
 import pytest
 from chroma_server import chroma_server
+from cli_parts import Done
+from cli_parts import run as run_here
+from transformers.utils import logging
 
 import spring_rag
 from spring_rag import VirtualTokens
@@ -23,26 +28,32 @@ MODULE = [sys.executable, "-c", "from spring_rag.cli import main; main()"]
 HEAVY = ("torch", "transformers", "chromadb", "sklearn", "langchain_core", "llama_index", "numpy", "rich")
 
 
-def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, **environment: str) -> CompletedProcess[str]:
     return subprocess.run(
         [*MODULE, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "SPRING_RAG_PROGRESS_SECONDS": "600"} | environment,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
         timeout=120,
     )
 
 
-def fails(*arguments: object, code: int = 1) -> str:
+def fails(*arguments: object, run: Callable[..., CompletedProcess[str] | Done] = run_here) -> str:
     """Run a command that must fail with one line on stderr and nothing on stdout; returns the line."""
     done = run(*arguments)
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 1, done.stderr
     assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    if code == 1:
-        assert done.stderr.count("\n") == 1, done.stderr
-        assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ")
     return done.stderr
+
+
+@pytest.fixture(autouse=True)
+def no_progress(monkeypatch):
+    monkeypatch.setenv("SPRING_RAG_PROGRESS_SECONDS", "600")
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")
@@ -246,12 +257,12 @@ class TestIndex:
     def test_twice_changes_nothing(self, tmp_path):
         (tmp_path / "a.txt").write_text("A fox.", "utf-8")
         first = run("index", tmp_path / "a.txt", "--db", tmp_path / "db", "--json")
-        second = run("index", tmp_path / "a.txt", "--db", tmp_path / "db", "--json")
+        second = run_here("index", tmp_path / "a.txt", "--db", tmp_path / "db", "--json")
         report = {"collection": "documents", "files": 1, "added": 1, "unchanged": 0, "removed": 0, "total": 1}
         report |= {"gone": 0, "bad": {}, "skipped": {}}
         assert json.loads(first.stdout) == report
         assert json.loads(second.stdout) == report | {"added": 0, "unchanged": 1}
-        in_words = run("index", tmp_path / "a.txt", "--db", tmp_path / "db").stdout
+        in_words = run_here("index", tmp_path / "a.txt", "--db", tmp_path / "db").stdout
         assert in_words == (
             "1 file: 0 chunks added, 1 unchanged, 0 removed; the collection 'documents' holds 1\n"
         )
@@ -305,19 +316,19 @@ class TestAsk:
             "--max-new-tokens",
             8,
         ]
-        answer = json.loads(run(*arguments, "--json").stdout)
+        answer = json.loads(run_here(*arguments, "--json").stdout)
         model = SpringModel.from_pretrained(saved / "backbone", tokens=saved / "tokens", device="cpu")
         passages = [passage["text"] for passage in answer["passages"]]
         assert answer["answer"] == model.answer(question, passages, max_new_tokens=8)
         # A random backbone writes control characters, too, which a terminal must not get.
         shown = clean(answer["answer"])
-        assert run(*arguments).stdout == shown + "\n"
+        assert run_here(*arguments).stdout == shown + "\n"
         streamed = run(*arguments, "--stream", "--show-passages").stdout
         assert streamed.startswith(shown + "\n\n[1] ")
         assert "    The bridge of Morven was built by Ada Quill in 1811.\n" in streamed
 
     def test_a_model_without_tokens_says_so(self, saved, indexed):
-        done = run(
+        done = run_here(
             "ask",
             "Why?",
             "--db",
@@ -355,9 +366,9 @@ class TestAsk:
     def test_where(self, saved, indexed):
         source = str(indexed / "documents" / "ship.md")
         base = ["ask", "bridge", "--db", indexed / "db", "--tokens", saved / "tokens", "--max-new-tokens", 2]
-        done = run(*base, "--json", "--where", json.dumps({"source": source}))
+        done = run_here(*base, "--json", "--where", json.dumps({"source": source}))
         assert [passage["source"] for passage in json.loads(done.stdout)["passages"]] == [source]
-        assert "no passage" in fails(*base, "--where", '{"source": "elsewhere"}')
+        assert "no passage" in fails(*base, "--where", '{"source": "elsewhere"}', run=run)
         assert "$like" in fails(*base, "--where", '{"source": {"$like": "a"}}')
 
     def test_what_is_not_there(self, saved, indexed, tmp_path):
@@ -372,7 +383,7 @@ class TestAsk:
     def test_on_a_server(self, saved, indexed, tmp_path):
         with chroma_server(tmp_path / "data") as (_, port):
             server = ["--host", "127.0.0.1", "--port", port]
-            assert json.loads(run("index", indexed / "documents", *server, "--json").stdout)["added"] == 2
+            assert json.loads(run_here("index", indexed / "documents", *server, "--json").stdout)["added"] == 2
             arguments = [
                 "Who built the bridge?",
                 "--tokens",
@@ -381,9 +392,9 @@ class TestAsk:
                 4,
                 "--json",
             ]
-            on_server = run("ask", *server, *arguments)
+            on_server = run_here("ask", *server, *arguments)
             assert on_server.returncode == 0, on_server.stderr
-            embedded = run("ask", "--db", indexed / "db", *arguments)
+            embedded = run_here("ask", "--db", indexed / "db", *arguments)
             assert json.loads(on_server.stdout)["answer"] == json.loads(embedded.stdout)["answer"]
 
 
@@ -398,16 +409,16 @@ class TestTokens:
         assert facts["digest"] == tokens.digest
         assert facts["training"] == {"steps": 7}
         assert facts["template"]["passage"] == "[{number}] {passage}\n"
-        in_words = run("tokens", "show", saved / "bare.pt").stdout
+        in_words = run_here("tokens", "show", saved / "bare.pt").stdout
         assert "num_tokens: 5\n" in in_words
         assert "backbone: not recorded\n" in in_words
 
     def test_export(self, saved, tmp_path):
-        done = run("tokens", "export", saved / "tokens", tmp_path / "out.pt")
+        done = run_here("tokens", "export", saved / "tokens", tmp_path / "out.pt")
         assert done.returncode == 0, done.stderr
         exported = VirtualTokens.from_pretrained(tmp_path / "out.pt")
         assert exported.digest == VirtualTokens.from_pretrained(saved / "tokens").digest
 
     def test_unreadable(self, tmp_path):
         (tmp_path / "bad.pt").write_bytes(b"no tensor")
-        assert "bad.pt" in fails("tokens", "show", tmp_path / "bad.pt")
+        assert "bad.pt" in fails("tokens", "show", tmp_path / "bad.pt", run=run)
