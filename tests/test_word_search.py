@@ -98,7 +98,10 @@ def test_every_one_of_three_thousand_sentences(tmp_path):
     rng = random.Random(0)
     facts = [[invented_word(rng) for _ in range(4)] for _ in range(3000)]
     sentences = [f"The {a} of {b} is the {c} of {d}." for a, b, c, d in facts]
-    collection = open_or_create_collection(connect_folder(tmp_path / "db", create=True), "documents")
+    # Vectors, which `search` doesn't use, are short here, because Chroma takes most of the time to index them.
+    collection = open_or_create_collection(
+        connect_folder(tmp_path / "db", create=True), "documents", HashedWords(dimensions=64)
+    )
     for i, sentence in enumerate(sentences):
         (tmp_path / f"{i}.txt").write_text(sentence, "utf-8")
     index_files(collection, [tmp_path])
