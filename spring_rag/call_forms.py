@@ -53,7 +53,7 @@ class CallForm(ABC):
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """What can't stand in a text that calls nothing, in the order in which the opening has it."""
+        """Return the markers that occur only in calls, in the order of the opening."""
         return tuple(each.strip() for each in _TAG.findall(self.opening)) or tuple(
             filter(None, [self.opening])
         )
@@ -64,7 +64,7 @@ class CallForm(ABC):
         return f"{self.begun}{self.following}{self.opening}{self.closing}"
 
     def beginning(self, name: str | None) -> str:
-        """The beginning of a call, up to its arguments; without a name up to that.
+        """Return the beginning of a call, up to its arguments or, if no name is given, up to the name.
 
         White space at the end would be part of the token that follows, so it is left out.
         """

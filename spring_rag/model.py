@@ -182,7 +182,7 @@ class SpringModel:
             batch_size: most prompts that run at once. Those with the same context run together, so that it is computed once; else
                 those of similar length. A server batches by itself: it gets as many at once as its backend's `concurrency`.
             progress: called after each batch with the number of answers so far, and of all.
-            into: an empty dict that gets the answers of each batch, by the prompts' numbers: there they are, too, if the call is interrupted.
+            into: an empty dict, filled after each batch with answers by prompt number; it keeps them if the call is interrupted.
             settings: how to decode: `max_new_tokens` (128 unless given), `temperature` (0: greedily), `top_p`, `top_k`, `stop` and
                 `seed`, as `GenerationSettings` has them; `stop` may be one string.
 

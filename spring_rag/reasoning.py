@@ -32,7 +32,7 @@ _SHAPES = (
     (re.compile(r"<\|/(think|thinking|reasoning)\|>"), r"<|\1|>"),
     (re.compile(r"<channel\|>"), "<|channel>thought"),
 )
-"""How the end of thoughts is written where a template only mentions it, and how their beginning is written then."""
+"""Patterns for the end marker of thoughts in templates that only mention it, each with the begin marker that goes with it."""
 
 _WORDS = ("/no_think", "/nothink")
 """What templates without a variable for thinking look for in a chat to turn it off."""

@@ -101,7 +101,7 @@ class TrainingRecipe:
     )
     min_passages: int = _choice(1, "Fewest passages of an example.", min=0)
     max_passages: int = _choice(
-        5, "Most passages of an example; the number varies, so that any number works later.", min=0
+        5, "Most passages of an example. The number varies, so that any number works later.", min=0
     )
     retrieval_free: float = _share(
         0.0, "Share of examples without passages, so that the tokens do no harm without retrieval."

@@ -383,7 +383,9 @@ class TestAsk:
     def test_on_a_server(self, saved, indexed, tmp_path):
         with chroma_server(tmp_path / "data") as (_, port):
             server = ["--host", "127.0.0.1", "--port", port]
-            assert json.loads(run_here("index", indexed / "documents", *server, "--json").stdout)["added"] == 2
+            assert (
+                json.loads(run_here("index", indexed / "documents", *server, "--json").stdout)["added"] == 2
+            )
             arguments = [
                 "Who built the bridge?",
                 "--tokens",

@@ -45,7 +45,7 @@ def ask(
             metavar="P",
             min=0,
             max=1,
-            help="Say that the documents don't say, where the probability that they do is below; needs the skill answerable.",
+            help="Withhold the answer if the documents hold it with a lower probability than this; needs the skill answerable.",
         ),
     ] = None,
     prompt: PromptOptions,

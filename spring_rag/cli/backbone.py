@@ -17,7 +17,9 @@ class BackboneOptions:
     """Where a backbone runs, and in how many bits."""
 
     device: Annotated[str, typer.Option(help="auto takes CUDA, else MPS, else the CPU.")] = "auto"
-    dtype: Annotated[str, typer.Option(help="Of the backbone: auto, float32, bfloat16, float16.")] = "auto"
+    dtype: Annotated[str, typer.Option(help="Dtype of the backbone: auto, float32, bfloat16, float16.")] = (
+        "auto"
+    )
     quantize: Annotated[
         Literal["8bit", "4bit"] | None, typer.Option(help="Load the backbone in fewer bits, by bitsandbytes.")
     ] = None

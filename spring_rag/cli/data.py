@@ -137,7 +137,10 @@ def make(
         typer.Option("--chat/--no-chat", help="Put it into the chat template. Default: if there is one."),
     ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0, help="Of the writing; at 0 a passage gets the same question each time.")
+        float,
+        typer.Option(
+            min=0, help="Temperature of the writing; at 0 a passage gets the same question each time."
+        ),
     ] = 0.8,
     top_k: TopK = 5,
     mix: MixOption = "draw",

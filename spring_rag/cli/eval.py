@@ -59,8 +59,8 @@ def evaluate(
     task: Annotated[
         str,
         typer.Option(
-            help="What is scored: answer; or what the tokens were trained for instead: answerable, cite or check. Of the options then only"
-            " --data, --limit, --passages, --max-new-tokens, --report and those of the backbone count."
+            help="What to score: answer, or the skill that the tokens were trained for: answerable, cite or check. A skill uses only the"
+            " options --data, --limit, --passages, --max-new-tokens, --report and those of the backbone."
         ),
     ] = "answer",
     split: Annotated[
@@ -85,7 +85,7 @@ def evaluate(
         typer.Option(
             parser=parse_numbers,
             metavar="M,M,…",
-            help="Numbers of passages, each of them tried. Default: all that there are.",
+            help="Numbers of passages to try. Default: all that there are.",
         ),
     ] = None,
     layout: PromptOptions,
@@ -119,7 +119,10 @@ def evaluate(
         typer.Option(min=1, help="Passages to retrieve with --db or --host; they replace those of the data."),
     ] = 5,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens of an answer; what is cut there counts as it is.")
+        int,
+        typer.Option(
+            min=1, help="Most tokens of an answer; a longer answer is cut there and scored as it is."
+        ),
     ] = 48,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once.")] = 64,
     timed: Annotated[
@@ -127,7 +130,7 @@ def evaluate(
         typer.Option(
             metavar="N",
             min=0,
-            help="Let every way answer N questions once more, one way at a time, to measure its answers per second.",
+            help="Measure each way's answers per second on N questions, which it answers once more, one way at a time.",
             show_default="0: not measured",
         ),
     ] = 0,
@@ -136,7 +139,7 @@ def evaluate(
         typer.Option(
             metavar="N",
             min=0,
-            help="Ask N questions without passages too, with no and with most virtual tokens: what these cost where nothing is retrieved.",
+            help="Ask N questions without passages too, with no virtual tokens and with the most, to see what the tokens cost if nothing is retrieved.",
             show_default="0: not asked",
         ),
     ] = 0,

@@ -136,7 +136,7 @@ class ModelOptions:
     ] = "transformers"
     api_key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="Of the server. Default: VLLM_API_KEY or OPENAI_API_KEY."),
+        typer.Option(metavar="KEY", help="Key of the server. Default: VLLM_API_KEY or OPENAI_API_KEY."),
     ] = None
 
     def load(

@@ -13,11 +13,11 @@ import typer
 from spring_rag.files import parse_json
 
 _MOST = 10**9
-"""Greatest number of an option that counts or measures something: more than there is of anything, and less than what overflows."""
+"""Upper bound of options that count or measure: more than anyone needs, and too small to overflow."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out bad lines, and count them.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random draw.")]
 
 
 class Numbers(list[int]):

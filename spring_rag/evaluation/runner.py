@@ -136,7 +136,7 @@ def sweep(
         progress: called with the number of answers so far, and of all.
 
     Returns:
-        The runs; after Ctrl-C those, and of those questions, that had their answers by then, if there are any.
+        The runs; after Ctrl-C only the runs and questions that were answered by then. If none were, the interrupt is raised.
 
     Raises:
         DataError: no questions.

@@ -279,7 +279,7 @@ class SpringLLM(AnswerParameters, ChatParameters, FunctionCallingLLM):
         """The tools that an answer calls.
 
         Raises:
-            ValueError: none, unless that is said to be no error.
+            ValueError: the answer calls no tool, and `error_on_no_tool_call` is True.
         """
         return tool_selections(response, required=error_on_no_tool_call)
 
