@@ -93,7 +93,7 @@ def log_likelihood(backend: LocalBackend, prompt: Encoded, target: Sequence[int]
             logits_to_keep=len(target) + 1,
         ).logits[0, :-1]
     found = logits.float().log_softmax(-1)
-    return found.gather(1, torch.tensor(target, device=found.device)[:, None]).sum().item()
+    return float(found.gather(1, torch.tensor(target, device=found.device)[:, None]).sum())
 
 
 def by_heart(model: SpringModel, asked: Sequence[Asked]) -> dict[str, Any]:

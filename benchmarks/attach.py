@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from measure import save
@@ -32,11 +33,13 @@ def _backbone(vocab: int) -> LlamaForCausalLM:
         num_attention_heads=32,
         num_key_value_heads=1,
     )
-    model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    made = LlamaForCausalLM(config)
+    model: Any = made
+    model.to(torch.bfloat16).eval()
     # A billion random numbers would take minutes to draw; a thousand rows of them, repeated, serve as well.
     rows = torch.randn(1000, HIDDEN, dtype=torch.bfloat16)
     model.set_input_embeddings(nn.Embedding.from_pretrained(rows.repeat(vocab // len(rows), 1)))
-    return model
+    return made
 
 
 def _ours(model: LlamaForCausalLM, matrix: torch.Tensor) -> object:
@@ -47,7 +50,7 @@ def _ours(model: LlamaForCausalLM, matrix: torch.Tensor) -> object:
 
 def _new_table(model: LlamaForCausalLM, matrix: torch.Tensor) -> object:
     """Take the steps of the authors' README, in the backbone's dtype (theirs makes the table float32)."""
-    layer = model.get_input_embeddings()
+    layer: Any = model.get_input_embeddings()
     old = layer.weight
     table = torch.zeros(len(old) + len(matrix), old.shape[1], dtype=old.dtype)
     table[: len(old)] = old.detach()

@@ -119,7 +119,8 @@ def _by_transformers(
     before, after = (embedding.embed(torch.tensor(ids)) for ids in (prompt.context_ids, prompt.suffix_ids))
     embeds = torch.cat([before, embedding.virtual(rows), after])[None]
     with torch.no_grad():
-        made = accepting_embeddings(model).generate(
+        generating: Any = accepting_embeddings(model)
+        made = generating.generate(
             inputs_embeds=embeds,
             attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
             max_new_tokens=NEW_TOKENS,

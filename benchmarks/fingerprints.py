@@ -5,6 +5,7 @@ ANOTHER is a second model, only for comparison.
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from gguf import GGMLQuantizationType, quants
@@ -24,7 +25,8 @@ def _rounded(rows: torch.Tensor, bits: int) -> torch.Tensor:
     blocks = rows.reshape(len(rows), -1, 16)
     low, high = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
     step = (high - low) / (2**bits - 1)
-    return (((blocks - low) / step).round() * step + low).reshape(rows.shape)
+    rounded: torch.Tensor = ((blocks - low) / step).round() * step + low
+    return rounded.reshape(rows.shape)
 
 
 def _stored(rows: torch.Tensor, kind: str) -> torch.Tensor:
@@ -34,7 +36,8 @@ def _stored(rows: torch.Tensor, kind: str) -> torch.Tensor:
 
 def _noisy(rows: torch.Tensor, share: float) -> torch.Tensor:
     noise = torch.randn(rows.shape)
-    return rows + share * noise * rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+    size: torch.Tensor = rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+    return rows + share * noise * size
 
 
 def main(backbone: str, another: str | None) -> None:
@@ -66,13 +69,9 @@ def main(backbone: str, another: str | None) -> None:
     result = {
         "table": [vocab, hidden],
         "threshold": QUANTIZED_LIKENESS,
-        "quantised": {kind: like(lambda one, kind=kind: _stored(one, kind)) for kind in GGUF_TYPES},
-        "rounded in blocks of 16": {
-            f"{bits} bits": like(lambda one, bits=bits: _rounded(one, bits)) for bits in BITS
-        },
-        "fine-tuned": {
-            f"{share:g}": like(lambda one, share=share: _noisy(one, share)) for share in FINE_TUNED
-        },
+        "quantised": {kind: like(partial(_stored, kind=kind)) for kind in GGUF_TYPES},
+        "rounded in blocks of 16": {f"{bits} bits": like(partial(_rounded, bits=bits)) for bits in BITS},
+        "fine-tuned": {f"{share:g}": like(partial(_noisy, share=share)) for share in FINE_TUNED},
         "others": others,
     }
     save("fingerprints", result)

@@ -58,7 +58,7 @@ def texts(model: SpringModel, examples: list[RagExample]) -> dict[str, Callable[
     llm = SpringLLM(model=model, max_tokens=NEW)
     other = LlamaIndexLLM(model=model, max_tokens=NEW)
     chain = rag_prompt() | llm
-    ready = [rag_prompt().invoke(each) for each in values]
+    ready: list[Any] = [rag_prompt().invoke(each) for each in values]
     rendered = [render_text(prompt) for prompt in prompts]
 
     async def together() -> Answers:

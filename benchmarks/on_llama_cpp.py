@@ -153,7 +153,8 @@ def compare(args: argparse.Namespace) -> None:
     both = [one for one in questions if one in found and one in expected]
     local = load("transformers", file_of(args.work, args.kind), args.tokens) if both else None
     for k in map(str, KS):
-        rows[f"k = {k}"] = row = {"exact_match": _exact(found, questions, k)}
+        row: dict[str, Any] = {"exact_match": _exact(found, questions, k)}
+        rows[f"k = {k}"] = row
         if local is not None:
             parted = [one for one in both if found[one]["token_ids"][k] != expected[one]["token_ids"][k]]
             row["exact_match_transformers"] = _exact(expected, questions, k)

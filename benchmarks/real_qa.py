@@ -178,7 +178,7 @@ def _names(args: argparse.Namespace, way: str) -> list[str]:
 def _folder(args: argparse.Namespace, way: str) -> Path:
     if way == "tokens" and args.tokens:
         return Path(args.tokens)
-    return Path(args.work) / args.label / way
+    return Path(args.work, args.label, way)
 
 
 def _is_trained(args: argparse.Namespace, way: str) -> bool:

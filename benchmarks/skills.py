@@ -10,6 +10,7 @@ Every question's record goes into `results/skills/NAME.jsonl`, from which a run 
   mean per token. Differences come with 95 % intervals by paired bootstrap.
 - `cite` by how often the first passage that it names holds the answer, of the questions that have such a passage, beside the first passage, the
   one with most words in common with the answer, and the plain backbone asked in words.
+- `check`, with --check, by AUROC on one right or wrong answer to each question, beside the same ways; records go to `NAME-check.jsonl`.
 - exact match of the surest 80 % beside that of all.
 - seconds of the answer and all skills together beside the answer alone, in turns.
 """
@@ -43,12 +44,14 @@ from spring_rag.evaluation.statistics import compare, interval
 from spring_rag.skills import Skill, skill_of
 from spring_rag.skills.answerable import Answerable
 from spring_rag.skills.asking import ask_skill
+from spring_rag.skills.check import Check
 from spring_rag.skills.cite import Cite
 from spring_rag.skills.samples import Sample, samples
-from spring_rag.skills.skill import held
+from spring_rag.skills.skill import held, written
 
 PASSAGES, NEW, TIMED, SEED, COVERAGE, RESAMPLES = 5, 32, 8, 0, 0.8, 1999
 ONE = GenerationSettings(max_new_tokens=1)
+LIKELIHOODS = ("log-probability", "log-probability per token")
 
 
 class AnswerableInWords(Answerable):
@@ -73,7 +76,17 @@ class CiteInWords(Cite):
         return tuple(map(str, range(1, passages + 1)))
 
 
-def questions(path: Path) -> list[Sample]:
+class CheckInWords(Check):
+    """The plain backbone asked in words."""
+
+    line = "Question: {question}\nDo the passages above support this answer? Answer Yes or No."
+    yes = "Yes"
+
+    def targets(self, passages: int) -> tuple[str, ...]:  # noqa: ARG002
+        return ("Yes", "No")
+
+
+def questions(path: Path, task: str) -> list[Sample]:
     """The samples of a set, in an order of chance."""
     if path.is_dir():
         texts = {one["id"]: f"{one['title']}\n{one['text']}" for one in _lines(path / "passages.jsonl")}
@@ -83,7 +96,7 @@ def questions(path: Path) -> list[Sample]:
             example = RagExample(one["question"], tuple(one["golden_answers"]), passages)
             found.append(Sample(example, example.question, passages, "yes" if example.answers else "no"))
     else:
-        found = samples(skill_of("answerable"), load_examples(path).examples, PASSAGES, SEED)
+        found = samples(skill_of(task), load_examples(path).examples, PASSAGES, SEED)
     random.Random(SEED).shuffle(found)
     return found
 
@@ -96,22 +109,11 @@ def record(model: SpringModel, sample: Sample) -> dict[str, Any]:
     """All that is known of one question."""
     question, passages = sample.question, sample.passages
     prompt = RagPrompt(question, passages, model.template())
-    request = Request(
-        encode(prompt, model.tokenizer),
-        num_tokens=len(model.backend.tokens() or ()),
-        prompt=prompt.to_prompt(),
-    )
-    asked = ask(model.backend, prompt, request, max_new_tokens=NEW, least=None)
-    generations = model.backend.generate(asked.requests, GenerationSettings(max_new_tokens=NEW))
+    settings = GenerationSettings(max_new_tokens=NEW)
+    asked = ask(model.backend, prompt, None, None, settings, None)
+    generations = model.backend.generate(asked.requests, settings)
     told = asked.read(generations)
-    words = RagPrompt(question, passages, RagTemplate(chat=True))
-    in_words = [
-        ask_skill(skill, prompt, encode(prompt, model.tokenizer), model.tokenizer, num_tokens=0)
-        for skill in (AnswerableInWords(), CiteInWords())
-        for prompt in [replace(words, template=RagTemplate(question=skill.line, chat=True))]
-    ]
-    found = iter(model.backend.generate([one for each in in_words for one in each.requests], ONE))
-    yes, numbers = (each.probabilities([next(found) for _ in each.requests]) for each in in_words)
+    yes, numbers = (in_words(model, skill, sample) for skill in (AnswerableInWords(), CiteInWords()))
     return {
         "question": _digest(sample),
         "truth": sample.target == "yes",
@@ -124,6 +126,29 @@ def record(model: SpringModel, sample: Sample) -> dict[str, Any]:
         "citation in words": 1 + max(range(len(numbers)), key=numbers.__getitem__) if numbers else 1,
         "most words in common": _most_words(told.text, passages),
         **_likelihoods(model, asked.answer, generations[0].token_ids),
+    }
+
+
+def in_words(model: SpringModel, skill: Skill, sample: Sample) -> list[float]:
+    """Probabilities of a skill's targets from the plain backbone in its chat template."""
+    prompt = RagPrompt(sample.question, sample.passages, RagTemplate(question=skill.line, chat=True))
+    asked = ask_skill(skill, prompt, encode(prompt, model.tokenizer), model.tokenizer, num_tokens=0)
+    return asked.probabilities(model.backend.generate(asked.requests, ONE))
+
+
+def check_record(model: SpringModel, sample: Sample) -> dict[str, Any]:
+    """All that is known of one answer that is judged."""
+    assert sample.claim is not None
+    prompt = RagPrompt(sample.example.question, sample.passages, model.template())
+    tokens = len(model.backend.tokens() or ())
+    request = Request(encode(prompt, model.tokenizer), num_tokens=tokens, prompt=prompt.to_prompt())
+    ids = [*written(sample.claim, prompt.template, model.tokenizer)]
+    return {
+        "question": _digest(sample),
+        "truth": sample.target == "yes",
+        "check": model.check(sample.example.question, sample.claim, sample.passages),
+        "yes in words": in_words(model, CheckInWords(), sample)[0],
+        **_likelihoods(model, request, ids),
     }
 
 
@@ -149,14 +174,15 @@ def _most_words(answer: str, passages: Sequence[str]) -> int:
     return 1 + max(range(len(passages)), key=common.__getitem__)
 
 
-def answerable(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def sureness(task: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the probability of a skill's yes is worth, beside simpler ways."""
     truths = [one["truth"] for one in records]
-    ways = ("answerable", "yes in words", "log-probability", "log-probability per token")
+    ways = (task, "yes in words", *LIKELIHOODS)
     scores = {way: [one[way] for one in records] for way in ways}
-    ours = scores["answerable"]
+    ours = scores[task]
     return {
         "questions": len(records),
-        "answerable": sum(truths) / len(truths),
+        "true": sum(truths) / len(truths),
         "auroc": {way: auroc(each, truths) for way, each in scores.items()},
         "interval": _bootstrap(lambda p, t: auroc(p, t), ours, truths),
         "gain over": {
@@ -165,7 +191,7 @@ def answerable(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "interval": _bootstrap(lambda p, q, t: auroc(p, t) - auroc(q, t), ours, each, truths),
             }
             for way, each in scores.items()
-            if way != "answerable"
+            if way != task
         },
         "accuracy at 0.5": accuracy(ours, truths),
         "always yes": sum(truths) / len(truths),
@@ -215,7 +241,7 @@ def selective(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "exact match of all": statistics.mean(right),
         f"of the surest {COVERAGE:.0%} by": {
             way: at_coverage([one[way] for one in records], right, COVERAGE)
-            for way in ("answerable", "yes in words", "log-probability", "log-probability per token")
+            for way in ("answerable", "yes in words", *LIKELIHOODS)
         },
     }
 
@@ -251,39 +277,48 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", help="of the backbone")
     parser.add_argument("--model", default=None, help="the backbone; the default one if not given")
     parser.add_argument("--skills", type=Path, default=SKILLS, help="folder with a set for each skill")
+    parser.add_argument("--check", action="store_true", help="measure check alone")
     parser.add_argument("--time", action="store_true", help="measure seconds, too; alone on the machine")
     args = parser.parse_args()
     model = SpringModel.from_pretrained(args.model or default_backbone(), tokens=TOKENS, dtype=args.dtype)
-    for task in ("answerable", "cite"):
+    for task in ("check",) if args.check else ("answerable", "cite"):
         if (args.skills / task).exists():
             model.add_skill(args.skills / task)
-    found = questions(args.questions)[: args.limit]
-    path = RESULTS / "skills" / f"{args.name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = _lines(path) if path.exists() else []
-    if [one["question"] for one in done] != [_digest(one) for one in found[: len(done)]]:
-        msg = f"{path} holds other questions; delete it first"
-        raise SystemExit(msg)
+    found = questions(args.questions, "check" if args.check else "answerable")[: args.limit]
+    done = records(args, model, found)
     digests = {task: model.backend.bank[name].digest for task, name in attached_skills(model.backend).items()}
-    with Progress("asking") as progress, path.open("a", encoding="utf-8") as file:
-        for number, sample in enumerate(found[len(done) :], len(done) + 1):
-            done.append(record(model, sample))
-            file.write(json.dumps(done[-1], ensure_ascii=False) + "\n")
-            file.flush()
-            progress(number, len(found))
-    result: dict[str, Any] = {
-        "tokens": digests,
-        "dtype": str(args.dtype),
-        "answerable": answerable(done),
-        "selective": selective(done),
-    }
+    result: dict[str, Any] = {"dtype": str(args.dtype)}
+    if args.check:
+        result["check"] = sureness("check", done)
+    else:
+        result |= {"answerable": sureness("answerable", done), "selective": selective(done)}
     if "cite" in digests and any(len(one.passages) > 1 for one in found):
         result["cite"] = cite(done)
     if args.time:
         result["time"] = timed(model, found[:TIMED])
     summary = RESULTS / "skills.json"
-    known = json.loads(summary.read_text(encoding="utf-8"))["sets"] if summary.exists() else {}
-    save("skills", {"sets": {**known, args.name: {**known.get(args.name, {}), **result}}})
+    sets = json.loads(summary.read_text(encoding="utf-8"))["sets"] if summary.exists() else {}
+    known = sets.get(args.name, {})
+    result["tokens"] = {**known.get("tokens", {}), **digests}
+    save("skills", {"sets": {**sets, args.name: {**known, **result}}})
+
+
+def records(args: argparse.Namespace, model: SpringModel, found: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The records of all questions; those that a run before has written are kept."""
+    path = RESULTS / "skills" / f"{args.name}{'-check' * args.check}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = _lines(path) if path.exists() else []
+    if [one["question"] for one in done] != [_digest(one) for one in found[: len(done)]]:
+        msg = f"{path} holds other questions; delete it first"
+        raise SystemExit(msg)
+    make = check_record if args.check else record
+    with Progress("asking") as progress, path.open("a", encoding="utf-8") as file:
+        for number, sample in enumerate(found[len(done) :], len(done) + 1):
+            done.append(make(model, sample))
+            file.write(json.dumps(done[-1], ensure_ascii=False) + "\n")
+            file.flush()
+            progress(number, len(found))
+    return done
 
 
 if __name__ == "__main__":

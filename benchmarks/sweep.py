@@ -6,6 +6,7 @@ The bar is a ratio of at most 1.6.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from measure import alternate, ratio, save
@@ -23,7 +24,12 @@ KS = (0, 1, 5, 10, 25, 50)
 QUESTIONS, QUESTION, TOKENS = 4, 20, 50
 CONTEXT = 700
 ANSWERS = (4, 16)
-SIZE = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8}
+SIZE: dict[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+}
 
 
 def measure_one(backend: LocalBackend, answer: int, rounds: int) -> dict[str, object]:
@@ -46,7 +52,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(BACKBONE)
     tokenizer.eos_token = None
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=16_384, **SIZE)).to(device).eval()
+    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=16_384, **SIZE)).eval()
+    model.to(device)
     model.generation_config.eos_token_id = None
     backend = LocalBackend(model, tokenizer)
     backend.add_tokens("default", VirtualTokens(torch.randn(TOKENS, backend.hidden_size) * 0.02))

@@ -105,13 +105,14 @@ def tiny(family: str) -> PreTrainedModel:
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    return model.float().eval()
+    ready: PreTrainedModel = model.float().eval()
+    return ready
 
 
 def tiny_config(kind: type[PreTrainedConfig], special: dict[str, Any] | None = None) -> PreTrainedConfig:
     """Make a config of this class with small sizes, also in its parts."""
     chosen: dict[str, Any] = {}
-    for one in fields(kind):  # type: ignore[arg-type]
+    for one in fields(kind):
         default = None if one.default is MISSING else one.default
         if (part := kind.sub_configs.get(one.name)) is not None and hasattr(part, "sub_configs"):
             if part.__name__ != "AutoConfig":
@@ -125,7 +126,7 @@ def tiny_config(kind: type[PreTrainedConfig], special: dict[str, Any] | None = N
         for pattern, size in _SIZES:
             if re.fullmatch(pattern, one.name) and default > 0:
                 chosen[one.name] = min(default, size)
-    sizes = {one.name: one.default for one in fields(kind)}  # type: ignore[arg-type]
+    sizes = {one.name: one.default for one in fields(kind)}
     if "num_key_value_heads" in chosen and sizes["num_key_value_heads"] == sizes.get("num_attention_heads"):
         chosen["num_key_value_heads"] = chosen["num_attention_heads"]
     return kind(**{**chosen, **(special or {})})

@@ -15,6 +15,7 @@ import argparse
 import gc
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from measure import alternate, ratio, save
@@ -28,7 +29,7 @@ from spring_rag.training import objectives
 
 BATCH, CONTEXT, TOKENS, QUESTION, ANSWER = 4, 700, 50, 20, 10
 PASSAGE, PADDED = 100, 800
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "45M": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8},
     "170M": {
         "hidden_size": 1024,
@@ -113,7 +114,7 @@ class Step:
     def operations(self, way: str) -> int:
         with FlopCounterMode(display=False) as counter:
             self.gradient(way)
-        return counter.get_total_flops()
+        return int(counter.get_total_flops())
 
     def kept_bytes(self, way: str) -> int:
         """Return the bytes in memory when the backward pass begins: those that the graph keeps, and others such as a context cache.

@@ -27,7 +27,7 @@ FEWEST = 8
 
 CONTEXT, TOKENS, SUFFIX, ANSWER = 2000, 50, 40, 64
 
-SHAPES = {
+SHAPES: dict[str, LlamaConfig | MistralConfig] = {
     "Mistral-7B": MistralConfig(),
     "Llama-2-7B": LlamaConfig(max_position_embeddings=4096),
     "Llama-2-13B": LlamaConfig(
@@ -47,6 +47,7 @@ def size(config: LlamaConfig | MistralConfig) -> dict[str, float | int]:
     with torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(config).num_parameters()
     weights = 2 * parameters
+    assert config.num_key_value_heads is not None
     head = config.hidden_size // config.num_attention_heads
     per_token = 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head
     request = CONTEXT + TOKENS + SUFFIX + ANSWER

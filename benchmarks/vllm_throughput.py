@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import openai
 import torch
@@ -32,6 +33,7 @@ from toy_parts import TOKENS as TOY_TOKENS
 
 from spring_rag import RagPrompt, SpringModel, VirtualTokens
 from spring_rag.backends.base import GenerationSettings, Request
+from spring_rag.backends.vllm import VLLMBackend
 from spring_rag.backends.vllm import backend as client
 from spring_rag.backends.vllm.calls import server_settings
 from spring_rag.encoding import encode
@@ -98,7 +100,9 @@ def endless(settings: GenerationSettings, _: Sequence[int]) -> dict[str, Any]:
 def measure_one(backbone: Path, tokens: VirtualTokens, server: RunningServer) -> dict[str, Any]:
     model = SpringModel.from_pretrained(backbone, base_url=server.url, concurrency=CONCURRENCY)
     model.add_tokens("default", tokens)
-    name = model.backend._servers.all[0].model
+    backend = model.backend
+    assert isinstance(backend, VLLMBackend)
+    name = str(backend._servers.all[0].model)
     # No context comes twice: nothing is in the server's cache but what a run puts there itself.
     rounds = [
         [
@@ -123,9 +127,8 @@ def measure_one(backbone: Path, tokens: VirtualTokens, server: RunningServer) ->
     def plain() -> None:
         asyncio.run(send(server.url, lambda it: it.completions.create, next(plain_next)))
 
-    client.server_settings = endless
-    seconds = alternate({"virtual_tokens": ours, "made_before": made_before, "plain": plain}, ROUNDS)
-    client.server_settings = server_settings
+    with patch.object(client, "server_settings", endless):
+        seconds = alternate({"virtual_tokens": ours, "made_before": made_before, "plain": plain}, ROUNDS)
     return {
         "prompt_tokens": statistics.median(len(encode(p, model.tokenizer).ids) + TOKENS for p in rounds[0]),
         "hidden_size": tokens.hidden_size,
@@ -138,6 +141,7 @@ def measure_one(backbone: Path, tokens: VirtualTokens, server: RunningServer) ->
 
 def prepared(model: SpringModel, name: str, prompt: RagPrompt) -> dict[str, Any]:
     """Return the request that our client would send."""
+    assert isinstance(model.backend, VLLMBackend)
     request = Request(encode(prompt, model.tokenizer), None, TOKENS, prompt.to_prompt())
     return {"model": name, "messages": model.backend.messages(request)}
 
@@ -162,7 +166,8 @@ def save_llama(folder: Path, tokenizer_folder: Path) -> tuple[Path, VirtualToken
 
 
 def first_tokens(model: SpringModel, server: RunningServer, contexts: int = 12) -> dict[str, Any]:
-    first, second = [], []
+    first: list[float] = []
+    second: list[float] = []
     hits, queries = 0.0, 0.0
     for number in range(contexts):
         passages = [text(1000 + 10 * number + j, 60) for j in range(8)]

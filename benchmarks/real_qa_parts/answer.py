@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import peft
 import torch
@@ -105,9 +105,8 @@ def answerer(way: str, backbone: str, dtype: str, folder: Path, words: dict[str,
         return _prefix_tuned(backend, folder)
     if way == "lora":
         # Not merged: the sum would be rounded to the backbone's dtype.
-        model = SpringModel(
-            peft.PeftModel.from_pretrained(backend.hf_model, folder).get_base_model(), backend.tokenizer
-        )
+        adapted: Any = peft.PeftModel.from_pretrained(backend.hf_model, folder).get_base_model()
+        model = SpringModel(adapted, backend.tokenizer)
     return lambda asked, _: {way: _ask(model, asked)}
 
 
@@ -163,7 +162,8 @@ def _prefix_tuned(backend: LocalBackend, folder: Path) -> Answerer:
     By the backbone's own `generate`: PEFT's places a padded batch's prompts as if the padding were text.
     """
     tuned = peft.PeftModel.from_pretrained(backend.hf_model, folder).eval()
-    hf_model, columns = tuned.get_base_model(), tuned.active_peft_config.num_virtual_tokens
+    hf_model: Any = tuned.get_base_model()
+    columns = tuned.active_peft_config.num_virtual_tokens
     # What counts columns instead of positions would count the padding between prefix and prompt.
     size = 1 if getattr(hf_model.config.get_text_config(), "sliding_window", None) else BATCH
     end = backend.tokenizer.eos_token_id
@@ -190,7 +190,7 @@ def _prefix_tuned(backend: LocalBackend, folder: Path) -> Answerer:
                 )
             for number, row in zip(batch, made[:, columns + width :].tolist(), strict=True):
                 row = row[: row.index(end) + 1] if end in row else row
-                text = backend.tokenizer.decode(row, skip_special_tokens=True)
+                text = str(backend.tokenizer.decode(row, skip_special_tokens=True))
                 found[number] = Reply(text.strip(), len(row))
         return {"prefix-tuning": [found[number] for number in range(len(asked))]}
 
@@ -216,7 +216,7 @@ FILED_UNDER = {"words": ("words", "words-told"), "tokens": tuple(f"{TOKENS}{k}" 
 """Names of what ways answer in, where these aren't their own."""
 
 
-def lines_of(path: Path) -> list[dict[str, object]]:
+def lines_of(path: Path) -> list[dict[str, Any]]:
     """What a part file holds; a last line that was torn by a sudden end is taken off."""
     if not path.exists():
         return []
@@ -227,7 +227,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def add_lines(path: Path, rows: Sequence[dict[str, object]]) -> None:
+def add_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add lines to a part file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:

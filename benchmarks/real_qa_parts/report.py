@@ -8,7 +8,8 @@ from typing import Any
 from real_qa_parts.answer import FILED_UNDER, MISSING, WAYS, Question, lines_of
 
 from spring_rag.data.examples import UNANSWERABLE_ANSWER
-from spring_rag.evaluation.metrics import exact_match, f1, normalise
+from spring_rag.data.matching import normalise
+from spring_rag.evaluation.metrics import exact_match, f1
 from spring_rag.evaluation.statistics import compare, interval
 
 ROWS = [name for way in WAYS for name in FILED_UNDER.get(way, (way,))]

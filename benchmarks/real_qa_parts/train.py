@@ -40,10 +40,11 @@ def _prompt_tuning(backend: LocalBackend, recipe: TrainingRecipe) -> peft.PeftMo
     """Tokens in front of all, which begin as the rows that ours begin as."""
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=recipe.num_tokens)
     model = peft.get_peft_model(backend.hf_model, config)
+    front: Any = model.prompt_encoder
     rows = initial_rows(backend.hf_model, backend.tokenizer, recipe.init_text, recipe.num_tokens)
     # PEFT puts its rows behind the embedding layer, and with them what the layer scales.
     scaled = rows * InputEmbedding(backend.hf_model).scale
-    model.prompt_encoder["default"].embedding.weight.data.copy_(scaled)
+    front["default"].embedding.weight.data.copy_(scaled)
     return model
 
 
@@ -118,7 +119,7 @@ def train(
     items.check()
     trained = PEFT_WAYS[way].make(backend, recipe)
     outcome = _loop(trained, items, recipe, folder, PEFT_WAYS[way].columns(recipe), save_steps, micro_batch)
-    trained.save_pretrained(folder)
+    trained.save_pretrained(str(folder))
     data_facts = {"examples": len(examples), "digest": digest(examples)}
     write(folder / FACTS, {**outcome, "recipe": recipe.to_dict(), "data": data_facts})
     (folder / STATE).unlink()
