@@ -11,7 +11,7 @@ from spring_rag.backends.base import GenerationSettings
 from spring_rag.errors import TokensError
 from spring_rag.fitting import fit_beside
 from spring_rag.prompt import RagPrompt, RagTemplate
-from spring_rag.skills import ANSWER, skill_of
+from spring_rag.skills import ANSWER, ANSWERABLE, CHECK, CITE, skill_of
 from spring_rag.skills.asking import AskedSkill, ask_skill
 from spring_rag.skills.cite import citations
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from spring_rag.backends.base import Backend, FinishReason, Generation, Request, Usage
     from spring_rag.encoding import Encoded
     from spring_rag.tokens import VirtualTokens
-
-ANSWERABLE, CITE, CHECK = "answerable", "cite", "check"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.asking import CITE, skill_template
+from spring_rag.asking import skill_template
 from spring_rag.backends.base import BATCH_SIZE
 from spring_rag.evaluation.choices import (
     Coverage,
@@ -20,7 +20,7 @@ from spring_rag.evaluation.choices import (
 from spring_rag.evaluation.metrics import exact_match
 from spring_rag.fitting import fit_beside
 from spring_rag.prompt import RagPrompt, RagTemplate
-from spring_rag.skills import skill_of
+from spring_rag.skills import CITE, skill_of
 from spring_rag.skills.asking import ask_in_batches
 from spring_rag.skills.cite import citations
 from spring_rag.skills.samples import Sample, samples

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from spring_rag.asking import ANSWERABLE, CITE, RagAnswer, attached_skills
+from spring_rag.asking import RagAnswer, attached_skills
 from spring_rag.backends.base import DEFAULT_TOKENS
 from spring_rag.encoding import encode
 from spring_rag.errors import SpringError
 from spring_rag.prompt import RagPrompt
+from spring_rag.skills import ANSWERABLE, CITE
 
 if TYPE_CHECKING:
     from spring_rag.model import SpringModel

@@ -7,9 +7,9 @@ from spring_rag.skills.check import Check
 from spring_rag.skills.cite import Cite
 from spring_rag.skills.skill import Skill
 
-__all__ = ["ANSWER", "SKILLS", "Skill", "skill_of"]
+__all__ = ["ANSWER", "ANSWERABLE", "CHECK", "CITE", "SKILLS", "Skill", "skill_of"]
 
-ANSWER = Answer.name
+ANSWER, ANSWERABLE, CITE, CHECK = Answer.name, Answerable.name, Cite.name, Check.name
 
 SKILLS: dict[str, Skill] = {skill.name: skill for skill in (Answer(), Answerable(), Cite(), Check())}
 """Every skill by its name, which is the `task` of the virtual tokens that were trained for it."""
