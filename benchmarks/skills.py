@@ -109,10 +109,11 @@ def record(model: SpringModel, sample: Sample) -> dict[str, Any]:
     """All that is known of one question."""
     question, passages = sample.question, sample.passages
     prompt = RagPrompt(question, passages, model.template())
-    settings = GenerationSettings(max_new_tokens=NEW)
+    settings = GenerationSettings(max_new_tokens=NEW, logprob=True)
     asked = ask(model.backend, prompt, None, None, settings, None)
     generations = model.backend.generate(asked.requests, settings)
     told = asked.read(generations)
+    assert told.logprob is not None
     yes, numbers = (in_words(model, skill, sample) for skill in (AnswerableInWords(), CiteInWords()))
     return {
         "question": _digest(sample),
@@ -125,7 +126,7 @@ def record(model: SpringModel, sample: Sample) -> dict[str, Any]:
         "yes in words": yes[0],
         "citation in words": 1 + max(range(len(numbers)), key=numbers.__getitem__) if numbers else 1,
         "most words in common": _most_words(told.text, passages),
-        **_likelihoods(model, asked.answer, generations[0].token_ids),
+        **dict(zip(LIKELIHOODS, (told.logprob, told.logprob / told.usage.generated), strict=True)),
     }
 
 
@@ -142,13 +143,14 @@ def check_record(model: SpringModel, sample: Sample) -> dict[str, Any]:
     prompt = RagPrompt(sample.example.question, sample.passages, model.template())
     tokens = len(model.backend.tokens() or ())
     request = Request(encode(prompt, model.tokenizer), num_tokens=tokens, prompt=prompt.to_prompt())
-    ids = [*written(sample.claim, prompt.template, model.tokenizer)]
+    ids = written(sample.claim, prompt.template, model.tokenizer)
+    logprob = _logprob(model, request, ids)
     return {
         "question": _digest(sample),
         "truth": sample.target == "yes",
         "check": model.check(sample.example.question, sample.claim, sample.passages),
         "yes in words": in_words(model, CheckInWords(), sample)[0],
-        **_likelihoods(model, request, ids),
+        **dict(zip(LIKELIHOODS, (logprob, logprob / len(ids)), strict=True)),
     }
 
 
@@ -157,15 +159,14 @@ def _digest(sample: Sample) -> str:
     return hashlib.sha256(sample.question.encode()).hexdigest()[:12]
 
 
-def _likelihoods(model: SpringModel, request: Request, written: Sequence[int]) -> dict[str, float]:
-    """The log-probability of the answer as it was written, its end included: the sum, and the mean per token."""
+def _logprob(model: SpringModel, request: Request, written: Sequence[int]) -> float:
+    """The log-probability of an answer, its end included."""
     ids = request.encoded.ids
     requests = [
         replace(request, encoded=replace(request.encoded, ids=(*ids, *written[:at])), choices=(one,))
         for at, one in enumerate(written)
     ]
-    logprobs = [one.logprobs[0] for one in model.backend.generate(requests, ONE)]
-    return {"log-probability": sum(logprobs), "log-probability per token": statistics.mean(logprobs)}
+    return sum(one.logprobs[0] for one in model.backend.generate(requests, ONE))
 
 
 def _most_words(answer: str, passages: Sequence[str]) -> int:

@@ -34,6 +34,7 @@ class RagAnswer:
         usage: numbers of tokens of the answer alone; the skills read the same context.
         withheld: whether there is no answer because `answerable` is below what was asked for.
         finish_reason: "stop", or "length" when `max_new_tokens` cut the answer.
+        logprob: natural logarithm of the probability of the answer as it was written: the higher, the surer is the model of it.
         skills: for each skill that was asked, by task, the probabilities of its targets, in the order of `Skill.targets`.
     """
 
@@ -44,6 +45,7 @@ class RagAnswer:
     usage: Usage
     withheld: bool
     finish_reason: FinishReason
+    logprob: float | None = None
     skills: Mapping[str, list[float]] = field(default_factory=dict)
 
 
@@ -99,6 +101,7 @@ class AskedQuestion:
             usage=written.usage,
             withheld=withheld,
             finish_reason=written.finish_reason,
+            logprob=written.logprob,
             skills=told,
         )
 
@@ -166,7 +169,8 @@ def ask_many(
         ask(backend, prompt, name, count, settings, least)
         for prompt, name, count in zip(prompts, tokens, num_tokens, strict=True)
     ]
-    found = iter(answers(backend, [request for each in asked for request in each.requests], settings))
+    requests = [request for each in asked for request in each.requests]
+    found = iter(answers(backend, requests, replace(settings, logprob=True)))
     return [each.read(_taken(found, len(each.requests))) for each in asked]
 
 

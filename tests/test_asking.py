@@ -43,9 +43,8 @@ def test_the_answer_is_the_same_with_skills_and_without(model: SpringModel, answ
     bare = alone.ask(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS)
     assert told.text == bare.text == alone.answer(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS) != ""
     assert told.usage == bare.usage
-    assert bare == RagAnswer(
-        bare.text, None, [], None, bare.usage, withheld=False, finish_reason=bare.finish_reason
-    )
+    assert bare == RagAnswer(bare.text, None, [], None, bare.usage, False, bare.finish_reason, bare.logprob)
+    assert told.logprob == pytest.approx(bare.logprob, abs=1e-4)
 
 
 class Kind(Skill):
@@ -103,7 +102,9 @@ def test_many_questions_are_answered_as_one_by_one(model: SpringModel) -> None:
     many = model.ask_many(prompts, max_new_tokens=MAX_TOKENS)
     for question, passages, found in zip(questions, shown, many, strict=True):
         alone = model.ask(question, passages, max_new_tokens=MAX_TOKENS)
-        assert replace(found, answerable=None, skills={}) == replace(alone, answerable=None, skills={})
+        close = {"answerable": None, "logprob": None, "skills": {}}
+        assert replace(found, **close) == replace(alone, **close)
+        assert found.logprob == pytest.approx(alone.logprob, abs=1e-4)
         assert found.answerable == pytest.approx(alone.answerable, abs=1e-5)
         for task, probabilities in alone.skills.items():
             assert found.skills[task] == pytest.approx(probabilities, abs=1e-5)

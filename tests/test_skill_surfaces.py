@@ -43,6 +43,7 @@ def test_chroma(model: SpringModel, tmp_path: Path) -> None:
     told = model.ask(QUESTION, [one.text for one in answer.passages], max_new_tokens=MAX_TOKENS)
     assert (answer.text, answer.citations) == (told.text, told.citations)
     assert answer.answerable == pytest.approx(told.answerable)
+    assert answer.logprob == pytest.approx(told.logprob, abs=1e-4)
     assert [one.place for one in answer.cited] == [
         f"{answer.passages[number - 1].source}:0" for number in told.citations
     ]
@@ -63,6 +64,7 @@ class TestLangChain:
             metadata = found["message"].response_metadata
             assert metadata["answerable"] == pytest.approx(expected.answerable)
             assert (metadata["citations"], metadata["withheld"]) == (expected.citations, False)
+            assert metadata["logprob"] == found["logprob"] == pytest.approx(expected.logprob, abs=1e-4)
 
     def test_an_answer_can_be_withheld(self, model: SpringModel) -> None:
         chain = with_skills(

@@ -41,6 +41,7 @@ class Answer:
         answerable: the probability that the passages hold the answer; None without the skill `answerable`.
         citations: numbers, from 1, of the passages that hold the answer, likeliest first; empty without the skill `cite`.
         withheld: whether there is no answer because `answerable` is below `min_answerable`.
+        logprob: natural logarithm of the probability of the answer as it was written: the higher, the surer is the model of it.
     """
 
     question: str
@@ -54,6 +55,7 @@ class Answer:
     answerable: float | None = None
     citations: list[int] = field(default_factory=list)
     withheld: bool = False
+    logprob: float | None = None
 
     @property
     def cited(self) -> list[Passage]:
@@ -260,6 +262,7 @@ class ChromaQA:
                 answerable=answer.answerable,
                 citations=answer.citations,
                 withheld=answer.withheld,
+                logprob=answer.logprob,
             )
             for question, passages, prompt, answer in zip(questions, found, prompts, answers, strict=True)
         ]

@@ -64,6 +64,7 @@ class Generation:
             included, and `SpringModel` parts them.
         tool_calls: what the backbone asks for, where its prompt has tools. A backend leaves them in `text`, too.
         logprobs: of each of the request's `choices`, natural logarithms of probabilities; empty where none were asked for.
+        logprob: natural logarithm of the probability of `token_ids`, before temperature and its kin; None unless the settings ask for it.
     """
 
     text: str
@@ -74,6 +75,7 @@ class Generation:
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[float, ...] = ()
+    logprob: float | None = None
 
     @property
     def cut_while_thinking(self) -> bool:
@@ -92,6 +94,7 @@ class GenerationSettings:
         top_k: this many most probable tokens are sampled from; 0 turns it off.
         stop: non-empty strings that end an answer; the answer is cut before the first of them.
         seed: makes sampling repeat; None draws from the process's global generator.
+        logprob: whether `generate` tells how likely an answer is; streams don't.
 
     Raises:
         ValueError: a value out of its range.
@@ -103,6 +106,7 @@ class GenerationSettings:
     top_k: int = 0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    logprob: bool = False
 
     def __post_init__(self) -> None:
         stop: object = self.stop

@@ -33,6 +33,7 @@ from spring_rag.backends.decoding import (
     generation_arguments,
 )
 from spring_rag.backends.gathering import Gathering
+from spring_rag.backends.likelihood import Likelihood
 from spring_rag.backends.prefix import parts
 from spring_rag.backends.streaming import pieces
 from spring_rag.encoding import Encoded
@@ -236,7 +237,8 @@ class LocalBackend(Backend):
         eos_ids = self._eos_ids()
         width = max(len(prompt.ids) + len(virtual) for prompt, virtual in zip(encoded, rows, strict=True))
         stops = StopStrings(self._decode, settings.stop, width, len(encoded)) if settings.stop else None
-        criteria: list[StoppingCriteria] = [stops] if stops else []
+        likelihood = Likelihood() if settings.logprob else None
+        criteria: list[StoppingCriteria] = [one for one in (likelihood, stops) if one is not None]
         if cancelled is not None:
             criteria.append(Cancellation(cancelled))
         sequences: Tensor = self._generate(
@@ -245,16 +247,20 @@ class LocalBackend(Backend):
             rows,
             cache,
             settings,
-            logits_processor=self._samplers(settings, len(encoded)),
+            logits_processor=[
+                *([likelihood.seen] if likelihood else []),
+                *self._samplers(settings, len(encoded)),
+            ],
             stopping_criteria=StoppingCriteriaList(criteria),
             streamer=streamer,
         )
         generated = sequences[:, width:].tolist()
         ends = stops.ends if stops else [None] * len(encoded)
-        return [
+        answers = [
             finished(ids[:end], prompt, len(virtual), settings.stop, eos_ids, self._decode)
             for ids, end, prompt, virtual in zip(generated, ends, encoded, rows, strict=True)
         ]
+        return likelihood.add(answers) if likelihood else answers
 
     def _choose_part(
         self,

@@ -436,3 +436,4 @@ def test_skills_say_what_they_say_on_transformers(toy_gguf):
         here, there = (model.ask(question.question, passages, max_new_tokens=8) for model in models)
         assert (here.text, here.citations) == (there.text, there.citations)
         assert here.answerable == pytest.approx(there.answerable, abs=1e-3)
+        assert here.logprob == pytest.approx(there.logprob, abs=1e-2)

@@ -138,6 +138,7 @@ class TestSameAnswers:
             hits = server.metric("vllm:prefix_cache_hits_total") - before
             assert (there.text, there.citations) == (here.text, here.citations)
             assert there.answerable == pytest.approx(here.answerable, abs=1e-4)
+            assert there.logprob == pytest.approx(here.logprob, abs=1e-3)
             # Of three requests or more (cite's words may take several) the first computes the context; only whole blocks are kept.
             assert hits >= 2 * (here.usage.context // BLOCK * BLOCK)
 

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -47,6 +48,7 @@ class _Answer:
         own: most tokens behind the context that are read into the cache; the answer's last one never is.
         ids: what was generated so far.
         logits: from which the choices are read, once they are known; None for an answer.
+        logprob: of what was generated so far; None where it isn't asked for.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class _Answer:
         self.own = len(virtual) + len(self.suffix) + (0 if choices else settings.max_new_tokens - 1)
         self.ids: list[int] = []
         self.logits: Tensor | None = None
+        self.logprob = 0.0 if settings.logprob else None
         self._most, self._sampler, self._stops = settings.max_new_tokens, sampler, stops
 
     @property
@@ -89,6 +92,8 @@ class _Answer:
         if self._sampler is not None:
             scores = self._sampler(cast(LongTensor, _UNREAD), scores)
         self.ids.append(int(scores.argmax()))
+        if self.logprob is not None:
+            self.logprob += float(logits.log_softmax(dim=-1)[self.ids[-1]])
 
     def is_whole(self, eos_ids: frozenset[int]) -> bool:
         """Whether no more tokens follow."""
@@ -185,7 +190,8 @@ class Writer:
         encoded, virtual = answer.encoded, len(answer.virtual)
         if answer.logits is not None:
             return chosen(encoded, virtual, answer.choices, answer.logits)
-        return finished(answer.ids, encoded, virtual, settings.stop, self._eos_ids, self._text)
+        whole = finished(answer.ids, encoded, virtual, settings.stop, self._eos_ids, self._text)
+        return replace(whole, logprob=answer.logprob)
 
     def _begun(
         self, requests: Sequence[Request], rows: Sequence[Tensor], settings: GenerationSettings

@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -258,12 +259,16 @@ class VLLMBackend(Backend):
 
         async def on(server: Server, client: openai.AsyncOpenAI) -> Generation:
             for call in self._forms.calls(server, request, rows):
-                reply = await call.send(client, server.model or "", told, request.choices)
+                reply = await call.send(client, server.model or "", told, request.choices, settings.logprob)
                 if call.read_rightly(reply.prompt_ids):
                     if request.choices:
                         used = usage(request.encoded, call.virtual, 0)
                         return Generation("", "length", used, (), call.form, logprobs=reply.logprobs)
-                    return self._answer(request, call, reply.ids, reply.finish_reason, settings)
+                    answer = self._answer(request, call, reply.ids, reply.finish_reason, settings)
+                    if settings.logprob:
+                        written = reply.logprobs[: len(answer.token_ids)]
+                        return replace(answer, logprob=sum(written))
+                    return answer
                 server.misread(call)
             raise not_light(request)
 

@@ -32,7 +32,7 @@ class Reply:
         ids: generated ids.
         finish_reason: None while more follows.
         prompt_ids: what the server read as the prompt; None where this part doesn't say.
-        logprobs: of the choices that were asked for, in their order.
+        logprobs: of the choices that were asked for, in their order; else of the ids, where theirs were.
     """
 
     ids: tuple[int, ...]
@@ -72,19 +72,26 @@ class Call:
         return self.layout.agrees(prompt_ids, self.virtual)
 
     async def send(
-        self, client: AsyncOpenAI, model: str, settings: dict[str, Any], choices: Sequence[int] = ()
+        self,
+        client: AsyncOpenAI,
+        model: str,
+        settings: dict[str, Any],
+        choices: Sequence[int] = (),
+        logprobs: bool = False,
     ) -> Reply:
-        """The whole answer; with `choices` their log-probabilities as the first token of one."""
+        """The whole answer, if asked with the log-probabilities of its ids; with `choices` theirs as the first token of one."""
         create, arguments = self._endpoint(client, model, settings)
-        if choices:
+        if choices or logprobs:
             arguments["logprobs"] = 1 if self.layout is None else True
+        if choices:
             arguments["extra_body"] |= {
                 "logprob_token_ids": list(choices),
                 "return_tokens_as_token_ids": True,
             }
         reply = await create(**arguments)
         choice = reply.choices[0]
-        return Reply(_ids(choice), _reason(choice), _prompt_ids(reply, choice), _logprobs(choice, choices))
+        told = _written(choice) if logprobs and not choices else _logprobs(choice, choices)
+        return Reply(_ids(choice), _reason(choice), _prompt_ids(reply, choice), told)
 
     async def stream(
         self, client: AsyncOpenAI, model: str, settings: dict[str, Any]
@@ -167,6 +174,17 @@ def _logprobs(choice: Any, choices: Sequence[int]) -> tuple[float, ...]:
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         msg = "the server doesn't tell the probabilities that were asked for (logprob_token_ids); expected vLLM 0.32 or newer"
         raise BackendError(msg) from error
+
+
+def _written(choice: Any) -> tuple[float, ...]:
+    """Those of all tokens of an answer."""
+    told = choice.logprobs
+    if getattr(told, "content", None):
+        return tuple(one.logprob for one in told.content)
+    if found := getattr(told, "token_logprobs", None):
+        return tuple(found)
+    msg = "the server doesn't tell how likely its answer is (logprobs); expected vLLM 0.32 or newer"
+    raise BackendError(msg)
 
 
 def _prompt_ids(reply: Any, choice: Any) -> list[int] | None:

@@ -79,6 +79,7 @@ class SkillQueryEngine(BaseQueryEngine):
             "citations": told.citations,
             "cited_nodes": [nodes[number - 1].node_id for number in told.citations],
             "withheld": told.withheld,
+            "logprob": told.logprob,
             "finish_reason": told.finish_reason,
         }
         text = self._withheld_text if told.withheld else told.text
