@@ -87,7 +87,8 @@ def parts(
     which = [numbers[one.context_ids] for one in encoded]
     for some in groups:
         every = tuple(row for group in some for row in group)
-        yield Part(every, _cache(model, embedding, prompts, which, some, states))
+        new = min(max_new_tokens, _ROOM)
+        yield Part(every, _cache(model, embedding, prompts, which, some, states, new))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,56 +170,70 @@ def _cache(
     which: Sequence[int],
     groups: Sequence[Sequence[int]],
     states: Sequence[tuple[Tensor, Tensor]],
+    new: int,
 ) -> DynamicCache:
-    """The first columns of the rows of all groups; all but the last one where there are several groups.
+    """The first columns of the rows of all groups, with room for all others and `new` more; all but the last one where there are several groups.
 
     Every row ends in the last column. A group's rows get the columns that all of them have in their contexts; of several groups each is then
     read up to the last column, so that little is computed for padding, and they are decoded together.
     """
     width = max(prompts[row].length for group in groups for row in group)
-    caches = []
+    whole = DynamicCache(config=model.config)
+    rooms = [
+        _room(pair, sum(map(len, groups)), width + new) if type(layer) is DynamicLayer else None
+        for layer, pair in zip(_layers(whole), states, strict=True)
+    ]
+    caches: list[DynamicCache] = []
+    start = 0
     for group in groups:
-        columns = width - prompts[group[0]].tail
+        columns, end = width - prompts[group[0]].tail, start + len(group)
         padding = [width - prompts[row].length for row in group]
-        cache = _copied(
-            [which[row] for row in group], padding, columns, DynamicCache(config=model.config), states
-        )
+        cache = DynamicCache(config=model.config)
+        for number, (room, pair) in enumerate(zip(rooms, states, strict=True)):
+            into = (
+                _room(pair, len(group), columns) if room is None else (room[0][start:end], room[1][start:end])
+            )
+            for contexts, copy in zip(pair, into, strict=True):
+                _copy([which[row] for row in group], padding, columns, contexts, copy)
+            if room is not None:
+                cache.layers[number] = RoomyLayer(*into, held=columns)
+            elif columns:
+                _layers(cache)[number].update(*into)
         if len(groups) > 1:
             _read(model, embedding, [prompts[row] for row in group], cache, columns, width - 1)
         caches.append(cache)
-    whole = caches[0]
-    for number, layer in enumerate(_layers(whole)):
-        if len(caches) > 1:
-            held = [_layers(cache)[number] for cache in caches]
-            layer.keys = torch.cat([cast(Tensor, one.keys) for one in held])
-            layer.values = torch.cat([cast(Tensor, one.values) for one in held])
-            for one in held[1:]:
-                one.keys = one.values = None
-        if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:
-            whole.layers[number] = RoomyLayer(layer.keys, layer.values)
+        start = end
+    for number, room in enumerate(rooms):
+        layers = [_layers(cache)[number] for cache in caches]
+        if room is not None:
+            whole.layers[number] = RoomyLayer(*room, held=layers[0].get_seq_length())
+        else:
+            whole.layers[number] = _joined(layers)
     return whole
 
 
-def _copied(
-    which: Sequence[int],
-    padding: Sequence[int],
-    columns: int,
-    cache: DynamicCache,
-    states: Sequence[tuple[Tensor, Tensor]],
-) -> DynamicCache:
-    """Fill an empty cache: for each row its padding, and then the beginning of the context with its number, `columns` in all."""
-    for layer, pair in zip(_layers(cache), states, strict=True):
-        copies = []
-        for contexts in pair:
-            # The mask hides padding, but what isn't a number would spoil even a weight of zero.
-            copy = contexts.new_zeros(len(which), contexts.shape[1], columns, contexts.shape[3])
-            for row, (context, empty) in enumerate(zip(which, padding, strict=True)):
-                first = min(columns, empty)
-                copy[row, :, first:] = contexts[context, :, : columns - first]
-            copies.append(copy)
-        if columns:
-            layer.update(*copies)
-    return cache
+def _room(pair: tuple[Tensor, Tensor], rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Empty tensors for the keys and values of so many rows."""
+    keys, values = (one.new_empty(rows, one.shape[1], columns, one.shape[3]) for one in pair)
+    return keys, values
+
+
+def _joined(layers: Sequence[DynamicLayer]) -> DynamicLayer:
+    """One layer with the rows of several."""
+    whole = layers[0]
+    if len(layers) > 1:
+        whole.keys = torch.cat([cast(Tensor, one.keys) for one in layers])
+        whole.values = torch.cat([cast(Tensor, one.values) for one in layers])
+    return whole
+
+
+def _copy(which: Sequence[int], padding: Sequence[int], columns: int, contexts: Tensor, into: Tensor) -> None:
+    """Write for each row its padding, and then the beginning of the context with its number, `columns` in all."""
+    for row, (context, empty) in enumerate(zip(which, padding, strict=True)):
+        first = min(columns, empty)
+        # The mask hides padding, but what isn't a number would spoil even a weight of zero.
+        into[row, :, :first] = 0
+        into[row, :, first:columns] = contexts[context, :, : columns - first]
 
 
 class RoomyLayer(DynamicLayer):
@@ -227,12 +242,14 @@ class RoomyLayer(DynamicLayer):
     Args:
         keys: shape `[B, heads, columns, head_dim]`.
         values: the same.
+        held: how many of the columns are filled.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, held: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self.keys, self.values = self._rooms = keys, values
+        self._rooms = keys, values
+        self.keys, self.values = keys[:, :, :held], values[:, :, :held]
 
     def update(
         self,
