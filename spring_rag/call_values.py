@@ -84,6 +84,7 @@ def _kinds(schema: object) -> set[str]:
     """List the types that a JSON schema names, alternatives included."""
     if not isinstance(schema, Mapping):
         return set()
-    named = schema.get("type") or []
-    kinds = {named} if isinstance(named, str) else set(named)
-    return kinds.union(*(_kinds(each) for key in ("anyOf", "oneOf") for each in schema.get(key) or []))
+    named = schema.get("type")
+    kinds = {each for each in (named if isinstance(named, list) else [named]) if isinstance(each, str)}
+    others = [schema.get(key) for key in ("anyOf", "oneOf")]
+    return kinds.union(*(_kinds(each) for other in others if isinstance(other, list) for each in other))

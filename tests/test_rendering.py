@@ -61,26 +61,20 @@ def test_a_template_that_wants_turns_gets_turns(with_template):
     assert render(FULL, with_template(TURNS)).messages == turns.messages
 
 
-@pytest.mark.parametrize(
-    "calls",
-    [
-        "{% if m.tool_calls | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}{{ m.tool_calls[0].function.arguments.q }}",
-        "{{ m.tool_calls[0].function.arguments.q }}",
-    ],
-    ids=["refused", "dropped"],
-)
-def test_a_template_that_takes_one_call_of_an_answer_gets_one_after_another(with_template, calls):
+@pytest.mark.parametrize("refuses", [True, False], ids=["refused", "dropped"])
+def test_a_template_that_takes_one_call_of_an_answer_gets_one_after_another(with_template, refuses):
+    refusing = "{% if m.tool_calls | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}"
     tokenizer = with_template(
         "{% for t in tools %}{{ t.function.name }}{% endfor %}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.tool_calls %}"
-        + calls
-        + "{% endif %}{% endfor %}"
+        + refusing * refuses
+        + "{% set f = m.tool_calls[0].function %}<call>{{ f.name + '(' }}{{ f.arguments | tojson }}{{ ')' }}{% endif %}{% endfor %}"
     )
-    tokenizer.add_tokens(["<tool_call>"])
     made = tuple(ToolCall("search", {"q": each}, each) for each in ("call-a", "call-b"))
     results = (Message("tool", (Text(f"result {each.id}"),), tool_call_id=each.id) for each in reversed(made))
     messages = (Message("user", (Text("q"),)), Message("assistant", (Text("Both."),), made), *results)
     assert render(Prompt(messages=messages, tools=(tool_of("search"),)), tokenizer).text == (
-        "search[user]q[assistant]Both.call-a[tool]result call-a[assistant]call-b[tool]result call-b"
+        'search[user]q[assistant]Both.<call>search({"q": "call-a"})[tool]result call-a'
+        '[assistant]<call>search({"q": "call-b"})[tool]result call-b'
     )
 
 
