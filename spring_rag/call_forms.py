@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spring_rag.call_values import as_python, decoded_at, loaded, quoted_at, typed
 from spring_rag.prompt import Part, Text, ToolCall
 
 Call = tuple[str, dict[str, Any]]
@@ -20,8 +21,6 @@ Call = tuple[str, dict[str, Any]]
 
 Found = tuple[str, dict[str, Any], int]
 """A call's name, its arguments, and where in the text it ends."""
-
-_JSON = json.JSONDecoder(strict=False)
 
 _TAG = re.compile(r"<[^<>]*>?[^<\[]*|\[[^\[\]]*\][^<\[]*")
 """A marker, with what follows it up to the next."""
@@ -43,6 +42,7 @@ class CallForm(ABC):
         begun: a call up to the name, white space included.
         following: what stands between the name and the arguments.
         id_format: how a call's id is made of its `{name}` and `{number}`, where a template writes the id in the name's place; else empty.
+        in_content: whether calls are a part of an answer's text, because the template has no other place for them.
     """
 
     opening: str
@@ -50,6 +50,7 @@ class CallForm(ABC):
     begun: str
     following: str
     id_format: str = ""
+    in_content: bool = field(default=False, kw_only=True)
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -99,6 +100,26 @@ class CallForm(ABC):
         kept += text[done:]
         return kept.strip() if calls else kept, calls
 
+    def write(self, calls: Sequence[ToolCall]) -> tuple[Part, ...]:
+        """Write calls as a part of an answer's text."""
+        texts = [self._written(call) for call in calls]
+        if self.begun.startswith(f"{self.opening}["):
+            texts, gap = [f"[{', '.join(texts)}]"], ""
+        else:
+            gap = "\n"
+        parts: list[Part] = []
+        for text in texts:
+            parts += [
+                Text(self.opening + gap, trusted=True),
+                Text(text),
+                Text(gap + self.closing, trusted=True),
+            ]
+        return tuple(parts)
+
+    def _written(self, call: ToolCall) -> str:
+        """Write one call without its markers; only forms that stand in an answer's text are asked to."""
+        raise NotImplementedError
+
     def _whole(
         self, read: Sequence[Call | None], end: int, tools: Sequence[Mapping[str, Any]]
     ) -> Iterator[Found]:
@@ -120,31 +141,13 @@ class JsonForm(CallForm):
     Attributes:
         keys: of the name and the arguments.
         wrapper: key of the object that holds both, if they don't stand in the outer one.
-        in_content: whether calls are a part of an answer's text, because the template has no other place for them.
     """
 
     keys: tuple[str, str] = ("name", "arguments")
     wrapper: str | None = None
-    in_content: bool = False
 
-    def write(self, calls: Sequence[ToolCall]) -> tuple[Part, ...]:
-        """Write calls as a part of an answer's text."""
-        texts = [
-            json.dumps(dict(zip(self.keys, (call.name, call.arguments), strict=True)), ensure_ascii=False)
-            for call in calls
-        ]
-        if self.begun.startswith(f"{self.opening}["):
-            texts, gap = [f"[{', '.join(texts)}]"], ""
-        else:
-            gap = "\n"
-        parts: list[Part] = []
-        for text in texts:
-            parts += [
-                Text(self.opening + gap, trusted=True),
-                Text(text),
-                Text(gap + self.closing, trusted=True),
-            ]
-        return tuple(parts)
+    def _written(self, call: ToolCall) -> str:
+        return json.dumps(dict(zip(self.keys, (call.name, call.arguments), strict=True)), ensure_ascii=False)
 
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
         value, end = decoded_at(text, start)
@@ -188,9 +191,7 @@ class NamedForm(CallForm):
         match = name.match(text, start)
         if match is None:
             return
-        value, end = (
-            _quoted_at(text, match.end(), self.quote) if self.quote else decoded_at(text, match.end())
-        )
+        value, end = quoted_at(text, match.end(), self.quote) if self.quote else decoded_at(text, match.end())
         call = _checked(match[1], value)
         if call is not None:
             yield *call, end
@@ -229,7 +230,7 @@ class PairsForm(CallForm):
         closing = next(iter(_TAG.findall(self.closing)), self.closing)
         limit = text.find(closing, end) if closing else -1
         while (found := pair.match(text, end)) is not None:
-            arguments[found[1]] = _typed(found[2], schema.get(found[1]))
+            arguments[found[1]] = typed(found[2], schema.get(found[1]))
             end = found.end()
         yield match[1], arguments, max(end, limit if limit >= 0 else end)
 
@@ -237,6 +238,14 @@ class PairsForm(CallForm):
 @dataclass(frozen=True)
 class PythonForm(CallForm):
     """One call, or a list of calls, in Python's notation."""
+
+    def _written(self, call: ToolCall) -> str:
+        # Strings between double quotation marks, as models of this form write them.
+        values = {
+            key: json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+            for key, value in call.arguments.items()
+        }
+        return f"{call.name}({', '.join(f'{key}={value}' for key, value in values.items())})"
 
     def _calls_at(self, text: str, start: int, tools: Sequence[Mapping[str, Any]]) -> Iterator[Found]:
         end = text.find(self.closing, start) if self.closing else -1
@@ -252,7 +261,7 @@ class PythonForm(CallForm):
                 return
             try:
                 arguments = {
-                    each.arg: ast.literal_eval(_as_python(each.value)) for each in call.keywords if each.arg
+                    each.arg: ast.literal_eval(as_python(each.value)) for each in call.keywords if each.arg
                 }
             except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
                 return
@@ -293,31 +302,6 @@ class ResponseForm(CallForm):
         raise NotImplementedError
 
 
-def decoded_at(text: str, start: int) -> tuple[Any, int]:
-    """Decode the JSON value that follows white space there, and tell where it ends; None where there is none."""
-    while start < len(text) and text[start].isspace():
-        start += 1
-    try:
-        return _JSON.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        return None, start
-
-
-def _quoted_at(text: str, start: int, quote: str) -> tuple[Any, int]:
-    """Decode a value whose strings stand between other marks than JSON's, and whose keys between none."""
-    string = re.escape(quote)
-    piece = re.compile(rf"{string}(?P<text>.*?){string}|(?P<key>[\w.-]+)\s*:|(?P<other>.)", re.DOTALL)
-    written, depth = "", 0
-    for found in piece.finditer(text, start):
-        quoted = found["text"] if found["text"] is not None else found["key"]
-        other = found["other"] or ""
-        written += other if quoted is None else json.dumps(quoted) + ":" * (found["key"] is not None)
-        depth += (other in tuple("{[")) - (other in tuple("}]"))
-        if depth == 0 and written.strip():
-            return loaded(written), found.end()
-    return None, start
-
-
 def _checked(name: object, arguments: object) -> Call | None:
     """Take name and arguments for a call, if the name is a word and the arguments are an object, or the JSON of one."""
     if isinstance(arguments, str):
@@ -326,14 +310,6 @@ def _checked(name: object, arguments: object) -> Call | None:
         arguments = {}
     readable = isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and isinstance(arguments, dict)
     return (str(name), arguments) if readable and isinstance(arguments, dict) else None
-
-
-def loaded(text: object) -> object:
-    """The JSON value that a text is; None where it is none."""
-    try:
-        return _JSON.decode(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        return None
 
 
 def _declared(names: set[str], tools: Sequence[Mapping[str, Any]]) -> bool:
@@ -346,29 +322,6 @@ def _parameters(name: str, tools: Sequence[Mapping[str, Any]]) -> Mapping[str, A
         if tool["function"]["name"] == name:
             return (tool["function"].get("parameters") or {}).get("properties") or {}
     return {}
-
-
-def _typed(text: str, schema: object) -> Any:
-    """Give a value that is written as text the type that its schema names."""
-    kind = schema.get("type") if isinstance(schema, Mapping) else None
-    if kind == "string":
-        return text
-    if kind == "boolean" and text.strip().lower() in ("true", "false"):
-        return text.strip().lower() == "true"
-    value = loaded(text.strip())
-    return text if value is None and text.strip() != "null" else value
-
-
-def _as_python(value: ast.expr) -> ast.expr:
-    """Replace JSON's constants by Python's."""
-
-    class Names(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.expr:
-            constants = {"true": True, "false": False, "null": None}
-            return ast.copy_location(ast.Constant(constants[node.id]), node) if node.id in constants else node
-
-    changed: ast.expr = Names().visit(value)
-    return changed
 
 
 def _after(closing: str, text: str, place: int) -> int:

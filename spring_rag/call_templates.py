@@ -21,9 +21,8 @@ from spring_rag.call_forms import (
     PairsForm,
     PythonForm,
     ResponseForm,
-    decoded_at,
-    loaded,
 )
+from spring_rag.call_values import decoded_at, loaded
 from spring_rag.errors import PromptError
 from spring_rag.reasoning import shared
 from spring_rag.templates import remembered, tried
@@ -31,11 +30,12 @@ from spring_rag.templates import remembered, tried
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_MENTIONED = (
-    ("<tool_call>", "</tool_call>", "\n"),
-    ("<|tool_call|>", "<|/tool_call|>", "["),
+_MENTIONED: tuple[tuple[str, str, type[JsonForm] | type[PythonForm], str, str], ...] = (
+    ("<tool_call>", "</tool_call>", JsonForm, '\n{"name": "', '", "arguments": '),
+    ("<|tool_call|>", "<|/tool_call|>", JsonForm, '[{"name": "', '", "arguments": '),
+    ("<|tool_call_start|>", "<|tool_call_end|>", PythonForm, "[", "("),
 )
-"""Markers that templates only mention: before calls, behind them, which some leave out, and what follows the first."""
+"""Markers that templates only mention: before calls, behind them, which some leave out; the form; what precedes and follows a call's name."""
 
 _NAMING_ID = "functions.{name}:{number}"
 """How templates that write a call's id in place of the tool's name (Kimi K2's) expect it."""
@@ -96,14 +96,14 @@ def _described_form(tokenizer: PreTrainedTokenizerBase) -> ResponseForm | None:
     return ResponseForm(opening, closing, "", "", template=reduced)
 
 
-def _mentioned_form(tokenizer: PreTrainedTokenizerBase) -> JsonForm | None:
+def _mentioned_form(tokenizer: PreTrainedTokenizerBase) -> JsonForm | PythonForm | None:
     """Take the form whose markers the prompt's instructions or the tokenizer's added tokens mention; None where they mention none."""
     told = tried(tokenizer, {"tools": [tool_of(_probe())]}) or ""
     told += "\0".join(token.content for token in tokenizer.added_tokens_decoder.values())
-    for opening, closing, then in _MENTIONED:
+    for opening, closing, form, begun, following in _MENTIONED:
         if opening in told:
-            end, begun = closing if closing in told else "", f'{opening}{then}{{"name": "'
-            return JsonForm(opening, end, begun, '", "arguments": ', in_content=True)
+            end = closing if closing in told else ""
+            return form(opening, end, opening + begun, following, in_content=True)
     return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from spring_rag.call_forms import CallForm, JsonForm
+from spring_rag.call_forms import CallForm
 from spring_rag.call_templates import form_of, shows_tools
 from spring_rag.errors import ToolsError
 from spring_rag.prompt import ANY_TOOL, Message, Prompt, Text, ToolCall
@@ -53,7 +53,7 @@ def check_takes_tools(tokenizer: PreTrainedTokenizerBase) -> None:
 def with_calls_written(message: Message, tokenizer: PreTrainedTokenizerBase) -> Message:
     """Write a message's calls into its text, where the tokenizer's chat template has no other place for them."""
     form = form_of(tokenizer) if message.tool_calls else None
-    if not isinstance(form, JsonForm) or not form.in_content:
+    if form is None or not form.in_content:
         return message
     between = (Text("\n", trusted=True),) if message.text else ()
     return Message(message.role, (*message.parts, *between, *form.write(message.tool_calls)))

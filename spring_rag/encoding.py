@@ -253,7 +253,8 @@ def _assistant_turn(
         lead = lead if known.close in lead else known.closing
     elif lead.strip() and not (known is not None and known.answer and lead.strip() == known.answer):
         lead = ""
-    written = len("".join(known.endings)) if known is not None else 0
+    endings = [each for each in known.endings if each in tail] if known is not None else []
+    written = max((tail.index(each) + len(each) for each in endings), default=0)
     controls = control.tokens_in(control.plain.encode(tail, add_special_tokens=False), tail)
     ends = [end for _, (_, end) in controls if end > written]
     return before, lead, tail[: ends[0]] if header and ends else ""

@@ -46,6 +46,9 @@ _TAG = re.compile(
 _WORD_TAG = re.compile(r"<[^<>]+>\w+<[^<>]+>")
 """A marker that is a word between two others, as Kimi K3's."""
 
+_WRAPPED = re.compile(r"<(response|answer)></\1>")
+"""How instructions name the markers that an answer which follows thoughts is to stand between, as Granite 3.3's."""
+
 _FIRST_TOKEN = re.compile(r"<[^<>]+>")
 
 
@@ -92,7 +95,7 @@ class Markers:
         close: between thoughts and the answer.
         answer: before an answer without thoughts; empty where such an answer has nothing before it.
         closing: what a template writes between thoughts and the answer, white space included.
-        endings: what it writes behind the answer before it ends the turn.
+        endings: what it writes behind the answer before it ends the turn, or asks for around it.
     """
 
     open: str
@@ -299,10 +302,13 @@ def _written(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
 def _named(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
     """Take the markers that the template's text or the tokenizer's added tokens name."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
-    for text in (template_text(tokenizer), *added):
+    template = template_text(tokenizer)
+    wrapped = _WRAPPED.search(template)
+    endings = (f"<{wrapped[1]}>", f"</{wrapped[1]}>") if wrapped else ()
+    for text in (template, *added):
         for close, begin in _SHAPES:
             if found := close.search(text):
                 opening = found.expand(begin)
                 if begin != _SHAPES[-1][1] or opening in text:
-                    return Markers(opening, found[0], closing=f"\n{found[0]}\n\n")
+                    return Markers(opening, found[0], closing=f"\n{found[0]}\n\n", endings=endings)
     return None

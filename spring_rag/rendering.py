@@ -54,8 +54,9 @@ class Rendered:
 def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """Lay a prompt out as one text.
 
-    A chat that its template refuses is folded into turns of user and assistant, as Mistral's and Gemma's templates want them:
-    neighbours of one role become one message, and a system message the first part of the user's.
+    A chat that its template refuses is laid out anew: each call in an answer of its own, followed by its result, as Llama 3's and gpt-oss's
+    templates want them; and folded into turns of user and assistant, as Mistral's and Gemma's want them: neighbours of one role become one
+    message, and a system message the first part of the user's.
 
     Raises:
         PromptError: a chat for a tokenizer without chat template, or one that the template refuses, also in turns, whose slot it
@@ -70,17 +71,21 @@ def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     if word is not None:
         messages = _with_word(messages, word)
     chat = _Chat(tokenizer, template_arguments(prompt, tokenizer), prompt.tools, word)
-    try:
-        rendered = chat.render(messages)
-    except PromptError as error:
-        folded = _folded(messages)
-        if folded == messages:
-            raise
-        try:
-            rendered = chat.render(folded)
-        except PromptError:
-            raise error from None
+    rendered = _rendered(chat, messages)
     return replace(rendered, text=rendered.text + begun_call(prompt, rendered.text, tokenizer))
+
+
+def _rendered(chat: _Chat, messages: tuple[Message, ...]) -> Rendered:
+    """Render a chat as it is, or in the first layout that its template takes."""
+    apart = _one_by_one(messages)
+    refused: PromptError | None = None
+    for layout in dict.fromkeys((messages, apart, _folded(messages), _folded(apart))):
+        try:
+            return chat.render(layout)
+        except PromptError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def _join(parts: Iterable[Part]) -> Rendered:
@@ -112,6 +117,22 @@ def _folded(messages: Sequence[Message]) -> tuple[Message, ...]:
         else:
             turns.append(replace(message, role=role))
     return tuple(turns)
+
+
+def _one_by_one(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Give each call an answer of its own, and let its result follow it."""
+    laid: list[Message] = []
+    rest = list(messages)
+    while rest:
+        message = rest.pop(0)
+        if len(message.tool_calls) < 2:
+            laid.append(message)
+            continue
+        for number, call in enumerate(message.tool_calls):
+            laid.append(replace(message, parts=() if number else message.parts, tool_calls=(call,)))
+            at = next((at for at, each in enumerate(rest) if each.tool_call_id == call.id), None)
+            laid += [rest.pop(at)] if at is not None else []
+    return tuple(laid)
 
 
 def _has_calls(message: Message) -> bool:
@@ -179,6 +200,16 @@ class _Chat:
             return apply_template(chat, self.tokenizer, given, add_generation_prompt=True)
 
         rendered = apply(content.text for content in contents)
+        for index, message in enumerate(messages, 1):
+            if len(message.tool_calls) < 2:
+                continue
+            probe = f"probe{secrets.token_hex(16)}"
+            *others, last = message.tool_calls
+            asked = _calls(replace(message, tool_calls=(*others, replace(last, arguments={probe: probe}))))
+            changed = [asked if i == index else each for i, each in enumerate(values)]
+            if apply((content.text for content in contents), changed) == rendered:
+                msg = "the chat template drops all calls of an answer but the first"
+                raise PromptError(msg)
         untrusted: list[Range] = []
         for index, value in enumerate(values):
             untrusted += where_written(

@@ -25,12 +25,19 @@ def _as_json(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
+def _in_single_quotes(text: str) -> str:
+    # Python writes them around a text that holds both kinds.
+    both = "'\""
+    return repr(text + both).removesuffix("\\'\"'") + "'"
+
+
 _NOTATIONS: tuple[Callable[[str], str], ...] = (
     lambda text: text,
     _as_json,
     lambda text: json.dumps(text)[1:-1],
     lambda text: _as_json(_as_json(text)),
     lambda text: repr(text)[1:-1],
+    lambda text: _in_single_quotes(text)[1:-1],
     # As jinja's own `tojson` and `escape`.
     lambda text: json.dumps(text)[1:-1].translate({ord(each): f"\\u{ord(each):04x}" for each in "<>&'"}),
     html.escape,
@@ -72,21 +79,26 @@ def where_written(
     marks = [(secrets.token_hex(16), secrets.token_hex(16)) for _ in strings]
     probes = [f"probe{first}{_TELLING}{last}probe" for first, last in marks]
     probed = write(dict(zip(strings, probes, strict=True)))
-    found: list[tuple[int, int, Callable[[str], str] | None, str]] = []
+    found: list[tuple[int, int, list[Callable[[str], str]], str]] = []
     for string, probe, (first, last) in zip(strings, probes, marks, strict=True):
         for match in re.finditer(f"probe{first}.*?{last}probe", probed, re.DOTALL):
-            notation = next((each for each in _NOTATIONS if each(probe) == match[0]), None)
-            found.append((match.start(), match.end(), notation, string))
+            notations = [each for each in _NOTATIONS if each(probe) == match[0]]
+            start, end = match.span()
+            if probed[max(start - 1, 0) : end + 1] == repr(probe):
+                # Which quotation marks Python takes depends on the text.
+                start, end, notations = start - 1, end + 1, [repr, _in_single_quotes]
+            found.append((start, end, notations, string))
     found.sort(key=lambda each: each[:2])
     ranges, text, done = [], "", 0
-    for start, end, notation, string in found:
+    for start, end, notations, string in found:
         text += probed[done:start]
-        written = notation(string) if notation else ""
+        texts = [each(string) for each in notations] or [""]
+        written = next((each for each in texts if rendered.startswith(each, len(text))), texts[0])
         ranges.append((len(text), len(text) + len(written)))
         text += written
         done = end
     text += probed[done:]
-    if text == rendered and all(notation for _, _, notation, _ in found):
+    if text == rendered and all(notations for _, _, notations, _ in found):
         return ranges
     # Nothing between the first and the last of them is trusted then, the template's own additions included.
     before = probed[: found[0][0]] if found else probed

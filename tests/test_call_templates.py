@@ -1,5 +1,8 @@
 """Tools with the chat templates of today's families: shown in the prompt, called in an answer, and shown again with their results."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from thinking_parts import letters
 from tool_families import ARGUMENTS, FAMILIES, REFUSED, SEARCH
@@ -16,7 +19,10 @@ from spring_rag.rendering import render
 from spring_rag.stream import Stream
 
 PARAMETERS = {"type": "object", "properties": {"query": {"type": "string"}, "limit": {"type": "integer"}}}
-TOOL = {"type": "function", "function": {"name": SEARCH, "description": "Find.", "parameters": PARAMETERS}}
+TOOL = {
+    "type": "function",
+    "function": {"name": SEARCH, "description": 'Find one\'s "way".', "parameters": PARAMETERS},
+}
 QUESTION = Message("user", (Text("Who built it?"),))
 
 
@@ -80,6 +86,21 @@ def test_the_call_and_its_result_come_back(family, tokenizer):
     prompt = asked(called, Message("tool", result, tool_call_id=call.id, name=SEARCH))
     assert family.shown in render(prompt, tokenizer).text
     assert tokenizer.decode(encode(prompt, tokenizer).suffix_ids).startswith("Who?")
+
+
+def test_several_calls_and_their_results_come_back(family, tokenizer):
+    """Each with its own result, also where a template takes, or writes, only one call of an answer."""
+    (call,) = read(tokenizer, family.written, asked()).tool_calls
+    calls = [replace(call, id=f"{call.id[:-1]}{at}", arguments={"query": f"it's {at}"}) for at in range(2)]
+    results = [
+        Message("tool", (Text(f"result {at}"),), tool_call_id=each.id, name=SEARCH)
+        for at, each in enumerate(calls)
+    ]
+    text = render(asked(Message("assistant", (), tuple(calls)), *results), tokenizer).text
+    for at in range(2):
+        assert re.search(rf"it(&#39;|\\\\?u0027|\\?')s {at}", text)
+        assert text.count(f"result {at}") == 1
+    assert text.index("result 0") < text.index("result 1")
 
 
 def test_a_call_that_must_be_is_begun_as_the_backbone_begins_it(family, tokenizer):

@@ -141,6 +141,20 @@ class TestAnswer:
         assert found.split(" a <think> b", opened=False) == (None, " a <think> b")
 
 
+def test_an_answer_between_markers_that_the_instructions_name():
+    tokenizer = letters(
+        "{% if thinking %}{{ 'Write your thoughts between <think></think> and your response between <response></response>.' }}{% endif %}"
+        + PLAIN
+    )
+    written = "<think>hm</think>\n<response>Oslo</response><|im_end|>"
+    model = model_of(tokenizer, written, thinking=True)
+    found = model.generate(asked(True))[0]
+    assert (found.reasoning, found.text, "".join(model.stream(asked(True)))) == ("hm", "Oslo", "Oslo")
+    for thinking in (False, True):
+        target = encode_target("Oslo", tokenizer, chat=True, thinking=thinking)
+        assert tokenizer.decode(target) == "Oslo<|im_end|>"
+
+
 def test_a_template_without_thoughts_has_no_markers():
     plain = letters(PLAIN)
     assert markers(plain) is None

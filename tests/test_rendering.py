@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from spring_rag.call_templates import tool_of
 from spring_rag.encoding import encode
 from spring_rag.errors import PromptError
 from spring_rag.model import SpringModel
-from spring_rag.prompt import Message, Prompt, RagTemplate, Slot, Text
+from spring_rag.prompt import Message, Prompt, RagTemplate, Slot, Text, ToolCall
 from spring_rag.rendering import render
 
 TURNS = (
@@ -58,6 +59,23 @@ def test_a_template_that_wants_turns_gets_turns(with_template):
     )
     assert render(FULL, with_template(TURNS)) == render(turns, with_template(TURNS))
     assert render(FULL, with_template(TURNS)).messages == turns.messages
+
+
+@pytest.mark.parametrize("refuses", [True, False], ids=["refused", "dropped"])
+def test_a_template_that_takes_one_call_of_an_answer_gets_one_after_another(with_template, refuses):
+    refusing = "{% if m.tool_calls | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}"
+    tokenizer = with_template(
+        "{% for t in tools %}{{ t.function.name }}{% endfor %}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.tool_calls %}"
+        + refusing * refuses
+        + "{% set f = m.tool_calls[0].function %}<call>{{ f.name + '(' }}{{ f.arguments | tojson }}{{ ')' }}{% endif %}{% endfor %}"
+    )
+    made = tuple(ToolCall("search", {"q": each}, each) for each in ("call-a", "call-b"))
+    results = (Message("tool", (Text(f"result {each.id}"),), tool_call_id=each.id) for each in reversed(made))
+    messages = (Message("user", (Text("q"),)), Message("assistant", (Text("Both."),), made), *results)
+    assert render(Prompt(messages=messages, tools=(tool_of("search"),)), tokenizer).text == (
+        'search[user]q[assistant]Both.<call>search({"q": "call-a"})[tool]result call-a'
+        '[assistant]<call>search({"q": "call-b"})[tool]result call-b'
+    )
 
 
 def test_the_core_answers_with_a_system_message_that_the_template_refuses(llama, with_template):

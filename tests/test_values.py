@@ -1,5 +1,6 @@
 """Test where the strings of JSON values are found in the text that a template wrote from them."""
 
+import ast
 import json
 import secrets
 
@@ -45,6 +46,22 @@ def test_json(write):
         [each[1:-1] for each in map(json.dumps, strings_of(VALUE))],
         [json.dumps(each, ensure_ascii=False)[1:-1] for each in strings_of(VALUE)],
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["one's way", 'the "best" way', "both: ' and \"", "neither </s>", "a \\ and\na line"]
+)
+def test_python(text):
+    """Which quotation marks Python takes depends on the text, so they belong to it; some templates always take single ones."""
+
+    def single(value):
+        escaped = value["a"].replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+        return f"(a='{escaped}', b=[1])"
+
+    assert shown(repr, {"a": text, "b": ["it's", 1]}) == [repr(text), repr("it's")]
+    (found,) = shown(single, {"a": text})
+    assert ast.literal_eval(found) == text
+    assert found.startswith("'")
 
 
 def test_as_it_is_and_more_than_once():

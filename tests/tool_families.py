@@ -95,8 +95,9 @@ FAMILIES = {
     "qwen-3.5": Family(
         _chatml(
             _EACH
-            + "{{ '\n\n<tool_call>\n<function=' + f.name + '>\n' }}{% for k, v in f.arguments.items() %}{{ '<parameter=' + k + '>\n' }}"
-            "{{ v if v is string else v | tojson }}{{ '\n</parameter>\n' }}{% endfor %}{{ '</function>\n</tool_call>' }}{% endfor %}",
+            + "{{ '\n\n' if m.content }}{{ '<tool_call>\n<function=' + f.name + '>\n' }}{% for k, v in f.arguments.items() %}{{ '<parameter=' + k + '>\n' }}"
+            "{{ v | tojson if v is mapping or v is sequence and v is not string else v | string }}{{ '\n</parameter>\n' }}{% endfor %}"
+            "{{ '</function>\n</tool_call>' }}{% endfor %}",
             "{{ '<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' }}",
             "{{ '<think>\n\n</think>\n\n' if enable_thinking is defined and not enable_thinking else '<think>\n' }}",
         ),
@@ -105,7 +106,7 @@ FAMILIES = {
         "</function>\n</tool_call><|im_end|>",
         "hm",
         added=_THINK,
-        again="\n\n<tool_call>\n<function=search>\n<parameter=query>\nwho?\n</parameter>\n<parameter=limit>\n3\n</parameter>\n</function>\n</tool_call>",
+        again="</think>\n\n<tool_call>\n<function=search>\n<parameter=query>\nwho?\n</parameter>\n<parameter=limit>\n3\n</parameter>\n</function>\n</tool_call>",
     ),
     "smollm-3": Family(
         "{{ '<|im_start|>system\n' }}{% if xml_tools or python_tools %}{% for t in xml_tools[:] %}{{ t | string }}{% endfor %}"
@@ -119,6 +120,38 @@ FAMILIES = {
         "hm",
         added=(*_THINK, "<tool_call>", "</tool_call>"),
         again=f"<|im_start|>assistant\n<tool_call>\n{_JSON}\n</tool_call><|im_end|>",
+    ),
+    "lfm2": Family(
+        "{{ bos_token }}{% if tools %}{{ '<|im_start|>system\nList of tools: <|tool_list_start|>' }}{{ tools | tojson }}{{ '<|tool_list_end|><|im_end|>\n' }}"
+        "{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'tool' %}"
+        "{{ '<|tool_response_start|>' + m.content + '<|tool_response_end|>' }}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        (
+            *_CHATML,
+            "<|tool_list_start|>",
+            "<|tool_list_end|>",
+            "<|tool_call_start|>",
+            "<|tool_call_end|>",
+            "<|tool_response_start|>",
+            "<|tool_response_end|>",
+        ),
+        '<|tool_call_start|>[search(query="who?", limit=3)]<|tool_call_end|><|im_end|>',
+    ),
+    "lfm2.5": Family(
+        _chatml(
+            "{% if m.tool_calls %}{{ '<|tool_call_start|>[' }}"
+            + _EACH
+            + "{{ ', ' if not loop.first }}{{ f.name + '(' }}{% for k, v in f.arguments.items() %}{{ ', ' if not loop.first }}"
+            "{{ k + '=' + (\"'\" + v + \"'\" if v is string else v | tojson if v is mapping else v | string) }}{% endfor %}{{ ')' }}{% endfor %}"
+            "{{ ']<|tool_call_end|>' }}{% endif %}",
+            "{% if m.thinking or m.reasoning_content %}{{ '<think>' + (m.thinking or m.reasoning_content) + '</think>' }}{% endif %}",
+        ),
+        (*_CHATML, "<|tool_call_start|>", "<|tool_call_end|>"),
+        '<think>hm</think>Let me look.<|tool_call_start|>[search(query="who?", limit=3)]<|tool_call_end|><|im_end|>',
+        "hm",
+        "Let me look.",
+        _THINK,
+        again="Let me look.<|tool_call_start|>[search(query='who?', limit=3)]<|tool_call_end|><|im_end|>",
     ),
     "gpt-oss": Family(
         "{% set last = namespace(name=none) %}{{ '<|start|>developer<|message|># Tools\n\nnamespace functions {\n' }}{% for t in tools or [] %}"
