@@ -66,9 +66,9 @@ class CallForm(ABC):
     def beginning(self, name: str | None) -> str:
         """The beginning of a call, up to its arguments; without a name up to that.
 
-        White space at the end would be part of the token that follows, so it is left out.
+        White space at the end would be part of the token that follows, and that before it is the template's own, so both are left out.
         """
-        begun = self.begun.lstrip("\n").partition(PROBE_ID)[0]
+        begun = self.begun.lstrip().partition(PROBE_ID)[0]
         return (
             begun.rstrip()
             if name is None

@@ -299,10 +299,20 @@ def _written(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
 def _named(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
     """Take the markers that the template's text or the tokenizer's added tokens name."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
-    for text in (template_text(tokenizer), *added):
+    text = template_text(tokenizer)
+    for named in (text, *added):
         for close, begin in _SHAPES:
-            if found := close.search(text):
+            if found := close.search(named):
                 opening = found.expand(begin)
-                if begin != _SHAPES[-1][1] or opening in text:
-                    return Markers(opening, found[0], closing=f"\n{found[0]}\n\n")
+                # Small models' templates have the first marker, but not the word behind it.
+                if begin != _SHAPES[-1][1] or opening.removesuffix("thought") in text:
+                    return Markers(opening, found[0], closing=_closing(tokenizer, found[0]))
     return None
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase, close: str) -> str:
+    """Take what the template writes before an answer without thoughts for the end of thoughts, if it has their marker; else the usual."""
+    content = f"probe{secrets.token_hex(16)}"
+    turn = tried(tokenizer, thinking_switch(tokenizer, on=True), {"content": content}) or ""
+    written = re.search(rf"\n?{re.escape(close)}\s*(?={content})", turn)
+    return written[0] if written else f"\n{close}\n\n"
