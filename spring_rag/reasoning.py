@@ -314,5 +314,5 @@ def _closing(tokenizer: PreTrainedTokenizerBase, close: str) -> str:
     """Take what the template writes before an answer without thoughts for the end of thoughts, if it has their marker; else the usual."""
     content = f"probe{secrets.token_hex(16)}"
     turn = tried(tokenizer, thinking_switch(tokenizer, on=True), {"content": content}) or ""
-    written = re.search(rf"\n?{re.escape(close)}\s*(?={content})", turn)
-    return written[0] if written else f"\n{close}\n\n"
+    written = re.search(rf"(\n?{re.escape(close)}\n*)\s*{content}", turn)
+    return written[1] if written else f"\n{close}\n\n"
