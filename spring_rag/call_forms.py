@@ -67,9 +67,9 @@ class CallForm(ABC):
     def beginning(self, name: str | None) -> str:
         """Return the beginning of a call, up to its arguments or, if no name is given, up to the name.
 
-        White space at the end would be part of the token that follows, so it is left out.
+        White space at the end would be part of the token that follows, and that before it is the template's own, so both are left out.
         """
-        begun = self.begun.lstrip("\n").partition(PROBE_ID)[0]
+        begun = self.begun.lstrip().partition(PROBE_ID)[0]
         return (
             begun.rstrip()
             if name is None

@@ -24,7 +24,7 @@ from spring_rag.call_forms import (
 )
 from spring_rag.call_values import decoded_at, loaded
 from spring_rag.errors import PromptError
-from spring_rag.reasoning import shared
+from spring_rag.reasoning import markers, shared
 from spring_rag.templates import remembered, tried
 
 if TYPE_CHECKING:
@@ -80,8 +80,13 @@ def learned_form(tokenizer: PreTrainedTokenizerBase) -> CallForm | None:
         call_id = id_format.format(name=name, number=0) or PROBE_ID
         for given in (arguments, json.dumps(arguments)):
             written = _written_call(tokenizer, name, given, call_id)
-            if written is not None and all(written.count(word) == 1 for word in words):
-                return _form(written, name, arguments, id_format)
+            # Python's notation of the arguments shows that the template takes them as text.
+            if written is None or repr(arguments) in written:
+                continue
+            if all(written.count(word) == 1 for word in words):
+                # A template that makes the id by itself must find the same one with the result.
+                own = _NAMING_ID.format(name=name, number=0) in written
+                return _form(written, name, arguments, _NAMING_ID if own else id_format)
     return None
 
 
@@ -120,6 +125,10 @@ def _written_call(
         return None
     head, _, tail = plain.partition(content)
     written = turn[len(_whole_tags(shared(head, turn))) :]
+    # The end of thoughts isn't the call's, either, however much white space stands before it.
+    if known := markers(tokenizer):
+        thoughts = rf"\s*(?:{re.escape(known.open)}\s*)?{re.escape(known.close)}"
+        written = re.sub(rf"\A{thoughts}", "", written)
     # What stands around the content of such an answer only, as in Llama 4's, isn't the call's.
     both = tried(tokenizer, given, {"content": content, "tool_calls": [call]}) or ""
     if wrapped := re.match(rf"{re.escape(head)}(<[^<>]*>){content}(<[^<>]*>)", both):

@@ -302,13 +302,23 @@ def _written(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
 def _named(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
     """Take the markers that the template's text or the tokenizer's added tokens name."""
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
-    template = template_text(tokenizer)
-    wrapped = _WRAPPED.search(template)
+    text = template_text(tokenizer)
+    wrapped = _WRAPPED.search(text)
     endings = (f"<{wrapped[1]}>", f"</{wrapped[1]}>") if wrapped else ()
-    for text in (template, *added):
+    for named in (text, *added):
         for close, begin in _SHAPES:
-            if found := close.search(text):
+            if found := close.search(named):
                 opening = found.expand(begin)
-                if begin != _SHAPES[-1][1] or opening in text:
-                    return Markers(opening, found[0], closing=f"\n{found[0]}\n\n", endings=endings)
+                # Small models' templates have the first marker, but not the word behind it.
+                if begin != _SHAPES[-1][1] or opening.removesuffix("thought") in text:
+                    closing = _closing(tokenizer, found[0])
+                    return Markers(opening, found[0], closing=closing, endings=endings)
     return None
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase, close: str) -> str:
+    """Take what the template writes before an answer without thoughts for the end of thoughts, if it has their marker; else the usual."""
+    content = f"probe{secrets.token_hex(16)}"
+    turn = tried(tokenizer, thinking_switch(tokenizer, on=True), {"content": content}) or ""
+    written = re.search(rf"(\n?{re.escape(close)}\n*)\s*{content}", turn)
+    return written[1] if written else f"\n{close}\n\n"

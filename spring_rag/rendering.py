@@ -170,6 +170,8 @@ class _Chat:
             except PromptError as error:
                 problems.append(error)
                 continue
+            if not as_text and _has_python(rendered.text, messages):
+                dropped += 1
             if not dropped:
                 return rendered
             found.append((dropped, rendered))
@@ -255,6 +257,12 @@ def _calls(message: Message) -> dict[str, Any]:
     if message.name is not None:
         found["name"] = message.name
     return found
+
+
+def _has_python(text: str, messages: Iterable[Message]) -> bool:
+    """Tell whether a template wrote a call's arguments in Python's notation, as one does that expects a text."""
+    calls = [call for message in messages for call in message.tool_calls if call.arguments]
+    return any(repr(dict(call.arguments)) in text for call in calls)
 
 
 def _with_text_arguments(calls: dict[str, Any]) -> dict[str, Any]:

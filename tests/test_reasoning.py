@@ -41,7 +41,7 @@ class TestPrompt:
         assert template_arguments(RagTemplate(thinking=False), tokenizer) == family.off
         encoded = encode(asked(False), tokenizer)
         assert tokenizer.decode(encoded.ids).endswith(family.prompt)
-        assert encoded.thinking == (family.prompt == family.thinking_prompt != "<|start|>assistant")
+        assert encoded.thinking == (family.prompt == family.thinking_prompt and "<think>" in family.prompt)
 
     def test_it_is_asked_to_think(self, family, tokenizer):
         encoded = encode(asked(True), tokenizer)

@@ -96,7 +96,7 @@ FAMILIES = {
         {},
         "<｜Assistant｜></think>",
         "<｜Assistant｜><think>",
-        "\n</think>\n\n",
+        "</think>",
         "hm</think>Oslo</s>",
     ),
     "nemotron-nano-2": Family(
@@ -140,6 +140,19 @@ FAMILIES = {
         {},
         "model\n<|channel>thought\n<channel|>",
         "model\n",
+        "",
+        "<|channel>thought\nhm\n<channel|>Oslo<turn|>",
+    ),
+    "gemma-4-small": Family(
+        "{{ bos_token }}{% if enable_thinking is defined and enable_thinking %}{{ '<|turn>system\n<|think|><turn|>\n' }}{% endif %}"
+        "{% for m in messages %}{{ '<|turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}"
+        "{% for part in m.content.split('<channel|>') %}{{ part.split('<|channel>')[0] | trim }}{% endfor %}{{ '<turn|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}",
+        ("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>"),
+        (),
+        {},
+        "<|turn>model\n",
+        "<|turn>model\n",
         "",
         "<|channel>thought\nhm\n<channel|>Oslo<turn|>",
     ),

@@ -191,6 +191,26 @@ FAMILIES = {
         again=f'[TOOL_CALLS] [{_JSON[:-1]}, "id": ',
     ),
     "mistral-small-3.2": Family(
+        "{{ bos_token }}{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}{% for m in messages %}{% if m.role == 'user' %}"
+        "{% if tools and m == asked[-1] %}{{ '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}{{ '[INST]' + m.content + '[/INST]' }}"
+        "{% elif m.tool_calls %}{% for c in m.tool_calls %}{% if c.id | length != 9 %}{{ raise_exception('9!') }}{% endif %}"
+        "{{ '[TOOL_CALLS]' + c.function.name + '[CALL_ID]' + c.id + '[ARGS]' + c.function.arguments | tojson }}{% endfor %}{{ eos_token }}"
+        "{% elif m.role == 'assistant' %}{{ m.content + eos_token }}{% else %}"
+        "{{ '[TOOL_RESULTS]' + m.tool_call_id + '[TOOL_CONTENT]' + m.content + '[/TOOL_RESULTS]' }}{% endif %}{% endfor %}",
+        (
+            "[INST]",
+            "[/INST]",
+            "[TOOL_CALLS]",
+            "[CALL_ID]",
+            "[ARGS]",
+            "[TOOL_RESULTS]",
+            "[TOOL_CONTENT]",
+            "[/TOOL_RESULTS]",
+        ),
+        '[TOOL_CALLS]search[CALL_ID]x1y2z3x1y[ARGS]{"query": "who?", "limit": 3}</s>',
+        again="[TOOL_CALLS]search[CALL_ID]",
+    ),
+    "devstral": Family(
         "{{ bos_token }}{% if tools %}{{ '[AVAILABLE_TOOLS]' }}{{ tools | tojson }}{{ '[/AVAILABLE_TOOLS]' }}{% endif %}{% for m in messages %}"
         "{% if m.role == 'user' %}{{ '[INST]' + m.content + '[/INST]' }}{% elif m.role == 'assistant' %}{{ m.content }}{% for c in m.tool_calls or [] %}"
         "{{ '[TOOL_CALLS]' + c.function.name + '[ARGS]' }}{{ c.function.arguments | tojson }}{% endfor %}{{ eos_token }}{% else %}"
@@ -286,6 +306,13 @@ FAMILIES = {
         f"<|tool_call|>[{_JSON}]<|/tool_call|><|end|>",
         added=("<|tool|>", "<|/tool|>", "<|tool_call|>", "<|/tool_call|>"),
     ),
+    "phi-4-mini-served": Family(
+        "{{ '<|system|>\n' }}{% for t in tools or [] %}{{ t | tojson(indent=4) }}{% endfor %}{{ '<|end|>' }}{% for m in messages %}{{ '<|' + m.role + '|>' }}"
+        "{% if m.content %}{{ '\n' + m.content }}{% else %}{% for c in m.tool_calls %}{{ '\n{\"name\": \"' + c.function.name + '\", \"arguments\": ' }}"
+        "{{ c.function.arguments }}{{ '}' }}{% endfor %}{% endif %}{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+        ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+        f"{_JSON}<|end|>",
+    ),
     "deepseek-v3": Family(
         _DEEPSEEK.replace(
             "CALL",
@@ -296,14 +323,20 @@ FAMILIES = {
         "<｜tool▁calls▁end｜><｜end▁of▁sentence｜>",
     ),
     "deepseek-v3.1": Family(
-        _DEEPSEEK.replace(
-            "CALL",
-            "{{ '<｜tool▁call▁begin｜>' + c.function.name + '<｜tool▁sep｜>' + c.function.arguments + '<｜tool▁call▁end｜>' }}",
-        ),
+        "{% set ns = namespace(asked=false) %}{{ bos_token }}{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}"
+        "{% if m.role == 'user' %}{{ '<｜User｜>' + m.content }}{% set ns.asked = true %}{% elif m.role == 'tool' %}"
+        "{{ '<｜tool▁output▁begin｜>' + m.content + '<｜tool▁output▁end｜>' }}{% elif m.tool_calls %}{% if ns.asked %}{{ '<｜Assistant｜></think>' }}{% endif %}"
+        "{{ '    ' }}{% for c in m.tool_calls %}{% if loop.first %}{{ (m.content or '') + '<｜tool▁calls▁begin｜>' }}{% endif %}"
+        "{{ '<｜tool▁call▁begin｜>' + c.function.name + '<｜tool▁sep｜>' + c.function.arguments + '<｜tool▁call▁end｜>' }}{% endfor %}"
+        "{{ '<｜tool▁calls▁end｜><｜end▁of▁sentence｜>' }}{% set ns.asked = false %}{% else %}"
+        "{% if ns.asked %}{{ '<｜Assistant｜>\n</think>' }}{% endif %}{{ m.content + '<｜end▁of▁sentence｜>' }}{% set ns.asked = false %}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt and ns.asked %}{{ '<｜Assistant｜>' + ('<think>' if thinking else '</think>') }}{% endif %}",
         _DEEPSEEK_TOKENS,
-        'Let me look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>search<｜tool▁sep｜>{"query": "who?", "limit": 3}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
-        "<｜end▁of▁sentence｜>",
-        text="Let me look.",
+        'hm</think>Let me look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>search<｜tool▁sep｜>{"query": "who?", "limit": 3}<｜tool▁call▁end｜>'
+        "<｜tool▁calls▁end｜><｜end▁of▁sentence｜>",
+        "hm",
+        "Let me look.",
+        _THINK,
     ),
     "glm-4.5": Family(
         "[gMASK]<sop>{% for t in tools or [] %}{{ '<|system|>\n' }}{{ t | tojson }}{% endfor %}{% for m in messages %}{% if m.role == 'assistant' %}"
@@ -335,6 +368,18 @@ FAMILIES = {
         "Let me look.",
         _THINK,
         again=f"</think>Let me look.{_KIMI_CALL}<|im_end|>",
+    ),
+    "kimi-k2-first": Family(
+        "{% if tools %}{{ '<|im_system|>tool_declare<|im_middle|>' }}{{ tools | tojson }}{{ '<|im_end|>' }}{% endif %}{% for m in messages %}"
+        "{{ '<|im_' + ('system' if m.role in ['system', 'tool'] else m.role) + '|>' + m.role + '<|im_middle|>' }}"
+        "{% if m.role == 'tool' %}{{ '## Return of ' + m.tool_call_id + '\n' }}{% endif %}{{ m.content }}{% if m.tool_calls %}"
+        "{{ '<|tool_calls_section_begin|>' }}{% for c in m.tool_calls %}{{ '<|tool_call_begin|>functions.' + c.function.name + ':' + loop.index0 | string }}"
+        "{{ '<|tool_call_argument_begin|>' + c.function.arguments | tojson + '<|tool_call_end|>' }}{% endfor %}{{ '<|tool_calls_section_end|>' }}{% endif %}"
+        "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_assistant|>assistant<|im_middle|>' }}{% endif %}",
+        _KIMI_TOKENS,
+        f"Let me look.{_KIMI_CALL}<|im_end|>",
+        text="Let me look.",
+        again=f"Let me look.{_KIMI_CALL}<|im_end|><|im_system|>tool<|im_middle|>## Return of functions.search:0\n",
     ),
     "kimi-k3": Family(
         "{% macro open(tag) %}{{ '<|open|>' + tag + '<|sep|>' }}{% endmacro %}{% macro close(tag) %}{{ '<|close|>' + tag + '<|sep|>' }}{% endmacro %}"
