@@ -8,8 +8,8 @@ Every question's record goes into `results/skills/NAME.jsonl`, from which a run 
 
 - `answerable` by AUROC, beside the plain backbone asked in words (probability of yes), and the log-probability of the answer, its sum and its
   mean per token. Differences come with 95 % intervals by paired bootstrap.
-- `cite` by how often the first passage that it names holds the answer, of the questions that have such a passage, beside the first passage, the
-  one with most words in common with the answer, and the plain backbone asked in words.
+- `cite`, if there is a set for it, by how often the first passage that it names holds the answer, of the questions that have such a passage,
+  beside the first passage, the one with most words in common with the answer, and the plain backbone asked in words.
 - `check`, with --check, by AUROC on one right or wrong answer to each question, beside the same ways; records go to `NAME-check.jsonl`.
 - exact match of the surest 80 % beside that of all.
 - seconds of the answer and all skills together beside the answer alone, in turns.
@@ -213,7 +213,8 @@ def _bootstrap(statistic: Callable[..., float], *scores: Sequence[float]) -> lis
     return [float(found.low), float(found.high)]
 
 
-def cite(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def passages(records: Sequence[dict[str, Any]], cites: bool) -> dict[str, Any]:
+    """How often each way names a passage that holds the answer; `cite` too, if its tokens were attached."""
     having = [one for one in records if one["holding"] and len(one["holding"]) < PASSAGES]
     named: dict[str, Callable[[dict[str, Any]], int]] = {
         "cite": lambda one: (one["citations"] or [0])[0],
@@ -221,19 +222,22 @@ def cite(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "most words in common": lambda one: one["most words in common"],
         "citation in words": lambda one: one["citation in words"],
     }
+    if not cites:
+        del named["cite"]
     hits = {way: [float(number(one) in one["holding"]) for one in having] for way, number in named.items()}
-    cited, holding = [one["citations"] for one in records], [one["holding"] for one in records]
-    return {
+    found: dict[str, Any] = {
         "questions": len(having),
-        "names a passage that holds the answer": {
+        "names one that holds the answer": {
             way: {"share": statistics.mean(each), "interval": asdict(interval(each))}
             for way, each in hits.items()
         },
-        "gain over": {
-            way: asdict(compare(hits["cite"], each)) for way, each in hits.items() if way != "cite"
-        },
-        "all citations": asdict(citation_scores(cited, holding)),
     }
+    if cites:
+        cited, holding = [one["citations"] for one in records], [one["holding"] for one in records]
+        others = {way: each for way, each in hits.items() if way != "cite"}
+        found["gain over"] = {way: asdict(compare(hits["cite"], each)) for way, each in others.items()}
+        found["all citations"] = asdict(citation_scores(cited, holding))
+    return found
 
 
 def selective(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -293,8 +297,8 @@ def main() -> None:
         result["check"] = sureness("check", done)
     else:
         result |= {"answerable": sureness("answerable", done), "selective": selective(done)}
-    if "cite" in digests and any(len(one.passages) > 1 for one in found):
-        result["cite"] = cite(done)
+    if not args.check and any(len(one.passages) > 1 for one in found):
+        result["passages"] = passages(done, "cite" in digests)
     if args.time:
         result["time"] = timed(model, found[:TIMED])
     summary = RESULTS / "skills.json"

@@ -264,3 +264,4 @@ class TestScores:
     def test_of_citations(self) -> None:
         found = citation_scores([[2, 1], [], [3]], [[1], [2], []])
         assert (found.precision, found.recall, found.first) == (pytest.approx(1 / 3), 0.5, 0.0)
+        assert found.always_first == 0.5

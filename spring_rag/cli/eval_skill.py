@@ -21,6 +21,7 @@ _LABELS = {
     "precision": "precision of citations",
     "recall": "recall of citations",
     "first": "first citation holds the answer",
+    "always_first": "the passage ranked first holds it",
     "exact_match": "exact match of all answers",
     "exact_match_at_80": "exact match of the surest 80 %",
 }

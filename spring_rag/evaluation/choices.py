@@ -81,11 +81,13 @@ class CitationScores:
         precision: share of the cited passages that hold the answer.
         recall: share of the passages that hold the answer that are cited.
         first: share of the questions that have such a passage whose first citation is one.
+        always_first: the same share if the passage that was ranked first is always cited.
     """
 
     precision: float
     recall: float
     first: float
+    always_first: float
 
 
 def citation_scores(cited: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> CitationScores:
@@ -102,4 +104,5 @@ def citation_scores(cited: Sequence[Sequence[int]], right: Sequence[Sequence[int
         precision=hits / max(1, sum(len(c) for c, _ in both)),
         recall=hits / max(1, sum(len(r) for _, r in both)),
         first=sum(c[:1] != [] and c[0] in r for c, r in possible) / max(1, len(possible)),
+        always_first=sum(1 in r for _, r in possible) / max(1, len(possible)),
     )

@@ -42,7 +42,7 @@ class SkillScores:
         task: name of the skill.
         questions: how many.
         scores: by name, each from 0 to 1: `auroc`, `accuracy`, `always_yes` (the accuracy of saying yes to all), `calibration_error` of
-            a skill that says yes or no; `precision`, `recall` and `first` of citations; `accuracy` of other choices; with answers `exact_match`, and
+            a skill that says yes or no; `precision`, `recall`, `first` and `always_first` of citations; `accuracy` of other choices; with answers `exact_match`, and
             `exact_match_at_80` of the four in five questions that the skill is surest of.
         coverage: exact match of the surest 1, 2, 3, … answers; empty without answers.
     """
