@@ -35,15 +35,12 @@ demo-tokens: .venv/.installed-dev  ## train the shipped tokens again (an hour on
 SKILLS := build/skills
 SKILLS_RECIPE := --dtype bfloat16 -n 24 --min-passages 5 --max-passages 5 --k-schedule all --scheduler cosine --init-tokens spring_rag/demo/tokens
 
-demo-skills: .venv/.installed-dev  ## train the shipped skills again (two hours on 2 cores), on what `make demo-tokens` left; DEV names held-out questions
+demo-skills: .venv/.installed-dev  ## train the shipped skills again (an hour on 2 cores), on what `make demo-tokens` left; DEV names held-out questions
 	$(BIN)/python benchmarks/skill_data.py $(TOKENS)/data/first.jsonl $(SKILLS)/data
 	backbone="$$($(BIN)/python -c 'from spring_rag.demo.default import default_backbone; print(default_backbone())')" && \
-	train() { $(BIN)/spring-rag train --task "$$1" --model "$$backbone" --data "$(SKILLS)/data/$$2.jsonl" --eval-data "$(DEV)" \
-		--output "$(SKILLS)/trained/$$1" $(SKILLS_RECIPE) "$${@:3}"; } && \
-	train answerable answerable --batch-size 20 --max-length 1280 --max-steps 120 --save-steps 50 --unanswerable 0.001 && \
-	train cite cite --batch-size 18 --max-length 768 --max-steps 60 --save-steps 20 --learning-rate 0.005 && \
-	train check cite --batch-size 18 --max-length 768 --max-steps 100 --save-steps 25
-	$(BIN)/python benchmarks/ship_skills.py $(SKILLS)/trained
+	$(BIN)/spring-rag train --task answerable --model "$$backbone" --data $(SKILLS)/data/answerable.jsonl --eval-data "$(DEV)" \
+		--output $(SKILLS)/trained/answerable $(SKILLS_RECIPE) --batch-size 20 --max-length 1280 --max-steps 120 --save-steps 50 --unanswerable 0.001
+	$(BIN)/python benchmarks/ship_skills.py $(SKILLS)/trained "$(DEV)"
 
 notebooks: .venv/.installed-dev  ## run the notebooks and keep what they print
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb

@@ -1,7 +1,7 @@
 """Write the training data of the shipped skills: `python benchmarks/skill_data.py TRAINING FOLDER`
 
-TRAINING is a file of `training_data.py`, the passage with the answer first in each list. FOLDER gets `answerable.jsonl` and `cite.jsonl`, the
-latter for `check`, too. In both, questions on different things share a context: it holds the passage that answers some of them, and of the
+TRAINING is a file of `training_data.py`, the passage with the answer first in each list. FOLDER gets `answerable.jsonl` and `cite.jsonl`.
+In both, questions on different things share a context: it holds the passage that answers some of them, and of the
 others only what retrieval found beside it. So a context is computed once for several questions, and most contexts answer some and not others.
 """
 

@@ -10,7 +10,7 @@ Every question's record goes into `results/skills/NAME.jsonl`, from which a run 
   mean per token. Differences come with 95 % intervals by paired bootstrap.
 - `cite`, if there is a set for it, by how often the first passage that it names holds the answer, of the questions that have such a passage,
   beside the first passage, the one with most words in common with the answer, and the plain backbone asked in words.
-- `check`, with --check, by AUROC on one right or wrong answer to each question, beside the same ways; records go to `NAME-check.jsonl`.
+- `check`, with --check, by AUROC on one right or wrong answer to each question, beside the plain backbone asked in words; records go to `NAME-check.jsonl`.
 - exact match of the surest 80 % beside that of all.
 - seconds of the answer and all skills together beside the answer alone, in turns.
 """
@@ -31,7 +31,7 @@ from scipy import stats
 
 from spring_rag import RagPrompt, RagTemplate, SpringModel
 from spring_rag.asking import ask, attached_skills
-from spring_rag.backends.base import GenerationSettings, Request
+from spring_rag.backends.base import GenerationSettings
 from spring_rag.cli.console import Progress
 from spring_rag.data.examples import RagExample, load_examples
 from spring_rag.data.matching import normalise
@@ -47,7 +47,7 @@ from spring_rag.skills.asking import ask_skill
 from spring_rag.skills.check import Check
 from spring_rag.skills.cite import Cite
 from spring_rag.skills.samples import Sample, samples
-from spring_rag.skills.skill import held, written
+from spring_rag.skills.skill import held
 
 PASSAGES, NEW, TIMED, SEED, COVERAGE, RESAMPLES = 5, 32, 8, 0, 0.8, 1999
 ONE = GenerationSettings(max_new_tokens=1)
@@ -81,6 +81,7 @@ class CheckInWords(Check):
 
     line = "Question: {question}\nDo the passages above support this answer? Answer Yes or No."
     yes = "Yes"
+    choosing = Skill.choosing
 
     def targets(self, passages: int) -> tuple[str, ...]:  # noqa: ARG002
         return ("Yes", "No")
@@ -140,17 +141,12 @@ def in_words(model: SpringModel, skill: Skill, sample: Sample) -> list[float]:
 def check_record(model: SpringModel, sample: Sample) -> dict[str, Any]:
     """All that is known of one answer that is judged."""
     assert sample.claim is not None
-    prompt = RagPrompt(sample.example.question, sample.passages, model.template())
-    tokens = len(model.backend.tokens() or ())
-    request = Request(encode(prompt, model.tokenizer), num_tokens=tokens, prompt=prompt.to_prompt())
-    ids = written(sample.claim, prompt.template, model.tokenizer)
-    logprob = _logprob(model, request, ids)
+    claimed = replace(sample, question=f"{sample.question}\nAnswer: {sample.claim}")
     return {
         "question": _digest(sample),
         "truth": sample.target == "yes",
         "check": model.check(sample.example.question, sample.claim, sample.passages),
-        "yes in words": in_words(model, CheckInWords(), sample)[0],
-        **dict(zip(LIKELIHOODS, (logprob, logprob / len(ids)), strict=True)),
+        "yes in words": in_words(model, CheckInWords(), claimed)[0],
     }
 
 
@@ -159,27 +155,16 @@ def _digest(sample: Sample) -> str:
     return hashlib.sha256(sample.question.encode()).hexdigest()[:12]
 
 
-def _logprob(model: SpringModel, request: Request, written: Sequence[int]) -> float:
-    """The log-probability of an answer, its end included."""
-    ids = request.encoded.ids
-    requests = [
-        replace(request, encoded=replace(request.encoded, ids=(*ids, *written[:at])), choices=(one,))
-        for at, one in enumerate(written)
-    ]
-    return sum(one.logprobs[0] for one in model.backend.generate(requests, ONE))
-
-
 def _most_words(answer: str, passages: Sequence[str]) -> int:
     words = set(normalise(answer).split())
     common = [len(words & set(normalise(one).split())) for one in passages]
     return 1 + max(range(len(passages)), key=common.__getitem__)
 
 
-def sureness(task: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the probability of a skill's yes is worth, beside simpler ways."""
+def sureness(task: str, others: Sequence[str], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the probability of a skill's yes is worth, beside other ways."""
     truths = [one["truth"] for one in records]
-    ways = (task, "yes in words", *LIKELIHOODS)
-    scores = {way: [one[way] for one in records] for way in ways}
+    scores = {way: [one[way] for one in records] for way in (task, *others)}
     ours = scores[task]
     return {
         "questions": len(records),
@@ -294,9 +279,12 @@ def main() -> None:
     digests = {task: model.backend.bank[name].digest for task, name in attached_skills(model.backend).items()}
     result: dict[str, Any] = {"dtype": str(args.dtype)}
     if args.check:
-        result["check"] = sureness("check", done)
+        result["check"] = sureness("check", ["yes in words"], done)
     else:
-        result |= {"answerable": sureness("answerable", done), "selective": selective(done)}
+        result |= {
+            "answerable": sureness("answerable", ["yes in words", *LIKELIHOODS], done),
+            "selective": selective(done),
+        }
     if not args.check and any(len(one.passages) > 1 for one in found):
         result["passages"] = passages(done, "cite" in digests)
     if args.time:

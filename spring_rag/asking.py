@@ -14,6 +14,7 @@ from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.skills import ANSWER, ANSWERABLE, CHECK, CITE, skill_of
 from spring_rag.skills.asking import AskedSkill, ask_skill
 from spring_rag.skills.cite import citations
+from spring_rag.skills.skill import written
 
 if TYPE_CHECKING:
     from spring_rag.backends.base import Backend, FinishReason, Generation, Request, Usage
@@ -181,15 +182,17 @@ def check(backend: Backend, question: str, answer: str, passages: Sequence[str])
         msg = f"checking an answer needs virtual tokens of the task {CHECK!r}; attach some with add_skill"
         raise TokensError(msg)
     tokens = backend.bank[attached[CHECK]]
-    claim = skill_of(CHECK).asked(question, answer)
-    prompt = RagPrompt(claim, passages, skill_template(tokens, RagTemplate()))
+    prompt = RagPrompt(question, passages, skill_template(tokens, RagTemplate()))
     one = GenerationSettings(max_new_tokens=1)
-    [fitted] = fit_beside([prompt], backend, [len(tokens)], one.max_new_tokens)
-    asked = _asked(backend, attached[CHECK], *fitted)
+    claimed = written(answer, prompt.template, backend.tokenizer)
+    [fitted] = fit_beside([prompt], backend, [len(tokens)], len(claimed))
+    asked = _asked(backend, attached[CHECK], *fitted, claim=answer)
     return asked.probabilities(answers(backend, asked.requests, one))[asked.skill.yes_at]
 
 
-def _asked(backend: Backend, name: str, prompt: RagPrompt, encoded: Encoded) -> AskedSkill:
+def _asked(
+    backend: Backend, name: str, prompt: RagPrompt, encoded: Encoded, claim: str | None = None
+) -> AskedSkill:
     """Put a question to all virtual tokens of a set, in the form of the skill that they were trained for."""
     tokens = backend.bank[name]
     return ask_skill(
@@ -200,6 +203,7 @@ def _asked(backend: Backend, name: str, prompt: RagPrompt, encoded: Encoded) -> 
         tokens=name,
         num_tokens=len(tokens),
         calibration=tokens.calibration,
+        claim=claim,
     )
 
 

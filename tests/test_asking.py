@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import exp
 
 import pytest
 import torch
@@ -195,6 +196,14 @@ class TestCheck:
         )
         assert 0 < right < 1
         assert right != wrong
+
+    def test_it_is_how_likely_the_answer_is(self, answering: VirtualTokens) -> None:
+        model = SpringModel.from_pretrained(BACKBONE, tokens=answering, device="cpu")
+        model.add_skill(replace(answering, task="check"))
+        assert model.check(QUESTION, ANSWERABLE[0].answer, PASSAGES) > model.check(QUESTION, "no", PASSAGES)
+        told = model.ask(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS)
+        assert told.logprob is not None
+        assert model.check(QUESTION, told.text, PASSAGES) == pytest.approx(exp(told.logprob), rel=1e-3)
 
     def test_without_the_skill_nothing_is_checked(self, answering: VirtualTokens) -> None:
         bare = SpringModel.from_pretrained(BACKBONE, tokens=answering, device="cpu")

@@ -15,7 +15,7 @@ from spring_rag.errors import TokensError
 from spring_rag.prompt import RagTemplate
 from spring_rag.skills import SKILLS, skill_of
 from spring_rag.skills.calibration import calibrated, fit_calibration, fit_ranked, ranked
-from spring_rag.skills.choosing import Choice, Words, branches, probabilities
+from spring_rag.skills.choosing import Choice, Words, Written, branches, probabilities
 from spring_rag.skills.cite import citations
 from spring_rag.skills.samples import samples
 from spring_rag.skills.wrong_answers import wrong_answer
@@ -109,8 +109,11 @@ class TestCheck:
         assert self.skill.target(example, "1901", [LIGHT, SHIP]) == "no"
         assert self.skill.target(example, "1887", [SHIP]) == "no"
 
-    def test_the_answer_stands_behind_the_question(self) -> None:
-        assert self.skill.asked("Who?", "Ada") == "Who?\nAnswer: Ada"
+    def test_it_is_as_likely_as_its_tokens_one_after_the_other(self) -> None:
+        choosing = Written((4, 5, 2))
+        assert choosing.places == [((), (4,)), ((4,), (5,)), ((4, 5), (2,))]
+        found = choosing.probabilities([{4: math.log(0.5)}, {5: math.log(0.8)}, {2: math.log(0.5)}])
+        assert found == pytest.approx([0.2, 0.8])
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from spring_rag.skills import CITE, skill_of
 from spring_rag.skills.asking import ask_in_batches
 from spring_rag.skills.cite import citations
 from spring_rag.skills.samples import Sample, samples
-from spring_rag.skills.skill import held
+from spring_rag.skills.skill import held, written
 
 if TYPE_CHECKING:
     from spring_rag.callbacks import OnProgress
@@ -140,11 +140,17 @@ def _probabilities(
     skill = skill_of(attached.task)
     layout = skill_template(attached, RagTemplate())
     prompts = [RagPrompt(one.question, one.passages, layout) for one in asked]
-    fitted = [fit_beside([prompt], model.backend, [len(attached)], 1)[0] for prompt in prompts]
+    claims = [one.claim for one in asked]
+    lengths = [len(written(claim or "", layout, model.tokenizer)) for claim in claims]
+    fitted = [
+        fit_beside([prompt], model.backend, [len(attached)], length)[0]
+        for prompt, length in zip(prompts, lengths, strict=True)
+    ]
     found = ask_in_batches(
         model.backend,
         skill,
         fitted,
+        claims,
         BATCH_SIZE,
         tokens=tokens,
         num_tokens=len(attached),
@@ -152,9 +158,6 @@ def _probabilities(
         progress=progress,
     )
     return [
-        _Told(
-            one.probabilities(answers),
-            prompt.passages,
-        )
-        for (one, answers), (prompt, _) in zip(found, fitted, strict=True)
+        _Told(probabilities, prompt.passages)
+        for probabilities, (prompt, _) in zip(found, fitted, strict=True)
     ]

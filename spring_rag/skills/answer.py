@@ -11,6 +11,7 @@ class Answer(Skill):
     """Write the answer."""
 
     name = "answer"
+    writes = True
     line = RagTemplate().question
     init_text = (
         "According to the previous relevant passages, please answer the following question. "

@@ -59,6 +59,7 @@ def ask_skill(
     tokens: str | None = None,
     num_tokens: int | None = None,
     calibration: tuple[float, float] | None = None,
+    claim: str | None = None,
 ) -> AskedSkill:
     """Put a question to a skill.
 
@@ -70,8 +71,9 @@ def ask_skill(
         tokens: name of the set of virtual tokens; None is the default set.
         num_tokens: k; None is all of them.
         calibration: of the tokens.
+        claim: the answer that is judged, if the skill judges one.
     """
-    choosing = skill.choosing(prompt.passages, prompt.template, tokenizer)
+    choosing = skill.choosing(prompt.passages, prompt.template, tokenizer, claim)
     plain = Request(encoded, tokens, num_tokens, prompt.to_prompt())
     requests = tuple(
         replace(plain, encoded=replace(encoded, ids=(*encoded.ids, *before)), choices=ids)
@@ -84,39 +86,48 @@ def ask_in_batches(
     backend: Backend,
     skill: Skill,
     fitted: Sequence[tuple[RagPrompt, Encoded]],
+    claims: Sequence[str | None],
     batch_size: int,
     *,
     tokens: str | None = None,
     num_tokens: int | None = None,
     calibration: tuple[float, float] | None = None,
     progress: OnProgress | None = None,
-) -> Iterator[tuple[AskedSkill, list[Generation]]]:
-    """Put many questions to a skill; gives each with what its requests got.
+) -> Iterator[list[float]]:
+    """Put many questions to a skill; gives for each the probabilities of the targets, calibrated where there is a calibration.
 
     Args:
         backend: with the skill's tokens attached.
         skill: one that chooses among targets.
         fitted: prompts in the layout of the skill's tokens, and their ids.
-        batch_size: questions that are asked at once.
+        claims: for each the answer that is judged, if the skill judges one.
+        batch_size: most requests at once, of which a question may make several.
         tokens: as for `ask_skill`.
         num_tokens: as for `ask_skill`.
         calibration: as for `ask_skill`.
         progress: called after each batch with the number of questions asked so far, and of all.
     """
-    for start in range(0, len(fitted), batch_size):
-        asked = [
-            ask_skill(
-                skill,
-                *each,
-                backend.tokenizer,
-                tokens=tokens,
-                num_tokens=num_tokens,
-                calibration=calibration,
-            )
-            for each in fitted[start : start + batch_size]
-        ]
-        found = iter(backend.generate([request for one in asked for request in one.requests], _ONE))
-        for one in asked:
-            yield one, [next(found) for _ in one.requests]
+    asked = [
+        ask_skill(
+            skill,
+            *each,
+            backend.tokenizer,
+            tokens=tokens,
+            num_tokens=num_tokens,
+            calibration=calibration,
+            claim=claim,
+        )
+        for each, claim in zip(fitted, claims, strict=True)
+    ]
+    start = 0
+    while start < len(asked):
+        end = start + 1
+        while end < len(asked) and sum(len(one.requests) for one in asked[start : end + 1]) <= batch_size:
+            end += 1
+        batch = asked[start:end]
+        found = iter(backend.generate([request for one in batch for request in one.requests], _ONE))
+        for one in batch:
+            yield one.probabilities([next(found) for _ in one.requests])
         if progress is not None:
-            progress(start + len(asked), len(fitted))
+            progress(end, len(asked))
+        start = end

@@ -1,6 +1,7 @@
 """How one of several targets is chosen: what a backbone is asked about the token that comes next, and what its answers say.
 
-Either the targets are texts, of which one is written; or each has words of its own, and it is chosen by how likely one of them comes next.
+Either the targets are texts, of which one is written; or each has words of its own, and it is chosen by how likely one of them comes next; or
+they are yes and no, told by how likely another text is.
 """
 
 from abc import ABC, abstractmethod
@@ -88,6 +89,32 @@ class Texts(Choosing):
                 for at in span
             ),
         )
+
+
+class Written(Choosing):
+    """Yes or no, by how likely one text is to be written.
+
+    Args:
+        ids: of the text, with what ends it.
+    """
+
+    def __init__(self, ids: Ids) -> None:
+        self._ids = ids
+
+    @property
+    def places(self) -> Sequence[tuple[Ids, Ids]]:
+        """Each of its ids, behind those before it."""
+        return [(self._ids[:at], (one,)) for at, one in enumerate(self._ids)]
+
+    def probabilities(self, found: Sequence[Mapping[int, float]]) -> list[float]:
+        """That it is written, and that it isn't."""
+        said = exp(sum(told[one] for told, one in zip(found, self._ids, strict=True)))
+        return [said, 1 - said]
+
+    def choice(self, right: Collection[int]) -> Choice:
+        """Nothing of its own: who is to tell this is trained to write what is right."""
+        msg = "a text that is judged is no target"
+        raise NotImplementedError(msg)
 
 
 class Words(Choosing):

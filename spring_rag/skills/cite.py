@@ -53,7 +53,11 @@ class Cite(Skill):
         return tuple(numbers) or (NONE,)
 
     def choosing(
-        self, passages: Sequence[str], template: RagTemplate, tokenizer: "PreTrainedTokenizerBase"
+        self,
+        passages: Sequence[str],
+        template: RagTemplate,
+        tokenizer: "PreTrainedTokenizerBase",
+        claim: str | None = None,  # noqa: ARG002
     ) -> Choosing:
         """By the words of the passages; that none holds the answer is said by a word that is no passage's."""
         other, none = (written(each, template, tokenizer) for each in (_OTHER, NONE))

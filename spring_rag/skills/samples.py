@@ -47,6 +47,6 @@ def samples(
         rng = Random(f"{seed}:{number}:sample")
         passages = robbed_at_random(example, count, rng, robbed)
         claim = skill.claim(example, [example], passages, rng)
-        asked, target = skill.asked(example.question, claim), skill.target(example, claim, passages)
-        found.append(Sample(example, asked, passages, target, claim))
+        target = skill.target(example, claim, passages)
+        found.append(Sample(example, example.question, passages, target, claim))
     return found

@@ -30,6 +30,7 @@ class Skill(ABC):
         robbed: share of examples that lose the passages which hold the answer, where a recipe doesn't say.
         yes: the target whose probability is read, of skills that tell how sure something is; None for others.
         judges: whether it is asked about an answer that is given to it; the others are asked together with each question.
+        writes: whether it is trained to write the answer, and not to choose.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Skill(ABC):
     robbed: float = 0.0
     yes: str | None = None
     judges: bool = False
+    writes: bool = False
 
     @abstractmethod
     def targets(self, passages: int) -> tuple[str, ...]:
@@ -63,7 +65,11 @@ class Skill(ABC):
         return (self.target(example, claim, passages),)
 
     def choosing(
-        self, passages: Sequence[str], template: RagTemplate, tokenizer: "PreTrainedTokenizerBase"
+        self,
+        passages: Sequence[str],
+        template: RagTemplate,
+        tokenizer: "PreTrainedTokenizerBase",
+        claim: str | None = None,  # noqa: ARG002
     ) -> Choosing:
         """How a backbone is asked for one of the targets.
 
@@ -71,6 +77,7 @@ class Skill(ABC):
             passages: as they stand in the prompt.
             template: of the prompt.
             tokenizer: the backbone's.
+            claim: the answer that is judged, if the skill judges one.
         """
         return Texts([written(each, template, tokenizer) for each in self.targets(len(passages))])
 
@@ -98,10 +105,6 @@ class Skill(ABC):
         if self.yes is None:
             return None
         return fit_calibration([each[self.yes_at] for each in found], [self.yes_at in each for each in right])
-
-    def asked(self, question: str, claim: str | None = None) -> str:  # noqa: ARG002
-        """What stands in place of the line's `{question}`."""
-        return question
 
     def claim(
         self,

@@ -16,7 +16,6 @@ from spring_rag.errors import DataError
 from spring_rag.fitting import fit
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.recipe import TrainingRecipe
-from spring_rag.skills import ANSWER
 from spring_rag.skills.skill import written
 from spring_rag.training.ways import Example
 
@@ -71,7 +70,7 @@ class RagExamples(Dataset[Item]):
         self.tokenizer = tokenizer
         self.recipe = recipe
         self.epoch = 0
-        self._answers = recipe.task == ANSWER
+        self._answers = recipe.skill.writes
         self._instead = [recipe.unanswerable_answer] if self._answers and recipe.unanswerable > 0 else []
         self.groups = _same_passages(examples)
         self._mates: dict[int, list[RagExample]] = {}
@@ -89,8 +88,6 @@ class RagExamples(Dataset[Item]):
         index = sample.index
         rng = self._rng(index)
         ranked = self._draw(index, rng)
-        claim = self._claim(index, ranked.passages)
-        ranked = replace(ranked, question=self.recipe.skill.asked(ranked.question, claim))
         # The passages that fit decide which answer is trained, so there must be room for either.
         budget = min(self._budget(self._target(each, ranked.template)) for each in self._possible(index))
         order = rng.sample(range(len(ranked.passages)), len(ranked.passages))
@@ -99,16 +96,17 @@ class RagExamples(Dataset[Item]):
         if self._answers:
             target = self._target(self.accepted(index, prompt.passages)[0], ranked.template)
             return Item((encoded, target), self.epoch, sample.step, lost)
+        claim = self._claim(index, ranked.passages)
         targets = self.recipe.skill.targets(len(prompt.passages))
         right = self.recipe.skill.right(self.examples[index], claim, prompt.passages)
-        choosing = self.recipe.skill.choosing(prompt.passages, ranked.template, self.tokenizer)
+        choosing = self.recipe.skill.choosing(prompt.passages, ranked.template, self.tokenizer, claim)
         made = choosing.choice([targets.index(each) for each in right])
         asked = replace(encoded, ids=(*encoded.ids, *made.before))
         return Item((asked, made.target), self.epoch, sample.step, lost, made.among)
 
     def _possible(self, index: int) -> Sequence[str]:
         """Return all texts that an example may be trained to write."""
-        targets = self.recipe.skill.targets(self.recipe.max_passages)
+        targets = () if self._answers else self.recipe.skill.targets(self.recipe.max_passages)
         return targets or [self.examples[index].answers[0], *self._instead]
 
     def _claim(self, index: int, passages: Sequence[str]) -> str | None:
@@ -195,10 +193,8 @@ class RagExamples(Dataset[Item]):
         if self.recipe.chat > 0:
             templates.add(replace(self.recipe.template, chat=True))
         answer = max(self._possible(index), key=len)
-        # A claim is about as long as the answer.
-        question = self.recipe.skill.asked(example.question, example.answers[0])
         return all(
-            len(encode(RagPrompt(question, (), template), self.tokenizer).ids)
+            len(encode(RagPrompt(example.question, (), template), self.tokenizer).ids)
             <= self._budget(self._target(answer, template))
             for template in templates
         )

@@ -14,6 +14,7 @@ from spring_rag.prompt import RagPrompt
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.skills.asking import ask_in_batches
 from spring_rag.skills.samples import samples
+from spring_rag.skills.skill import written
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.heldout import check_ks
 
@@ -47,7 +48,9 @@ class HeldOutChoices:
         self._backend = LocalBackend(hf_model, tokenizer)
         self._backbone = BackboneRecord.of(hf_model)
         asked = samples(self._skill, examples, recipe.max_passages, recipe.seed)
-        budget = room(self._backend.context_length, recipe.num_tokens, 1)
+        self._claims = [one.claim for one in asked]
+        longest = max(len(written(one or "", recipe.answer_template, tokenizer)) for one in self._claims)
+        budget = room(self._backend.context_length, recipe.num_tokens, longest)
         # Fitted before training, so that a question that is too long doesn't fail after hours.
         self._fitted = [
             fit(RagPrompt(one.question, one.passages, recipe.answer_template), budget, tokenizer)
@@ -98,6 +101,6 @@ class HeldOutChoices:
         """Return for each sample the probabilities of the targets, not calibrated."""
         self._backend.add_tokens("default", VirtualTokens(matrix, backbone=self._backbone))
         found = ask_in_batches(
-            self._backend, self._skill, self._fitted, self._recipe.batch_size, num_tokens=k
+            self._backend, self._skill, self._fitted, self._claims, self._recipe.batch_size, num_tokens=k
         )
-        return [one.probabilities(answers) for one, answers in found]
+        return list(found)
