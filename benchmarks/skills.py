@@ -268,31 +268,33 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="the backbone; the default one if not given")
     parser.add_argument("--skills", type=Path, default=SKILLS, help="folder with a set for each skill")
     parser.add_argument("--check", action="store_true", help="measure check alone")
-    parser.add_argument("--time", action="store_true", help="measure seconds, too; alone on the machine")
+    parser.add_argument(
+        "--time", action="store_true", help="measure seconds alone; with nothing else running"
+    )
     args = parser.parse_args()
     model = SpringModel.from_pretrained(args.model or default_backbone(), tokens=TOKENS, dtype=args.dtype)
     for task in ("check",) if args.check else ("answerable", "cite"):
         if (args.skills / task).exists():
             model.add_skill(args.skills / task)
     found = questions(args.questions, "check" if args.check else "answerable")[: args.limit]
-    done = records(args, model, found)
-    digests = {task: model.backend.bank[name].digest for task, name in attached_skills(model.backend).items()}
+    attached = attached_skills(model.backend)
     result: dict[str, Any] = {"dtype": str(args.dtype)}
-    if args.check:
-        result["check"] = sureness("check", ["yes in words"], done)
-    else:
-        result |= {
-            "answerable": sureness("answerable", ["yes in words", *LIKELIHOODS], done),
-            "selective": selective(done),
-        }
-    if not args.check and any(len(one.passages) > 1 for one in found):
-        result["passages"] = passages(done, "cite" in digests)
     if args.time:
-        result["time"] = timed(model, found[:TIMED])
+        result["time"] = {"asked": sorted(attached), **timed(model, found[:TIMED])}
+    elif args.check:
+        result["check"] = sureness("check", ["yes in words"], records(args, model, found))
+    else:
+        done = records(args, model, found)
+        others = ["yes in words", *LIKELIHOODS]
+        result |= {"answerable": sureness("answerable", others, done), "selective": selective(done)}
+        if any(len(one.passages) > 1 for one in found):
+            result["passages"] = passages(done, "cite" in attached)
     summary = RESULTS / "skills.json"
     sets = json.loads(summary.read_text(encoding="utf-8"))["sets"] if summary.exists() else {}
     known = sets.get(args.name, {})
-    result["tokens"] = {**known.get("tokens", {}), **digests}
+    digests = {task: model.backend.bank[name].digest for task, name in attached.items()}
+    if not args.time:
+        result["tokens"] = {**known.get("tokens", {}), **digests}
     save("skills", {"sets": {**sets, args.name: {**known, **result}}})
 
 

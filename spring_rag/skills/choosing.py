@@ -12,9 +12,6 @@ from math import exp
 
 Ids = tuple[int, ...]
 
-_MOST_IDS = 128
-"""That vLLM tells the probabilities of at once."""
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -133,9 +130,8 @@ class Words(Choosing):
 
     @property
     def places(self) -> Sequence[tuple[Ids, Ids]]:
-        """All words, as many at a time as may be asked for."""
-        ids = tuple(self._count)
-        return [(self._before, ids[at : at + _MOST_IDS]) for at in range(0, len(ids), _MOST_IDS)]
+        """All words."""
+        return [(self._before, tuple(self._count))]
 
     def probabilities(self, found: Sequence[Mapping[int, float]]) -> list[float]:
         """Those of their words, summed up."""

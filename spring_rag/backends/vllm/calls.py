@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 NO_IDS = (
     "the server doesn't say which tokens it read and wrote (return_token_ids); expected vLLM 0.32 or newer"
 )
+
+
+_MOST_IDS = 128
+"""Whose probabilities a server tells at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,14 @@ class Call:
         choices: Sequence[int] = (),
         logprobs: bool = False,
     ) -> Reply:
-        """The whole answer, if asked with the log-probabilities of its ids; with `choices` theirs as the first token of one."""
+        """The whole answer, if asked with the log-probabilities of its ids; with `choices` theirs as the first token of one.
+
+        More choices than a server tells of at once take several requests.
+        """
+        if len(choices) > _MOST_IDS:
+            starts = range(0, len(choices), _MOST_IDS)
+            parts = [await self.send(client, model, settings, choices[at : at + _MOST_IDS]) for at in starts]
+            return replace(parts[0], logprobs=tuple(one for part in parts for one in part.logprobs))
         create, arguments = self._endpoint(client, model, settings)
         if choices or logprobs:
             arguments["logprobs"] = 1 if self.layout is None else True
