@@ -64,7 +64,8 @@ class Generation:
             included, and `SpringModel` parts them.
         tool_calls: what the backbone asks for, where its prompt has tools. A backend leaves them in `text`, too.
         logprobs: of each of the request's `choices`, natural logarithms of probabilities; empty where none were asked for.
-        logprob: natural logarithm of the probability of `token_ids`, before temperature and its kin; None unless the settings ask for it.
+        logprob: natural logarithm of the probability of `token_ids`, before temperature and its kin; None unless the settings ask for it,
+            and where a server doesn't tell.
     """
 
     text: str

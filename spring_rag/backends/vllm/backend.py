@@ -265,9 +265,8 @@ class VLLMBackend(Backend):
                         used = usage(request.encoded, call.virtual, 0)
                         return Generation("", "length", used, (), call.form, logprobs=reply.logprobs)
                     answer = self._answer(request, call, reply.ids, reply.finish_reason, settings)
-                    if settings.logprob:
-                        written = reply.logprobs[: len(answer.token_ids)]
-                        return replace(answer, logprob=sum(written))
+                    if settings.logprob and reply.logprobs:
+                        return replace(answer, logprob=sum(reply.logprobs[: len(answer.token_ids)]))
                     return answer
                 server.misread(call)
             raise not_light(request)

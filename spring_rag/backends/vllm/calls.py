@@ -188,14 +188,11 @@ def _logprobs(choice: Any, choices: Sequence[int]) -> tuple[float, ...]:
 
 
 def _written(choice: Any) -> tuple[float, ...]:
-    """Those of all tokens of an answer."""
-    told = choice.logprobs
+    """Those of all tokens of an answer; none where the server doesn't tell."""
+    told: Any = getattr(choice, "logprobs", None)
     if getattr(told, "content", None):
         return tuple(one.logprob for one in told.content)
-    if found := getattr(told, "token_logprobs", None):
-        return tuple(found)
-    msg = "the server doesn't tell how likely its answer is (logprobs); expected vLLM 0.32 or newer"
-    raise BackendError(msg)
+    return tuple(getattr(told, "token_logprobs", None) or ())
 
 
 def _prompt_ids(reply: Any, choice: Any) -> list[int] | None:
