@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from spring_rag.answering import answers, num_used, request_of
 from spring_rag.backends.base import GenerationSettings
-from spring_rag.errors import TokensError
+from spring_rag.errors import PromptTooLongError, TokensError
 from spring_rag.fitting import fit_beside
 from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.skills import ANSWER, ANSWERABLE, CHECK, CITE, skill_of
@@ -185,6 +185,13 @@ def check(backend: Backend, question: str, answer: str, passages: Sequence[str])
     prompt = RagPrompt(question, passages, skill_template(tokens, RagTemplate()))
     one = GenerationSettings(max_new_tokens=1)
     claimed = written(answer, prompt.template, backend.tokenizer)
+    longest = backend.context_length
+    if longest is not None and len(claimed) + len(tokens) >= longest:
+        msg = (
+            f"the answer to check has {len(claimed)} tokens, and the backbone's context holds {longest} with passages, question and "
+            f"{len(tokens)} virtual tokens; check a part of the answer at a time"
+        )
+        raise PromptTooLongError(msg)
     [fitted] = fit_beside([prompt], backend, [len(tokens)], len(claimed))
     asked = _asked(backend, attached[CHECK], *fitted, claim=answer)
     return asked.probabilities(answers(backend, asked.requests, one))[asked.skill.yes_at]

@@ -205,6 +205,10 @@ class TestCheck:
         assert told.logprob is not None
         assert model.check(QUESTION, told.text, PASSAGES) == pytest.approx(exp(told.logprob), rel=1e-3)
 
+    def test_an_answer_longer_than_the_context_is_refused(self, model: SpringModel) -> None:
+        with pytest.raises(PromptTooLongError, match=r"the answer to check has \d+ tokens, .* check a part"):
+            model.check(QUESTION, "the sea " * 3000, PASSAGES)
+
     def test_without_the_skill_nothing_is_checked(self, answering: VirtualTokens) -> None:
         bare = SpringModel.from_pretrained(BACKBONE, tokens=answering, device="cpu")
         with pytest.raises(TokensError, match="checking an answer needs virtual tokens of the task 'check'"):
