@@ -54,16 +54,22 @@ ONE = GenerationSettings(max_new_tokens=1)
 LIKELIHOODS = ("log-probability", "log-probability per token")
 
 
-class AnswerableInWords(Answerable):
+class YesOrNoInWords(Skill):
+    """The plain backbone asked in words, for a yes or no."""
+
+    yes = "Yes"
+    choosing = Skill.choosing
+
+    def targets(self, passages: int) -> tuple[str, ...]:  # noqa: ARG002
+        return ("Yes", "No")
+
+
+class AnswerableInWords(YesOrNoInWords, Answerable):
     """The plain backbone asked in words."""
 
     line = (
         "Question: {question}\nDo the passages above contain the answer to this question? Answer Yes or No."
     )
-    yes = "Yes"
-
-    def targets(self, passages: int) -> tuple[str, ...]:  # noqa: ARG002
-        return ("Yes", "No")
 
 
 class CiteInWords(Cite):
@@ -76,15 +82,10 @@ class CiteInWords(Cite):
         return tuple(map(str, range(1, passages + 1)))
 
 
-class CheckInWords(Check):
+class CheckInWords(YesOrNoInWords, Check):
     """The plain backbone asked in words."""
 
     line = "Question: {question}\nDo the passages above support this answer? Answer Yes or No."
-    yes = "Yes"
-    choosing = Skill.choosing
-
-    def targets(self, passages: int) -> tuple[str, ...]:  # noqa: ARG002
-        return ("Yes", "No")
 
 
 def questions(path: Path, task: str) -> list[Sample]:

@@ -14,7 +14,7 @@ from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.skills import ANSWER, ANSWERABLE, CHECK, CITE, skill_of
 from spring_rag.skills.asking import AskedSkill, ask_skill
 from spring_rag.skills.cite import citations
-from spring_rag.skills.skill import written
+from spring_rag.skills.skill import claimed
 
 if TYPE_CHECKING:
     from spring_rag.backends.base import Backend, FinishReason, Generation, Request, Usage
@@ -184,15 +184,15 @@ def check(backend: Backend, question: str, answer: str, passages: Sequence[str])
     tokens = backend.bank[attached[CHECK]]
     prompt = RagPrompt(question, passages, skill_template(tokens, RagTemplate()))
     one = GenerationSettings(max_new_tokens=1)
-    claimed = written(answer, prompt.template, backend.tokenizer)
+    length = len(claimed(answer, prompt.template, backend.tokenizer))
     longest = backend.context_length
-    if longest is not None and len(claimed) + len(tokens) >= longest:
+    if longest is not None and length + len(tokens) >= longest:
         msg = (
-            f"the answer to check has {len(claimed)} tokens, and the backbone's context holds {longest} with passages, question and "
+            f"the answer to check has {length} tokens, and the backbone's context holds {longest} with passages, question and "
             f"{len(tokens)} virtual tokens; check a part of the answer at a time"
         )
         raise PromptTooLongError(msg)
-    [fitted] = fit_beside([prompt], backend, [len(tokens)], len(claimed))
+    [fitted] = fit_beside([prompt], backend, [len(tokens)], length)
     asked = _asked(backend, attached[CHECK], *fitted, claim=answer)
     return asked.probabilities(answers(backend, asked.requests, one))[asked.skill.yes_at]
 

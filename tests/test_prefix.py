@@ -271,7 +271,7 @@ def test_backends_may_run_at_once(build_model, tokenizer, make_tokens, make_requ
 def test_a_roomy_layer_holds_what_a_plain_one_does(steps):
     plain, first = DynamicLayer(), (torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4))
     plain.update(*(one[:, :, :7] for one in first))
-    roomy = RoomyLayer(*(one[:, :, :7] for one in first), held=7)
+    roomy = RoomyLayer(*first, held=7)
     for width in [steps] * 60:
         keys, values = torch.randn(2, 3, width, 4), torch.randn(2, 3, width, 4)
         for expected, found in zip(plain.update(keys, values), roomy.update(keys, values), strict=True):

@@ -37,7 +37,8 @@ def with_skills(
     Returns:
         A Runnable that gives a dict: `answer` (empty where it is withheld), `answerable` (None without that skill), `citations`
         (numbers of documents from 1, likeliest first), `sources` (the cited documents), `withheld`, `logprob` (the higher, the surer is
-        the model of its answer), and `message`, an `AIMessage` that has all of this but the documents in its `response_metadata`. It raises what `SpringModel.ask` raises.
+        the model of its answer), and `message`, an `AIMessage` that has all of this but the documents in its `response_metadata`. It
+        raises what `SpringModel.ask` raises.
     """
 
     def answer(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from spring_rag.skills import CITE, skill_of
 from spring_rag.skills.asking import ask_in_batches
 from spring_rag.skills.cite import citations
 from spring_rag.skills.samples import Sample, samples
-from spring_rag.skills.skill import held, written
+from spring_rag.skills.skill import claimed, held
 
 if TYPE_CHECKING:
     from spring_rag.callbacks import OnProgress
@@ -42,8 +42,8 @@ class SkillScores:
         task: name of the skill.
         questions: how many.
         scores: by name, each from 0 to 1: `auroc`, `accuracy`, `always_yes` (the accuracy of saying yes to all), `calibration_error` of
-            a skill that says yes or no; `precision`, `recall`, `first` and `always_first` of citations; `accuracy` of other choices; with answers `exact_match`, and
-            `exact_match_at_80` of the four in five questions that the skill is surest of.
+            a skill that says yes or no; `precision`, `recall`, `first` and `always_first` of citations; `accuracy` of other choices; with
+            answers `exact_match`, and `exact_match_at_80` of the four in five questions that the skill is surest of.
         coverage: exact match of the surest 1, 2, 3, … answers; empty without answers.
     """
 
@@ -141,7 +141,7 @@ def _probabilities(
     layout = skill_template(attached, RagTemplate())
     prompts = [RagPrompt(one.question, one.passages, layout) for one in asked]
     claims = [one.claim for one in asked]
-    lengths = [len(written(claim or "", layout, model.tokenizer)) for claim in claims]
+    lengths = [len(claimed(claim, layout, model.tokenizer)) for claim in claims]
     fitted = [
         fit_beside([prompt], model.backend, [len(attached)], length)[0]
         for prompt, length in zip(prompts, lengths, strict=True)

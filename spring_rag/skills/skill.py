@@ -155,6 +155,11 @@ def written(answer: str, template: RagTemplate, tokenizer: "PreTrainedTokenizerB
     )
 
 
+def claimed(claim: str | None, template: RagTemplate, tokenizer: "PreTrainedTokenizerBase") -> Ids:
+    """`written` for an answer that is judged, without white space around it; for none, just what ends an answer."""
+    return written((claim or "").strip(), template, tokenizer)
+
+
 def robbed_at_random(example: RagExample, count: int, rng: Random, share: float) -> tuple[str, ...]:
     """The best passages, or for a share of the examples the best of those that don't hold the answer.
 
