@@ -262,7 +262,7 @@ def page(table: dict[str, Any]) -> str:
         "",
         f"Of {len(families)} families {count('inference', 'in batches', 'one by one')} answer and "
         f"{count('training', *_TRAINING.values())} train; {count('training', 'context once')} compute a context once in training. "
-        "The others are refused with the reason below.",
+        "The others are refused, or no tiny model of them could be built; the reason is below.",
         "",
         "- **in batches**: prompts of different lengths run together, and each answers as it does alone. **one by one**: they would influence",
         "  each other, so each runs alone.",

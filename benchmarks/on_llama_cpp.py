@@ -90,7 +90,12 @@ def load(engine: str, file: Path, tokens: str | Path | None) -> SpringModel:
 
 
 def answers_file(args: argparse.Namespace, engine: str) -> Path:
-    return Path(args.work) / f"{args.data}-{engine}-{args.kind}.jsonl"
+    return Path(args.work) / f"{args.data}-{engine}-{row_of(args)}.jsonl"
+
+
+def row_of(args: argparse.Namespace) -> str:
+    """The kind of file, and the folder of the virtual tokens unless they are the demo's."""
+    return args.kind if args.tokens == TOKENS else f"{args.kind} {args.tokens.name}"
 
 
 def asked(args: argparse.Namespace) -> list[Question]:
@@ -172,7 +177,9 @@ def compare(args: argparse.Namespace) -> None:
                 )
                 for one in parted
             )
-    add(["answers", args.data, args.kind], {"questions": len(found.keys() & questions.keys()), **rows})
+    digest = VirtualTokens.from_pretrained(args.tokens).digest
+    counted = {"questions": len(found.keys() & questions.keys()), "tokens": digest}
+    add(["answers", args.data, row_of(args)], {**counted, **rows})
 
 
 def _exact(lines: dict[str, Any], questions: dict[str, RagExample], k: str) -> float:
@@ -345,7 +352,9 @@ def arguments() -> argparse.Namespace:
     common.add_argument("--questions", type=Path, help="JSON lines with passages; the demo's if not given")
     common.add_argument("--data", default="demo", help="what the questions are called")
     common.add_argument("--limit", type=int, default=40, help="how many of them")
-    common.add_argument("--tokens", default=TOKENS, help="virtual tokens; the demo's if not given")
+    common.add_argument(
+        "--tokens", type=Path, default=TOKENS, help="folder of virtual tokens; the demo's if not given"
+    )
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -102,6 +102,17 @@ class TestCommand:
     def test_a_missing_database_is_said_before_anything_loads(self, tmp_path):
         assert "nothing" in fails("playground", "--db", tmp_path / "nothing")
 
+    def test_a_skill_is_attached_before_the_page_opens(self, database, tmp_path):
+        named = ["playground", "--db", database[0], *toy_parts.NAMED]
+        for width, said in ((8, "8"), (None, "can't listen")):
+            tokens = VirtualTokens.from_pretrained(toy_parts.TOKENS)
+            matrix = tokens.matrix if width is None else tokens.matrix[:, :width]
+            skill_tokens("cite", VirtualTokens(matrix)).save_pretrained(tmp_path / f"cite-{width}")
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                port = taken.getsockname()[1]
+                told = fails(*named, "--skill", tmp_path / f"cite-{width}", "--page-port", port)
+            assert said in told
+
     def test_a_taken_port_is_one_line(self, database):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]

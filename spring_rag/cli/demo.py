@@ -31,7 +31,7 @@ def demo(
         typer.Option(
             metavar="N",
             min=1,
-            help="Ask the first N questions. Default: as many as two cores answer in five minutes.",
+            help="Ask the first N questions. Default: 24, some minutes on two cores.",
         ),
     ] = None,
     all_questions: Annotated[bool, typer.Option("--all", help="Ask all questions.")] = False,
@@ -40,7 +40,7 @@ def demo(
     """See the same frozen model answer with and without virtual tokens.
 
     Indexes the demo's documents into Chroma, retrieves passages for its questions, and answers each question with every number of
-    virtual tokens, and once more with none, told in the best words we know. Needs no network where the default backbone is installed.
+    virtual tokens, and once more with none, shown worked examples in words. Needs no network where the default backbone is installed.
     """
     if all_questions and questions is not None:
         msg = "--all and --questions exclude each other"

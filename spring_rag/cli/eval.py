@@ -59,8 +59,8 @@ def evaluate(
     task: Annotated[
         str,
         typer.Option(
-            help="What to score: answer, or the skill that the tokens were trained for: answerable, cite or check. A skill uses only the"
-            " options --data, --limit, --passages, --max-new-tokens, --report and those of the backbone."
+            help="What to score: answer, or the skill that the tokens were trained for: answerable, cite or check. A skill uses only"
+            " --data, --split, --limit, --skip-bad, --tokens, --passages or --top-k, --max-new-tokens, --report, --json and the options of the backbone."
         ),
     ] = "answer",
     split: Annotated[
@@ -180,6 +180,7 @@ def evaluate(
                 tokens or [],
                 [example for dataset in datasets for example in dataset.examples],
                 backbone,
+                timeout=chroma.timeout,
                 passages=max(counts, default=top_k),
                 max_new_tokens=max_new_tokens,
                 report=report,

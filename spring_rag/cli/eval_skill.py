@@ -34,6 +34,7 @@ def evaluate_skill(
     examples: "Sequence[RagExample]",
     backbone: BackboneOptions,
     *,
+    timeout: float,
     passages: int,
     max_new_tokens: int,
     report: Path | None,
@@ -47,6 +48,7 @@ def evaluate_skill(
         tokens: sets, of which one is the skill's; one that answers shows what is gained where only the surest answers count.
         examples: the questions.
         backbone: how it is loaded.
+        timeout: seconds that a server may take to answer.
         passages: most passages to show.
         max_new_tokens: most tokens of an answer.
         report: folder for `skill.json` and, with answers, the risk-coverage plot.
@@ -63,7 +65,7 @@ def evaluate_skill(
     skill_of(task)
     answering = [one for one in tokens if VirtualTokens.from_pretrained(one).task == ANSWER]
     skills = [one for one in tokens if one not in answering]
-    loaded = model.load(answering[0] if answering else (skills[0] if skills else None), backbone)
+    loaded = model.load(answering[0] if answering else (skills[0] if skills else None), backbone, timeout)
     for one in skills:
         loaded.add_skill(one)
     names = attached_skills(loaded.backend)

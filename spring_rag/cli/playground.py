@@ -7,7 +7,7 @@ import typer
 from spring_rag.cli.backbone import BackboneOptions
 from spring_rag.cli.chroma_options import DEFAULT_COLLECTION, ChromaOptions, CollectionName, Embedding
 from spring_rag.cli.console import Progress, note, quiet_libraries
-from spring_rag.cli.model_options import ModelOptions, Tokens
+from spring_rag.cli.model_options import ModelOptions, Skills, Tokens
 from spring_rag.cli.options import Numbers, compared_ks, grouped
 
 _KS = Numbers([1, 10, 50])
@@ -22,6 +22,7 @@ def playground(
     top_k: Annotated[int, typer.Option(min=1, max=20, help="Passages to answer from, at first.")] = 5,
     model: ModelOptions,
     tokens: Tokens = None,
+    skill: Skills = None,
     also: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,7 +49,9 @@ def playground(
             from chroma_spring_rag import ChromaQA, open_collection
 
             opened = open_collection(client, collection, embedding)
-        loaded = model.load(tokens, backbone)
+        loaded = model.load(tokens, backbone, chroma.timeout)
+        for each in skill or ():
+            loaded.add_skill(each)
         for name, source in further.items():
             loaded.add_tokens(name, source)
         page = build(ChromaQA(loaded, opened, top_k=top_k), ways_of(loaded, list(further), k))

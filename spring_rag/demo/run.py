@@ -21,10 +21,10 @@ from spring_rag.model import SpringModel
 
 COLLECTION = "documents"
 SAMPLE = 24
-"""Number of questions in a sample: as many as two cores answer in five minutes."""
+"""Number of questions in a sample: some minutes on two cores."""
 MAX_NEW_TOKENS = 32
 WORDS = "text, worked examples only"
-"""The wording that the virtual tokens are compared with: the best one on the dev part of Natural Questions."""
+"""The wording that the virtual tokens are compared with: one of the two with the most exact answers on the dev part of Natural Questions."""
 WITH, WITHOUT = "with_answer", "without_answer"
 
 

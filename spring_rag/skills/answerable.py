@@ -18,8 +18,8 @@ _FEW = 0.01
 class Answerable(Skill):
     """Tell whether the passages hold the answer.
 
-    Half of the contexts lose whole passages, as when retrieval fails. The others lose the sentences that hold the answers of some of
-    the questions about them: one context is asked questions that it answers and questions on the same things that it doesn't.
+    Half of the contexts lose the sentences that hold the answers of some of the questions about them: one context is asked questions
+    that it answers and questions on the same things that it doesn't. Of the other half, some lose whole passages, as when retrieval fails.
     """
 
     name = "answerable"
