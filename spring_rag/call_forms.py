@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spring_rag.call_values import as_python, decoded_at, loaded, quoted_at, typed
+from spring_rag.files import as_json
 from spring_rag.prompt import Part, Text, ToolCall
 
 Call = tuple[str, dict[str, Any]]
@@ -88,17 +89,19 @@ class CallForm(ABC):
         """
         pattern = re.compile(_optional(self.opening) if self.markers else r"\A")
         calls: list[Call] = []
-        kept, done = "", 0
+        kept, done, led = "", 0, False
         while (match := pattern.search(text, done)) is not None:
             found = list(self._calls_at(text, match.end(), tools))
             end = found[-1][2] if found else max(match.end(), done + 1)
             kept += text[done : match.start() if found else end]
+            led = led if calls else bool(kept.strip())
             calls += [(name, arguments) for name, arguments, _ in found]
             done = _after(self.closing, text, end) if found else end
             if not self.markers:
                 break
         kept += text[done:]
-        return kept.strip() if calls else kept, calls
+        # A text that begins before the calls keeps its beginning, which a stream has shown by then.
+        return (kept.rstrip() if led else kept.strip()) if calls else kept, calls
 
     def write(self, calls: Sequence[ToolCall]) -> tuple[Part, ...]:
         """Write calls as a part of an answer's text."""
@@ -232,7 +235,9 @@ class PairsForm(CallForm):
         while (found := pair.match(text, end)) is not None:
             arguments[found[1]] = typed(found[2], schema.get(found[1]))
             end = found.end()
-        yield match[1], arguments, max(end, limit if limit >= 0 else end)
+        call = _checked(match[1], arguments)
+        if call is not None:
+            yield *call, max(end, limit if limit >= 0 else end)
 
 
 @dataclass(frozen=True)
@@ -263,9 +268,10 @@ class PythonForm(CallForm):
                 arguments = {
                     each.arg: ast.literal_eval(as_python(each.value)) for each in call.keywords if each.arg
                 }
+                name = ast.unparse(call.func)
             except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
                 return
-            read.append(_checked(ast.unparse(call.func), arguments))
+            read.append(_checked(name, arguments))
         yield from self._whole(read, end, tools)
 
 
@@ -289,7 +295,7 @@ class ResponseForm(CallForm):
 
         try:
             message = parse_response(text, dict(self.template), prefix="", tools=[*map(dict, tools)])
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, RecursionError):
             return text, []
         found = message.get("tool_calls") or []
         nested = [each for item in found for each in (item if isinstance(item, list) else [item])]
@@ -303,13 +309,17 @@ class ResponseForm(CallForm):
 
 
 def _checked(name: object, arguments: object) -> Call | None:
-    """Take name and arguments for a call, if the name is a word and the arguments are an object, or the JSON of one."""
+    """Take name and arguments for a call, if the name is a word and the arguments are an object that JSON can hold, or the JSON of one."""
     if isinstance(arguments, str):
         arguments = loaded(arguments)
     if arguments is None:
         arguments = {}
-    readable = isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and isinstance(arguments, dict)
-    return (str(name), arguments) if readable and isinstance(arguments, dict) else None
+    if not (isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and isinstance(arguments, dict)):
+        return None
+    try:
+        return name, as_json(arguments)
+    except ValueError:
+        return None
 
 
 def _declared(names: set[str], tools: Sequence[Mapping[str, Any]]) -> bool:

@@ -146,6 +146,10 @@ def test_reads_what_the_template_writes(with_template, text, kind, calls):
         "<tool_call>\n[]\n</tool_call>",
         "<tool_call>",
         "<tool_call>\n" + "[" * 5000,
+        *(
+            f'<tool_call>{{"name": "search", "arguments": {{"query": {value}}}}}</tool_call>'
+            for value in ("NaN", "-Infinity", "1e999", r'"\ud83d"')
+        ),
     ],
 )
 def test_what_is_no_call_stays_text(with_template, answer):
@@ -173,4 +177,7 @@ def test_calls_as_models_write_them(with_template):
     assert bare.read('{"name": "search", "arguments": {"query": "a"}}', TOOLS) == ("", call)
     assert bare.read('{"name": "Ada", "parameters": {}}', TOOLS)[1] == []
     assert pythonic.read('<|call_start|>search(query="a")', TOOLS) == ("", call)
+    for value in ("{1, 2}", "b'a'", "...", "{(1, 2): 3}", "1e999", r"'\ud83d'"):
+        assert pythonic.read(f"<|call_start|>[search(query={value})]<|call_end|>", TOOLS)[1] == []
+    assert pythonic.read(f"<|call_start|>[{'a.' * 3000}b(query=1)]<|call_end|>", TOOLS)[1] == []
     assert pythonic.read("<|call_start|>[__import__('os').system('x')]<|call_end|>", TOOLS)[1] == []

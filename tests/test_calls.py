@@ -68,6 +68,16 @@ def test_streamed(scripted, special):  # noqa: F811
         )
 
 
+def test_a_stream_shows_what_stands_around_a_call(scripted):  # noqa: F811
+    texts = (f" Let me look.\n{CALL}\nI will tell you.", f"\n{CALL}\nI will tell you.", f" {CALL}\n")
+    model = scripted(*(text for text in texts for _ in range(2)))
+    for _ in texts:
+        whole = model.generate(asked(), max_new_tokens=200)[0]
+        stream = model.stream(asked(), max_new_tokens=200)
+        assert "".join(stream) == stream.generation.text == whole.text
+        assert names(whole) == [("search", ARGUMENTS)]
+
+
 def test_an_answer_that_must_be_a_call(scripted):  # noqa: F811
     model = scripted(
         ' {"query": "a"}}\n</tool_call>', 'look_up", "arguments": {}}\n</tool_call>', ' {"query": "a"}}'
