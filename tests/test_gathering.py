@@ -206,6 +206,19 @@ def test_an_interrupted_leader_leaves_the_others_to_the_next(backend, batches, r
     assert not backend._gathering._waiting
 
 
+def test_an_interrupted_leader_that_waits_for_the_model_is_forgotten(backend, batches, requests, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._gathering, "_expect_company", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            backend.generate(requests[:1], GREEDY)
+    assert not backend._gathering._waiting
+    backend.generate(requests[1:2], GREEDY)
+    assert batches.sizes == [1]
+
+
 def test_streams_take_turns_with_batches(backend, requests):
     alone = backend.generate(requests[:8], GREEDY)
     stream = backend.stream(requests[0], GenerationSettings(max_new_tokens=60))

@@ -89,7 +89,9 @@ class Gathering:
                 self._answer(batch)
         finally:
             with self._changed:
-                # Left without answers by something worse than an error, Ctrl-C in the leader's thread: others will lead.
+                # Left without answers by something worse than an error, Ctrl-C in the leader's thread: others will lead. Nobody wants the
+                # leader's own any more.
+                self._waiting = [each for each in self._waiting if each is not call]
                 self._waiting += [each for each in batch if each.found is None and each is not call]
                 self._led = False
                 self._changed.notify_all()
