@@ -1,6 +1,8 @@
 """Test a GGUF on llama.cpp: the answers of `local` on the same weights, contexts that are kept, streams, threads, errors."""
 
 import gc
+import subprocess
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +43,16 @@ PROMPTS: list[RagPrompt | Prompt | str] = [
     Prompt(parts=(Text("the slot comes last"), Slot())),
 ]
 KS = [6, 0, 3, 6, 0, 2, 4]
+
+
+def test_a_process_may_end_in_the_middle_of_a_stream(toy_gguf):
+    code = f"""
+from spring_rag import SpringModel
+stream = SpringModel.from_pretrained({str(toy_gguf)!r}, engine="llama.cpp", tokens=None).stream("the ship", max_new_tokens=400)
+next(stream)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def answers(model, prompts=PROMPTS, **settings):

@@ -83,7 +83,9 @@ class Engine:
         if not self._model:
             msg = f"llama.cpp can't load {str(file)!r}: {_why()}"
             raise BackendError(msg)
+        # Not at exit, when a stream that nobody read to its end may still compute in a thread.
         self._release = weakref.finalize(self, llama_cpp.llama_model_free, self._model)
+        self._release.atexit = False
         if llama_cpp.llama_model_has_encoder(self._model) or llama_cpp.llama_model_is_diffusion(self._model):
             msg = f"{str(file)!r} can't take virtual tokens: expected a causal language model, as Llama, Qwen or Mistral"
             raise UnsupportedBackboneError(msg)
@@ -109,7 +111,7 @@ class Engine:
             msg = f"llama.cpp can't make room for {cells} tokens (n_ctx) of {str(file)!r}: {_why()}"
             raise BackendError(msg)
         self._release.detach()
-        weakref.finalize(self, _free, self._context, self._model)
+        weakref.finalize(self, _free, self._context, self._model).atexit = False
         self._memory = llama_cpp.llama_get_memory(self._context)
         vocabulary = llama_cpp.llama_model_get_vocab(self._model)
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(vocabulary)
