@@ -2,6 +2,7 @@ import asyncio
 import inspect
 import pickle
 import re
+import shutil
 import textwrap
 import threading
 import time
@@ -40,6 +41,7 @@ from spring_rag.encoding import encode
 from spring_rag.errors import BackendError, PromptError, PromptTooLongError, TokensError
 from spring_rag.model import SpringModel
 from spring_rag.prompt import SLOT_MARKER, Message, Prompt, Slot, Text
+from spring_rag.tokens import VirtualTokens
 
 __all__ = ["make_spring_model", "spring_model"]  # fixtures
 
@@ -255,6 +257,26 @@ class TestSettings:
         )
         assert first.spring_model is second.spring_model
         assert (rag_prompt() | second.bind(max_tokens=MAX_TOKENS)).invoke(VALUES) == answer(spring_model)
+
+    def test_tokens_trained_anew_into_the_same_folder_are_loaded(self, saved, tmp_path):
+        folder = tmp_path / "tokens"
+        shutil.copytree(saved / "tokens", folder)
+        named = {"model": saved / "backbone", "virtual_tokens": folder, "dtype": "float32"}
+        first = ChatSpring(**named)
+        assert ChatSpring(**named).spring_model is first.spring_model
+        tokens = VirtualTokens.from_pretrained(folder)
+        VirtualTokens(tokens.matrix.flip(0), backbone=tokens.backbone).save_pretrained(folder)
+        second = ChatSpring(**named)
+        attached = second.spring_model.backend.tokens(None), first.spring_model.backend.tokens(None)
+        assert attached[0].digest != attached[1].digest == tokens.digest
+        assert first._configured(None, {"num_tokens": 2}).spring_model is first.spring_model
+
+    def test_what_else_a_backbone_is_loaded_with_tells_caches_apart(self, saved):
+        one, other = (
+            ChatSpring(model=saved / "backbone", device="cpu", model_kwargs={"attn_implementation": way})
+            for way in ("eager", "sdpa")
+        )
+        assert one._identifying_params != other._identifying_params
 
     def test_what_cannot_be_loaded(self, saved, tmp_path):
         with pytest.raises(BackendError, match="backbone"):

@@ -125,8 +125,12 @@ class SpringParameters(AnswerParameters):
             # A model without a name is known by nothing but being the same object.
             **({} if self._spring.backend.model_id else {"object": id(self._spring)}),
             "revision": self.revision,
+            "device": self.device,
             "dtype": self.dtype,
             "engine": self.engine,
+            "model_kwargs": {
+                name: repr(value) for name, value in sorted(self.model_kwargs.items()) if name not in _NETWORK
+            },
             "virtual_tokens": attached,
             **{name: getattr(self, name) for name in (*PER_CALL, *self._in_prompts)},
             "num_tokens": count,
@@ -180,7 +184,7 @@ class SpringParameters(AnswerParameters):
         if not known:
             return self
         fields = {name: value for name, value in self.__dict__.items() if name in type(self).model_fields}
-        return type(self)(**{**fields, **known})
+        return type(self)(**{**fields, **known, "model": self._spring})
 
     def _answer(self, prompts: Sequence[Prompt]) -> list[Generation]:
         return self._spring.generate(prompts, **self._arguments())

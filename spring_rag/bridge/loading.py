@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -16,13 +18,22 @@ _loading = threading.Lock()
 
 def load_shared(backbone: Any, **arguments: Any) -> SpringModel:
     """Load a model as `SpringModel.from_pretrained` does, but once for all who use it under the same arguments. Raises what that raises."""
-    key = json.dumps([backbone, arguments], sort_keys=True, default=_known_by)
+    written = _written(arguments.get("tokens"))
+    key = json.dumps([backbone, arguments, written], sort_keys=True, default=_known_by)
     with _loading:
         model = _loaded.get(key)
         if model is None:
             model = SpringModel.from_pretrained(backbone, **arguments)
             _loaded[key] = model
     return model
+
+
+def _written(tokens: Any) -> list[int]:
+    """When the files of virtual tokens were written: those that were trained anew into the same folder are others."""
+    if not isinstance(tokens, str | os.PathLike) or not Path(tokens).exists():
+        return []
+    path = Path(tokens)
+    return [each.stat().st_mtime_ns for each in sorted(path.iterdir() if path.is_dir() else [path])]
 
 
 def _known_by(value: object) -> str:
