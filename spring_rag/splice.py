@@ -247,7 +247,7 @@ class TokenBank:
         return name in self._sets
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the sets' names, in the order in which they were first added."""
+        """Yield the sets' names, in the order in which they were added."""
         return iter(tuple(self._sets))
 
     def __getitem__(self, name: str) -> VirtualTokens:
@@ -278,7 +278,7 @@ class TokenBank:
         with self._turn:
             with self._embedding.table() as table:
                 tokens.check(table, self._model_id, self._quantization)
-            sets = {known: each for known, (each, _) in self._sets.items()} | {name: tokens}
+            sets = {known: each for known, (each, _) in self._sets.items() if known != name} | {name: tokens}
             matrix = torch.cat([each.in_table_space(self._embedding.scale) for each in sets.values()])
             parts = torch.split(
                 matrix.to(self._embedding.device, self._embedding.dtype),

@@ -270,6 +270,11 @@ class TestTokenBank:
         for n in (3, 5):
             bank.add("a", make_tokens(n))
         assert len(bank["a"]) == 5
+        bank.add("b", make_tokens(3))
+        bank.add("a", make_tokens(5))
+        assert list(bank) == ["b", "a"]  # what was attached last is last
+        bank = TokenBank(embedding)
+        bank.add("a", make_tokens(5))
         assert bank.rows("a").untyped_storage().nbytes() == 5 * HIDDEN * 4
 
     @pytest.mark.parametrize("k", [-1, 4])

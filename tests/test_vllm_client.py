@@ -4,6 +4,7 @@ import asyncio
 import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import openai
 import pytest
@@ -82,6 +83,14 @@ class TestConnecting:
     def test_a_name_that_isnt_served(self, server, folder):
         with pytest.raises(RefusedError, match="doesn't serve 'other'; it serves tiny"):
             SpringModel.from_pretrained(folder, base_url=server.url, served_model="other")
+
+    def test_a_server_may_come_back_under_another_name(self, server, folder, connect):
+        model = connect(server.url)
+        before = model.generate(PROMPT)[0].text
+        server.model = "another"
+        with suppress(RefusedError):  # the first to notice
+            model.generate(PROMPT)
+        assert model.generate(PROMPT)[0].text == before
 
     def test_another_model_of_the_same_size(self, server, folder):
         server.honest = False

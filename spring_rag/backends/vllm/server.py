@@ -53,6 +53,8 @@ class Server:
     known: bool = False
     failed_at: float = float("-inf")
     _asking: asyncio.Task[None] | None = None
+    _chosen: bool = False
+    """Whether `model` is what the server happened to serve; another name may be right once it comes back."""
 
     async def ask(self, embedding: CheckpointEmbedding, tokenizer: ServerTokenizer) -> None:
         """Find out what the server serves, and make sure that its embeddings are those of the checkpoint; once.
@@ -94,13 +96,13 @@ class Server:
     async def _ask_model(self) -> None:
         served = [model async for model in self.client.models.list()]
         names = [model.id for model in served]
-        if self.model is None:
+        if self.model is None or self._chosen:
             # Adapters are listed beside the model that they belong to, and name it.
             bases = [model.id for model in served if getattr(model, "parent", None) is None]
             if len(bases) != 1:
                 msg = f"the vLLM server at {self.url} serves {', '.join(names) or 'nothing'}; say which model with served_model=…"
                 raise RefusedError(msg)
-            self.model = bases[0]
+            self.model, self._chosen = bases[0], True
         elif self.model not in names:
             msg = f"the vLLM server at {self.url} doesn't serve {self.model!r}; it serves {', '.join(names)}"
             raise RefusedError(msg)
