@@ -245,6 +245,10 @@ class TestIndexing:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("A café.", "utf-8")
         index_files(collection, [tmp_path])
         assert index_files(collection, [tmp_path]) == IndexReport(1, 0, 1, 0, 1)
+        (tmp_path / "deep").mkdir()
+        (tmp_path / "deep" / "ship.txt").write_text("The ship Petrel.", "utf-8")
+        report = index_files(collection, [tmp_path / "deep"], prune=True)
+        assert (report.removed, report.total) == (0, 2)
 
     def test_takes_text_files_of_folders_and_any_file_by_name(self, collection, tmp_path):
         (tmp_path / ".hidden").mkdir()

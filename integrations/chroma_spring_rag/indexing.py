@@ -263,8 +263,11 @@ def _own(collection: Collection, ids: Sequence[str]) -> list[str]:
 
 
 def _is_gone(path: str) -> bool:
-    """Return whether a path is a file's and the file no longer exists; a web page's address, for example, is never gone."""
-    return os.path.isabs(path) and not os.path.exists(path)
+    """Return whether a path is a file's and the file no longer exists; a web page's address, for example, is never gone.
+
+    Nor is a file whose name isn't UTF-8, since what `_printable` made of it can't be looked up.
+    """
+    return os.path.isabs(path) and "\ufffd" not in path and not os.path.exists(path)
 
 
 def _as_text(reasons: Mapping[Path, str]) -> dict[str, str]:
