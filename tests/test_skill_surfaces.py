@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from cli_parts import fails
 from langchain_core.documents import Document
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
@@ -129,3 +131,12 @@ class TestThinking:
                 return [NodeWithScore(node=TextNode(text="Arlo lives in Oslo."))]
 
         assert str(SkillQueryEngine(Found(), LlamaSpringLLM(model=thinker, **said)).query("Where?")) == "Oslo"
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path):
+    data, report = tmp_path / "data.jsonl", tmp_path / "report"
+    data.write_text(json.dumps({"question": "who?", "target": ["Ann"], "ret_passages": ["Ann."]}), "utf-8")
+    report.write_text("in the way", "utf-8")
+    named = ("eval", "--task", "answerable", "--data", data, "--tokens", tmp_path / "none")
+    assert str(report) in fails(*named, "--report", report)
+    assert report.read_text("utf-8") == "in the way"

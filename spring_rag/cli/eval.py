@@ -173,6 +173,13 @@ def evaluate(
         for dataset in (*datasets, *dev_sets):
             if dataset.skipped:
                 note(f"{dataset.name}: {counted(dataset.skipped, 'bad line')} skipped")
+        if report is not None:
+            check_folder(report)
+            answering = ("answers.jsonl", "results.json", "report.md", "report.html")
+            for name in answering if task == "answer" else ("skill.json", "risk_coverage.svg"):
+                check_file(report / name, *data, *(dev or []), prompt)
+            with extra("train"):
+                import_module("matplotlib")
         if task != "answer":
             evaluate_skill(
                 task,
@@ -187,12 +194,6 @@ def evaluate(
                 json=json,
             )
             return
-        if report is not None:
-            check_folder(report)
-            for name in ("answers.jsonl", "results.json", "report.md", "report.html"):
-                check_file(report / name, *data, *(dev or []), prompt)
-            with extra("train"):
-                import_module("matplotlib")
         client = chroma.connect() if chroma.given else None
         loaded, sets = _load(model, tokens or [], backbone, chroma.timeout)
         if client is not None:

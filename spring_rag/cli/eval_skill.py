@@ -94,7 +94,7 @@ def evaluate_skill(
     if json:
         print_json({**found.to_dict(), "report": str(report) if report else None})
         return
-    say(f"{task} on {found.questions} questions")
+    say(f"{task} on {found.questions} questions with {passages} passages each, where there are so many")
     for name, value in found.scores.items():
         say(f"  {_LABELS[name]}: {value:.3f}")
     if report is not None:
