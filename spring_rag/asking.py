@@ -14,7 +14,6 @@ from spring_rag.prompt import RagPrompt, RagTemplate
 from spring_rag.skills import ANSWER, ANSWERABLE, CHECK, CITE, skill_of
 from spring_rag.skills.asking import AskedSkill, ask_skill
 from spring_rag.skills.cite import citations
-from spring_rag.skills.skill import claimed
 
 if TYPE_CHECKING:
     from spring_rag.backends.base import Backend, FinishReason, Generation, Request, Usage
@@ -37,6 +36,7 @@ class RagAnswer:
         finish_reason: "stop", or "length" when `max_new_tokens` cut the answer.
         logprob: natural logarithm of the probability of the answer as it was written: the higher, the surer is the model of it.
         skills: for each skill that was asked, by task, the probabilities of its targets, in the order of `Skill.targets`.
+        shown: number of passages that the model saw: the best ones, the others didn't fit.
     """
 
     text: str
@@ -48,6 +48,7 @@ class RagAnswer:
     finish_reason: FinishReason
     logprob: float | None = None
     skills: Mapping[str, list[float]] = field(default_factory=dict)
+    shown: int = 0
 
 
 def attached_skills(backend: Backend) -> dict[str, str]:
@@ -72,11 +73,13 @@ class AskedQuestion:
         answer: asks for the answer itself.
         skills: what else is asked, by task.
         least: the answer is withheld below this probability.
+        shown: number of passages that all requests have.
     """
 
     answer: Request
     skills: Mapping[str, AskedSkill]
     least: float | None
+    shown: int
 
     @property
     def requests(self) -> list[Request]:
@@ -104,6 +107,7 @@ class AskedQuestion:
             finish_reason=written.finish_reason,
             logprob=written.logprob,
             skills=told,
+            shown=self.shown,
         )
 
 
@@ -143,11 +147,16 @@ def ask(
     layouts = [prompt.template, *(skill_template(one, prompt.template) for one in sets.values())]
     counts = [num_used(backend, tokens, num_tokens), *map(len, sets.values())]
     prompts = [replace(prompt, template=layout) for layout in layouts]
-    answer, *others = fit_beside(prompts, backend, counts, settings.max_new_tokens)
+    behind = [
+        skill_of(task).length(len(prompt.passages), layout, backend.tokenizer)
+        for task, layout in zip(sets, layouts[1:], strict=True)
+    ]
+    answer, *others = fit_beside(prompts, backend, counts, max([settings.max_new_tokens, *behind]))
     asked = {
         task: _asked(backend, attached[task], *fitted) for task, fitted in zip(sets, others, strict=True)
     }
-    return AskedQuestion(request_of(backend, *answer, tokens, counts[0]), asked, least)
+    shown = len(answer[0].passages)
+    return AskedQuestion(request_of(backend, *answer, tokens, counts[0]), asked, least, shown)
 
 
 def ask_many(
@@ -184,7 +193,7 @@ def check(backend: Backend, question: str, answer: str, passages: Sequence[str])
     tokens = backend.bank[attached[CHECK]]
     prompt = RagPrompt(question, passages, skill_template(tokens, RagTemplate()))
     one = GenerationSettings(max_new_tokens=1)
-    length = len(claimed(answer, prompt.template, backend.tokenizer))
+    length = skill_of(CHECK).length(len(passages), prompt.template, backend.tokenizer, answer)
     longest = backend.context_length
     if longest is not None and length + len(tokens) >= longest:
         msg = (

@@ -112,15 +112,13 @@ def fit_together(
     Raises:
         PromptTooLongError: the question alone is over `budget`.
     """
-    fitted = [fit(prompt, budget, tokenizer, avoided=avoided) for prompt in prompts]
-    fewest = min((prompt for prompt, _ in fitted), key=lambda prompt: len(prompt.passages))
-    together = []
-    for prompt, encoded in fitted:
-        if len(prompt.passages) != len(fewest.passages):
-            prompt = replace(prompt, passages=fewest.passages, dropped=fewest.dropped)
-            encoded = encode(prompt, tokenizer)
-        together.append((prompt, encoded))
-    return together
+    while True:
+        fitted = [fit(prompt, budget, tokenizer, avoided=avoided) for prompt in prompts]
+        fewest = min((prompt for prompt, _ in fitted), key=lambda prompt: len(prompt.passages))
+        if all(len(prompt.passages) == len(fewest.passages) for prompt, _ in fitted):
+            return fitted
+        # A layout that had more of them may get one of the avoided lengths now, so all are fitted again.
+        prompts = [replace(prompt, passages=fewest.passages, dropped=fewest.dropped) for prompt in prompts]
 
 
 def fit_beside(

@@ -44,7 +44,9 @@ def test_the_answer_is_the_same_with_skills_and_without(model: SpringModel, answ
     bare = alone.ask(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS)
     assert told.text == bare.text == alone.answer(QUESTION, PASSAGES, max_new_tokens=MAX_TOKENS) != ""
     assert told.usage == bare.usage
-    assert bare == RagAnswer(bare.text, None, [], None, bare.usage, False, bare.finish_reason, bare.logprob)
+    assert bare == RagAnswer(
+        bare.text, None, [], None, bare.usage, False, bare.finish_reason, bare.logprob, shown=len(PASSAGES)
+    )
     assert told.logprob == pytest.approx(bare.logprob, abs=1e-4)
 
 
@@ -223,6 +225,8 @@ def test_all_see_the_passages_that_fit_beside_each(model: SpringModel) -> None:
     contexts = {request.encoded.context_ids for request in asked.requests}
     assert len(contexts) == 1
     assert 0 < len(next(iter(contexts))) < 400
+    told = model.ask(QUESTION, passages, num_tokens=2, max_new_tokens=MAX_TOKENS)
+    assert 0 < told.shown == asked.shown < len(passages)
     with pytest.raises(PromptTooLongError):
         model.ask("why " * 400, passages)
 

@@ -115,6 +115,23 @@ def test_layouts_of_one_question_show_the_same_passages_and_say_which_were_dropp
         assert (fitted.passages, fitted.dropped) == (("a",), ("b", "c"))
 
 
+def test_layouts_that_are_cut_together_keep_away_from_lengths_to_avoid():
+    prompts = [
+        RagPrompt("q", ["a", "b", "c"], RagTemplate(instruction=each)) for each in ("", "so be brief ")
+    ]
+    lengths = [
+        [len(encode(replace(each, passages=each.passages[:n]), WORDS).ids) for n in range(4)]
+        for each in prompts
+    ]
+    for start in range(lengths[0][0] + 1, lengths[1][3] + 1):
+        for end in range(start + 1, lengths[1][3] + 3):
+            if lengths[1][0] in range(start, end) or lengths[0][0] in range(start, end):
+                continue
+            for fitted, encoded in fit_together(prompts, 100, WORDS, avoided=range(start, end)):
+                assert len(encoded.ids) not in range(start, end)
+                assert (*fitted.passages, *fitted.dropped) == ("a", "b", "c")
+
+
 def test_ways_name_all_the_passages_that_they_leave_out(llama, tokenizer):
     model = SpringModel(llama, tokenizer)
     passages = tuple(f"Passage {i} says that the lighthouse was built." for i in range(20))

@@ -17,7 +17,8 @@ from chroma_spring_rag import (
     index_files,
     open_or_create_collection,
 )
-from spring_rag import RagPrompt, SpringModel
+from spring_rag import RagPrompt, SpringModel, VirtualTokens
+from spring_rag.errors import TokensError
 
 TEXTS = ["The bridge of Morven was built by Ada Quill.", "The ship Petrel was lost off Cape Dunn."]
 
@@ -86,7 +87,9 @@ def test_needs_neither_framework_of_retrievers() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_passages_that_are_left_out_are_no_sources(model) -> None:
+@pytest.mark.filterwarnings("ignore:these virtual tokens don't record their backbone")
+def test_passages_that_are_left_out_are_no_sources(llama, tokenizer, make_tokens) -> None:
+    model = SpringModel(llama, tokenizer, tokens=make_tokens(5))
     many = [f"Passage number {i} is about the harbour of Morven." for i in range(12)]
     found = [Document(text, id=str(i)) for i, text in enumerate(many)]
     qa = ChromaQA(model, top_k=20, retriever=RunnableLambda(lambda _: found))
@@ -98,6 +101,14 @@ def test_passages_that_are_left_out_are_no_sources(model) -> None:
     assert [each.text for each in answer.dropped] == list(read.dropped) == many[len(answer.passages) :]
     assert (stream.passages, stream.dropped) == (answer.passages, answer.dropped)
     assert "".join(stream) == answer.text
+    # A skill with more virtual tokens leaves less room, for the answer's passages too.
+    both = SpringModel.from_backend(model.backend)
+    both.add_skill(VirtualTokens(make_tokens(60).matrix, task="answerable"))
+    fewer = ChromaQA(both, top_k=20, retriever=RunnableLambda(lambda _: found)).ask("Who?", max_new_tokens=4)
+    assert 0 < len(fewer.passages) < len(answer.passages)
+    assert [each.text for each in (*fewer.passages, *fewer.dropped)] == many
+    with pytest.raises(TokensError, match="num_tokens has 1 values for 2 prompts"):
+        qa.ask_many(["Who?", "When?"], num_tokens=[1])
 
 
 def test_ask_lists_what_was_read_and_says_what_was_left_out(llama, tokenizer, tmp_path) -> None:

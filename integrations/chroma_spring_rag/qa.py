@@ -10,6 +10,7 @@ from chroma_spring_rag.embedders import embedding_function
 from chroma_spring_rag.errors import CollectionError
 from chroma_spring_rag.retrieval import Passage, checked_top_k, search
 from chroma_spring_rag.retrievers import retrieve
+from spring_rag.answering import per_prompt
 from spring_rag.prompt import RagPrompt
 
 if TYPE_CHECKING:
@@ -232,20 +233,18 @@ class ChromaQA:
         """
         if not questions:
             return []
+        names = per_prompt("tokens", tokens, len(questions))
+        counts = per_prompt("num_tokens", num_tokens, len(questions))
         found = self._search(questions, where, top_k)
-        names = [tokens] * len(questions) if tokens is None or isinstance(tokens, str) else tokens
-        counts = (
-            [num_tokens] * len(questions) if num_tokens is None or isinstance(num_tokens, int) else num_tokens
-        )
         prompts = [
-            self._prompt(question, passages, name, count, where, max_new_tokens)
-            for question, passages, name, count in zip(questions, found, names, counts, strict=True)
+            self._prompt(question, passages, name, where)
+            for question, passages, name in zip(questions, found, names, strict=True)
         ]
         answers = self.model.ask_many(
             prompts,
             min_answerable,
-            num_tokens=num_tokens,
-            tokens=tokens,
+            num_tokens=counts,
+            tokens=names,
             max_new_tokens=max_new_tokens,
             **settings,
         )
@@ -253,18 +252,18 @@ class ChromaQA:
             Answer(
                 question=question,
                 text=answer.text,
-                passages=passages[: len(prompt.passages)],
+                passages=passages[: answer.shown],
                 num_tokens=answer.usage.virtual,
                 finish_reason=answer.finish_reason,
                 usage=answer.usage,
-                dropped=passages[len(prompt.passages) :],
+                dropped=passages[answer.shown :],
                 reasoning=answer.reasoning,
                 answerable=answer.answerable,
                 citations=answer.citations,
                 withheld=answer.withheld,
                 logprob=answer.logprob,
             )
-            for question, passages, prompt, answer in zip(questions, found, prompts, answers, strict=True)
+            for question, passages, answer in zip(questions, found, answers, strict=True)
         ]
 
     def stream(
@@ -282,7 +281,12 @@ class ChromaQA:
         The passages are retrieved at once; the backbone starts when the first piece is read.
         """
         passages = self.retrieve(question, where, top_k)
-        prompt = self._prompt(question, passages, tokens, num_tokens, where, max_new_tokens)
+        prompt = self.model.fitted(
+            self._prompt(question, passages, tokens, where),
+            num_tokens=num_tokens,
+            tokens=tokens,
+            max_new_tokens=max_new_tokens,
+        )
         pieces = self.model.stream(
             prompt, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens, **settings
         )
@@ -302,22 +306,15 @@ class ChromaQA:
         return [retrieve(self.retriever, question)[:most] for question in questions]
 
     def _prompt(
-        self,
-        question: str,
-        passages: Sequence[Passage],
-        tokens: str | None,
-        num_tokens: int | None,
-        where: Where | None,
-        max_new_tokens: int,
+        self, question: str, passages: Sequence[Passage], tokens: str | None, where: Where | None
     ) -> RagPrompt:
-        """Make the prompt with the passages that fit."""
+        """Make the prompt with all passages."""
         if not passages:
             place = f"of the collection {self.collection.name!r}" if self.collection else "of the retriever"
             msg = f"no passage {place} matches {(question if where is None else where)!r}"
             raise CollectionError(msg)
-        prompt = RagPrompt(
+        return RagPrompt(
             question=question,
             passages=[passage.text for passage in passages],
             template=self.template or self.model.template(tokens),
         )
-        return self.model.fitted(prompt, num_tokens=num_tokens, tokens=tokens, max_new_tokens=max_new_tokens)

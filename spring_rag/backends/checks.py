@@ -32,6 +32,11 @@ def fitting_rows(backend: Backend, request: Request, settings: GenerationSetting
     return rows
 
 
+def new_tokens(request: Request, settings: GenerationSettings) -> int:
+    """Most tokens that follow a prompt: of a choice it is the one that is chosen."""
+    return 1 if request.choices else settings.max_new_tokens
+
+
 def _check_length(
     request: Request, virtual: int, settings: GenerationSettings, context_length: int | None
 ) -> None:
@@ -46,11 +51,12 @@ def _check_length(
     Raises:
         PromptTooLongError: they don't fit; says by how much.
     """
-    needed = len(request.encoded.ids) + virtual + settings.max_new_tokens
+    new = new_tokens(request, settings)
+    needed = len(request.encoded.ids) + virtual + new
     if context_length is not None and needed > context_length:
         msg = (
             f"the prompt is {needed - context_length} tokens too long: {len(request.encoded.ids)} of its own, "
-            f"{virtual} virtual ones and {settings.max_new_tokens} for the answer (max_new_tokens) make {needed}, "
+            f"{virtual} virtual ones and {new} for the answer (max_new_tokens) make {needed}, "
             f"and the backbone's context holds {context_length}"
         )
         raise PromptTooLongError(msg)

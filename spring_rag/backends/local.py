@@ -18,7 +18,7 @@ from transformers import (
 from spring_rag.backbone import quantization_of
 from spring_rag.backends.base import Backend, Generation, GenerationSettings, Request
 from spring_rag.backends.batching import together
-from spring_rag.backends.checks import fitting_rows
+from spring_rag.backends.checks import fitting_rows, new_tokens
 from spring_rag.backends.decoding import (
     Cancellation,
     Sampler,
@@ -185,7 +185,7 @@ class LocalBackend(Backend):
         """
         switch, length = self.position_switch, len(request.encoded.ids) + virtual
         if switch is not None and len(request.encoded.ids) in crossing(
-            switch, [virtual], settings.max_new_tokens
+            switch, [virtual], new_tokens(request, settings)
         ):
             msg = (
                 f"{type(self.hf_model).__name__} changes its positions at {switch} tokens, and an answer with virtual tokens can't "

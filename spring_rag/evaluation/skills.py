@@ -24,7 +24,7 @@ from spring_rag.skills import CITE, skill_of
 from spring_rag.skills.asking import ask_in_batches
 from spring_rag.skills.cite import citations
 from spring_rag.skills.samples import Sample, samples
-from spring_rag.skills.skill import claimed, held
+from spring_rag.skills.skill import held
 
 if TYPE_CHECKING:
     from spring_rag.callbacks import OnProgress
@@ -141,7 +141,7 @@ def _probabilities(
     layout = skill_template(attached, RagTemplate())
     prompts = [RagPrompt(one.question, one.passages, layout) for one in asked]
     claims = [one.claim for one in asked]
-    lengths = [len(claimed(claim, layout, model.tokenizer)) for claim in claims]
+    lengths = [skill.length(len(one.passages), layout, model.tokenizer, one.claim) for one in asked]
     fitted = [
         fit_beside([prompt], model.backend, [len(attached)], length)[0]
         for prompt, length in zip(prompts, lengths, strict=True)

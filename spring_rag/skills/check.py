@@ -9,7 +9,7 @@ from spring_rag.data.matching import normalise
 from spring_rag.prompt import RagTemplate
 from spring_rag.skills.answer import Answer
 from spring_rag.skills.choosing import Choosing, Written
-from spring_rag.skills.skill import Skill, claimed, held
+from spring_rag.skills.skill import Skill, held, written
 from spring_rag.skills.wrong_answers import wrong_answer
 
 if TYPE_CHECKING:
@@ -45,7 +45,17 @@ class Check(Skill):
         claim: str | None = None,
     ) -> Choosing:
         """By how likely the answer is to be written."""
-        return Written(claimed(claim, template, tokenizer))
+        return Written(written((claim or "").strip(), template, tokenizer))
+
+    def length(
+        self,
+        passages: int,  # noqa: ARG002
+        template: RagTemplate,
+        tokenizer: "PreTrainedTokenizerBase",
+        claim: str | None = None,
+    ) -> int:
+        """The answer's."""
+        return len(written((claim or "").strip(), template, tokenizer))
 
     def claim(
         self, example: RagExample, mates: Sequence[RagExample], passages: Sequence[str], rng: Random

@@ -81,6 +81,16 @@ class Skill(ABC):
         """
         return Texts([written(each, template, tokenizer) for each in self.targets(len(passages))])
 
+    def length(
+        self,
+        passages: int,
+        template: RagTemplate,
+        tokenizer: "PreTrainedTokenizerBase",
+        claim: str | None = None,  # noqa: ARG002
+    ) -> int:
+        """Most tokens behind the line, when it is asked. Takes what `choosing` takes, of the passages only how many there are."""
+        return max(len(written(each, template, tokenizer)) for each in self.targets(passages))
+
     def calibrated(self, found: Sequence[float], calibration: tuple[float, float] | None) -> list[float]:
         """Probabilities of the targets that mean what they say: those of yes and no by a logistic curve.
 
@@ -153,11 +163,6 @@ def written(answer: str, template: RagTemplate, tokenizer: "PreTrainedTokenizerB
         thinking=template.thinking,
         chat_template_kwargs=template.chat_template_kwargs,
     )
-
-
-def claimed(claim: str | None, template: RagTemplate, tokenizer: "PreTrainedTokenizerBase") -> Ids:
-    """`written` for an answer that is judged, without white space around it; for none, just what ends an answer."""
-    return written((claim or "").strip(), template, tokenizer)
 
 
 def robbed_at_random(example: RagExample, count: int, rng: Random, share: float) -> tuple[str, ...]:

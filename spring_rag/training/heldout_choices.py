@@ -14,7 +14,6 @@ from spring_rag.prompt import RagPrompt
 from spring_rag.recipe import TrainingRecipe
 from spring_rag.skills.asking import ask_in_batches
 from spring_rag.skills.samples import samples
-from spring_rag.skills.skill import claimed
 from spring_rag.tokens import VirtualTokens
 from spring_rag.training.heldout import check_ks
 
@@ -49,7 +48,10 @@ class HeldOutChoices:
         self._backbone = BackboneRecord.of(hf_model)
         asked = samples(self._skill, examples, recipe.max_passages, recipe.seed)
         self._claims = [one.claim for one in asked]
-        longest = max(len(claimed(one, recipe.answer_template, tokenizer)) for one in self._claims)
+        longest = max(
+            self._skill.length(len(one.passages), recipe.answer_template, tokenizer, one.claim)
+            for one in asked
+        )
         budget = room(self._backend.context_length, recipe.num_tokens, longest)
         # Fitted before training, so that a question that is too long doesn't fail after hours.
         self._fitted = [
