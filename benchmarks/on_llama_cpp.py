@@ -21,10 +21,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import llama_cpp
@@ -44,7 +45,9 @@ from spring_rag.demo import run
 from spring_rag.demo.default import default_backbone
 from spring_rag.demo.paths import TOKENS
 from spring_rag.encoding import encode
-from spring_rag.evaluation.metrics import exact_match
+from spring_rag.evaluation.metrics import exact_match, f1
+from spring_rag.evaluation.statistics import compare as beside
+from spring_rag.evaluation.statistics import interval
 from spring_rag.tokens import VirtualTokens
 
 NAME = "on_llama_cpp"
@@ -154,15 +157,19 @@ def compare(args: argparse.Namespace) -> None:
     if not found:
         msg = f"{args.kind} has answered nothing of {args.data} on llama.cpp: run the stage answer first"
         raise SystemExit(msg)
+    with_demos = argparse.Namespace(**{**vars(args), "tokens": TOKENS})
+    demos = {line["id"]: line for line in lines_of(answers_file(with_demos, ENGINES[0]))}
     rows: dict[str, Any] = {}
     both = [one for one in questions if one in found and one in expected]
     local = load("transformers", file_of(args.work, args.kind), args.tokens) if both else None
     for k in map(str, KS):
-        row: dict[str, Any] = {"exact_match": _exact(found, questions, k)}
+        row: dict[str, Any] = _scores(found, questions, k)
         rows[f"k = {k}"] = row
+        if args.tokens != TOKENS:
+            row["gain_over_the_demos_tokens"] = _gain(found, demos, questions, k)
         if local is not None:
             parted = [one for one in both if found[one]["token_ids"][k] != expected[one]["token_ids"][k]]
-            row["exact_match_transformers"] = _exact(expected, questions, k)
+            row["exact_match_transformers"] = _scores(expected, questions, k)["exact_match"]
             row["both_answered"] = len(both)
             row["different"] = len(parted)
             row["logit_gaps_where_they_part"] = sorted(
@@ -182,9 +189,27 @@ def compare(args: argparse.Namespace) -> None:
     add(["answers", args.data, row_of(args)], {**counted, **rows})
 
 
-def _exact(lines: dict[str, Any], questions: dict[str, RagExample], k: str) -> float:
-    scores = [exact_match(lines[one]["answers"][k], questions[one].answers) for one in lines if one in questions]  # fmt: skip
-    return round(sum(scores) / len(scores), 4)
+def _scores(lines: dict[str, Any], questions: dict[str, RagExample], k: str) -> dict[str, Any]:
+    pairs = [(lines[one]["answers"][k], each.answers) for one, each in questions.items() if one in lines]
+    found: dict[str, Any] = {}
+    for name, score in (("exact_match", exact_match), ("f1", f1)):
+        scores = [score(*pair) for pair in pairs]
+        span = interval(scores)
+        found[name] = round(mean(scores), 4)
+        found[f"{name}_interval"] = [round(span.low, 4), round(span.high, 4)]
+    return found
+
+
+def _gain(
+    lines: dict[str, Any], others: dict[str, Any], questions: dict[str, RagExample], k: str
+) -> dict[str, Any]:
+    """Exact match beside that of other lines, on the questions of both."""
+    both = [one for one in questions if one in lines and one in others]
+    ours, theirs = (
+        [exact_match(each[one]["answers"][k], questions[one].answers) for one in both]
+        for each in (lines, others)
+    )
+    return asdict(beside(ours, theirs))
 
 
 def _as_generation(line: dict[str, Any], k: str) -> Generation:
