@@ -30,10 +30,12 @@ def load_shared(backbone: Any, **arguments: Any) -> SpringModel:
 
 def _written(tokens: Any) -> list[int]:
     """When the files of virtual tokens were written: those that were trained anew into the same folder are others."""
-    if not isinstance(tokens, str | os.PathLike) or not Path(tokens).exists():
+    if not isinstance(tokens, str | os.PathLike) or not os.path.exists(tokens):
         return []
     path = Path(tokens)
-    return [each.stat().st_mtime_ns for each in sorted(path.iterdir() if path.is_dir() else [path])]
+    return [
+        each.stat().st_mtime_ns for each in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])
+    ]
 
 
 def _known_by(value: object) -> str:
